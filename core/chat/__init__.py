@@ -1,0 +1,1 @@
+"""Chat engines, each model in a child process."""

@@ -1,0 +1,1 @@
+"""Chat data: reading, checking, rendering and masking it."""

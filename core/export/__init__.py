@@ -1,0 +1,1 @@
+"""Artifacts and what makes them: merge, GGUF conversion, quantisation, measurement, proof."""

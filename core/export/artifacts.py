@@ -1,0 +1,141 @@
+"""Artifacts: what a run leaves behind. Each is a folder with a manifest, written last, that says what the files are and where they came from."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from core import paths
+from core.errors import UserError
+
+Kind = Literal["adapter", "merged", "gguf"]
+MANIFEST = "manifest.json"
+
+
+class FileEntry(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+class Artifact(BaseModel):
+    """The manifest of one adapter, merged model or GGUF file. `folder` is where it lies and is not stored."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    kind: Kind
+    level: str | None = None  # quantisation level of a gguf: "f16", "Q4_0", "Q4_K_M", ...
+    name: str  # what a person reads: "Starter-Identity"
+    run_id: str | None = None
+    parent_id: str | None = None
+    base_model: str | None = None  # Hub id or "starter"
+    base_path: str | None = None  # local folder of the base, for adapters
+    base_revision: str | None = None
+    dataset_id: str | None = None
+    dataset_sha256: str | None = None
+    recipe_sha256: str | None = None
+    created_s: float = Field(default_factory=time.time)
+    files: tuple[FileEntry, ...] = ()
+    measured: dict[str, Any] = {}  # perplexity, kl_mean, top1_agreement, tokens_per_s, size_bytes, ... of core.export.measure
+    proofs: dict[str, Any] = {}  # merge_kl, gguf_kl, ... of core.export.prove
+    folder: Path = Field(default=Path(), exclude=True)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def gguf_path(self) -> Path:
+        """The .gguf file (the first one of a split model)."""
+        assert self.kind == "gguf"
+        return self.folder / next(file.name for file in self.files if file.name.endswith(".gguf"))
+
+
+def file_entries(folder: Path) -> tuple[FileEntry, ...]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return tuple(
+        FileEntry(name=path.relative_to(folder).as_posix(), size_bytes=path.stat().st_size, sha256=paths.sha256_file(path)) for path in files
+    )
+
+
+def write(artifact: Artifact, folder: Path) -> Artifact:
+    """Hash the files of `folder` and write its manifest. Call it last, inside `core.paths.building`."""
+    artifact = artifact.model_copy(update={"files": file_entries(folder), "folder": folder})
+    paths.write_text(folder / MANIFEST, artifact.model_dump_json(indent=2) + "\n")
+    return artifact
+
+
+def update(artifact: Artifact, *, measured: dict[str, Any] | None = None, proofs: dict[str, Any] | None = None) -> Artifact:
+    """Store figures or proofs in the manifest on disk, keeping what is there already."""
+    artifact = read(artifact.folder)
+    artifact = artifact.model_copy(update={"measured": artifact.measured | (measured or {}), "proofs": artifact.proofs | (proofs or {})})
+    paths.write_text(artifact.folder / MANIFEST, artifact.model_dump_json(indent=2) + "\n")
+    return artifact
+
+
+def read(folder: Path) -> Artifact:
+    return Artifact.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8")).model_copy(update={"folder": folder})
+
+
+def of_run(run_dir: Path) -> list[Artifact]:
+    """The finished artifacts of a run, in the order they were made."""
+    found = [read(manifest.parent) for manifest in (run_dir / "artifacts").glob(f"*/{MANIFEST}") if not manifest.parent.name.endswith(".partial")]
+    return sorted(found, key=lambda artifact: artifact.created_s)
+
+
+def everywhere() -> list[Artifact]:
+    return [artifact for run_dir in sorted(paths.runs_dir().glob("*")) for artifact in of_run(run_dir)]
+
+
+def artifact_id(run_id: str, name: str) -> str:
+    """``261123-191203-4f2a-q4-k-m`` for the level Q4_K_M of that run."""
+    return f"{run_id}-{name}".lower().replace("_", "-").replace(".", "-")
+
+
+def resolve(reference: str) -> Artifact:
+    """The artifact with this id, or an unmanaged one for a local model folder, adapter folder or .gguf file.
+
+    Raises:
+        UserError: neither an id of this workspace nor a path that holds a model.
+    """
+    for artifact in everywhere():
+        if artifact.id == reference:
+            return artifact
+    path = Path(reference).expanduser()
+    if (path / MANIFEST).is_file():
+        return read(path.absolute())
+    if path.exists():
+        return _from_path(path.absolute())
+    raise UserError(
+        f"There is no artifact {reference!r}.",
+        "the artifacts of this workspace and the local files",
+        "Take an id from `show RUN`, or give the path of a model folder, an adapter folder or a .gguf file.",
+    )
+
+
+def _from_path(path: Path) -> Artifact:
+    name = path.name.removesuffix(".gguf")
+    if path.is_file() and path.suffix == ".gguf":
+        entry = FileEntry(name=path.name, size_bytes=path.stat().st_size, sha256="")
+        return Artifact(id=str(path), kind="gguf", name=name, files=(entry,), folder=path.parent)
+    if path.is_file() and path.suffix == ".bin":
+        raise UserError(
+            f"{path.name} is not something that can be loaded here.",
+            str(path),
+            "llama.cpp reads only GGUF since August 2023; convert the original Hugging Face model again with `gguf`.",
+        )
+    unhashed = tuple(FileEntry(name=file.name, size_bytes=file.stat().st_size, sha256="") for file in sorted(path.glob("*")) if file.is_file())
+    if (path / "adapter_config.json").is_file():
+        base = paths.read_json(path / "adapter_config.json").get("base_model_name_or_path")
+        return Artifact(id=str(path), kind="adapter", name=name, base_model=base, base_path=base, files=unhashed, folder=path)
+    if (path / "config.json").is_file():
+        return Artifact(id=str(path), kind="merged", name=name, files=unhashed, folder=path)
+    raise UserError(
+        f"{path.name} holds no model.", str(path), "A model folder has config.json, an adapter folder adapter_config.json, a GGUF file ends in .gguf."
+    )

@@ -1,0 +1,1 @@
+"""Runs as folders: events, processes, the supervisor."""

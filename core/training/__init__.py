@@ -1,0 +1,1 @@
+"""Recipes, presets, hardware, and the training worker."""
