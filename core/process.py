@@ -109,6 +109,24 @@ def kill_tree(known: Identity, grace_s: float = 0.0) -> None:
         members = {process for process in alive if process.status() != psutil.STATUS_ZOMBIE}
 
 
+def kill_descendants() -> None:
+    """End every process below this one."""
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        if known := identity(child.pid):
+            kill_tree(known)
+
+
+def die_with_parent(number: int = signal.SIGTERM) -> None:
+    """Ask the kernel to send us `number` when our parent dies (Linux only; elsewhere nothing happens)."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, int(number), 0, 0, 0)
+
+
 def _signal_all(members: set[Any], number: int) -> None:
     import psutil
 

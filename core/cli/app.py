@@ -1,0 +1,32 @@
+"""The verbs, one function each. Every one is three lines of work: call the engine, show, finish."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from core.cli import data, models, run
+from core.cli.output import fail
+from core.errors import UserError
+
+app = typer.Typer(
+    name="transmute",
+    help="Fine-tune, quantise, measure, compare and publish a language model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verb, function in (data.VERBS | run.VERBS | models.VERBS).items():
+    app.command(verb)(function)
+
+
+def main() -> None:
+    """Run the command line: exit 0 good, 1 findings or a failed job, 2 bad usage. An error never shows a traceback."""
+    try:
+        app()
+    except UserError as error:
+        sys.exit(fail(error))
+    except BrokenPipeError:
+        sys.exit(0)

@@ -1,0 +1,71 @@
+"""Verbs about data: validate, mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from core.cli.output import Json, console, finish
+
+DataPath = Annotated[Path, typer.Argument(help="A Vicuna JSON or JSONL file.")]
+Model = Annotated[str, typer.Option(help="The base model whose tokenizer and template count.")]
+SHOWN = 50
+
+
+def validate(
+    path: DataPath,
+    model: Annotated[str | None, typer.Option(help="Also count what this model's tokenizer would cut.")] = None,
+    max_length: Annotated[int, typer.Option(min=16, help="Tokens per conversation, with --model.")] = 2048,
+    eval_path: Annotated[Path | None, typer.Option("--eval", help="Evaluation data that must share no conversation with PATH.")] = None,
+    json: Json = False,
+) -> None:
+    """Check every record of a file and name what is wrong by row, turn, line and byte."""
+    from core.data.tokenizer import load_tokenizer
+    from core.data.validate import validate as check
+    from core.training.models import resolve
+
+    tokenizer = load_tokenizer(resolve(model).path) if model else None
+    report = check(path, tokenizer=tokenizer, max_length=max_length if model else None, eval_path=eval_path)
+    out = console(json)
+    out.print(f"{report.num_rows:,} records: {report.num_valid:,} can be trained, {report.num_rejected:,} cannot.")
+    table = Table("severity", "code", "row", "turn", "line", "problem and remedy", box=None, pad_edge=False)
+    for issue in report.issues[:SHOWN]:
+        cells = (issue.severity, issue.code, issue.row, issue.turn, issue.line)
+        table.add_row(*("" if cell is None else str(cell) for cell in cells), Text(f"{issue.problem} {issue.remedy}"))
+    if report.issues:
+        out.print(table)
+    if len(report.issues) > SHOWN:
+        out.print(f"... and {len(report.issues) - SHOWN:,} more; --json lists them all.")
+    errors = any(issue.severity == "error" for issue in report.issues)
+    finish(json, report.model_dump(mode="json"), 1 if errors else 0)
+
+
+def mask(
+    path: DataPath,
+    row: Annotated[int, typer.Option(min=0, help="Which record, counted from 0.")] = 0,
+    model: Model = "starter",
+    max_length: Annotated[int | None, typer.Option(min=16, help="Cut here, as training would.")] = None,
+    json: Json = False,
+) -> None:
+    """Show one conversation token by token: what carries loss and what does not."""
+    from core.data.render import mask_row
+    from core.data.tokenizer import load_tokenizer
+    from core.training.models import resolve
+
+    shown = mask_row(path, row, load_tokenizer(resolve(model).path), max_length)
+    text = Text()
+    for token, label in zip(shown["tokens"], shown["labels"], strict=True):
+        text.append(token, style="bold green underline" if label != -100 else "dim")
+        text.append("|", style="dim")
+    out = console(json)
+    out.print(text)
+    carried = sum(label != -100 for label in shown["labels"])
+    out.print(f"{carried} of {len(shown['labels'])} tokens carry loss (green, underlined).")
+    finish(json, shown)
+
+
+VERBS = {"validate": validate, "mask": mask}

@@ -1,0 +1,65 @@
+"""How the command line speaks: progress for people, one JSON object as the last line for programs, errors in three parts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from core.errors import UserError
+
+# Failures of the job itself; every other UserError is about what was asked for.
+JOB_FAILURES = frozenset({"CRASH", "DISK", "KILLED", "NAN", "NET", "OOM", "TIMEOUT"})
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
+
+
+def console(as_json: bool) -> Console:
+    """Where text for people goes: stdout, or stderr when stdout is for the JSON object."""
+    return Console(stderr=as_json, highlight=False, soft_wrap=True)
+
+
+def finish(as_json: bool, value: dict[str, Any], code: int = 0) -> NoReturn:
+    """Print the JSON object when it was asked for, and exit with `code`."""
+    if as_json:
+        sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+    raise typer.Exit(code)
+
+
+def fail(error: UserError) -> int:
+    """Print an error in three parts (and as JSON when ``--json`` was given); returns the exit code."""
+    if "--json" in sys.argv:
+        sys.stdout.write(json.dumps({"error": error.as_dict()}, ensure_ascii=False) + "\n")
+    print_error(error)
+    return 1 if error.code in JOB_FAILURES else 2
+
+
+def print_error(error: UserError) -> None:
+    err = Console(stderr=True, highlight=False, soft_wrap=True)
+    err.print("[bold red]Problem[/]", end="  ")
+    err.print(error.problem, markup=False)
+    err.print("[bold]Where[/]", end="    ")
+    err.print(error.where, markup=False)
+    err.print("[bold]Remedy[/]", end="   ")
+    err.print(error.remedy, markup=False)
+
+
+def size(size_bytes: float) -> str:
+    """``4.6 MB``, ``5.2 GB``: decimal units, as disks and the Hub count."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.1f} {unit}"
+    return f"{size_bytes:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """``8.4 s``, ``3 min 12 s``, ``2 h 05 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,241 @@
+"""Verbs about runs: train, runs, show, logs, stop, resume, demo, doctor."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from core.cli.output import Json, console, duration, finish, print_error
+from core.errors import UserError
+from core.events import Run
+
+RunId = Annotated[str, typer.Argument(help="The id that `train` printed; `runs` lists them.")]
+Detach = Annotated[bool, typer.Option("--detach", help="Return at once; the run goes on by itself.")]
+
+
+def train(
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe in YAML.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A preset instead of a file: demo, fastchat-fft, mlabonne-qlora, ...")] = None,
+    model: Annotated[str | None, typer.Option(help="starter, a local folder, or a Hub id.")] = None,
+    data: Annotated[str | None, typer.Option(help="A Vicuna JSON or JSONL file, or a dataset id.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value for any knob; may be given several times.")] = None,
+    detach: Detach = False,
+    json: Json = False,
+) -> None:
+    """Train a recipe; merge, quantise, measure and prove what comes out."""
+    from core.running import runs
+    from core.training import recipe as recipes
+    from core.training.presets import preset as named_preset
+
+    if (recipe is None) == (preset is None):
+        raise UserError("Give either a recipe file or --preset NAME.", "train", "For example: python -m core train --preset demo.")
+    chosen = recipes.load(recipe) if recipe else named_preset(preset or "")
+    named = {"base_model": model, "dataset": data}
+    chosen = recipes.build(chosen.model_dump() | {key: value for key, value in named.items() if value}, "the command line")
+    chosen = recipes.override(chosen, set_ or [])
+    run_id = runs.create(chosen, token=hub_token())
+    runs.start(run_id)
+    _watch_or_leave(run_id, detach, json)
+
+
+def hub_token() -> str | None:
+    """The token saved by ``hf auth login``, used for this request only."""
+    from huggingface_hub import get_token
+
+    return get_token()
+
+
+def resume(run_id: RunId, detach: Detach = False, json: Json = False) -> None:
+    """Go on with a run that was stopped, killed or failed, from its last whole checkpoint."""
+    from core.running import runs
+
+    runs.start(run_id)
+    _watch_or_leave(run_id, detach, json)
+
+
+def _watch_or_leave(run_id: str, detach: bool, as_json: bool) -> None:
+    out = console(as_json)
+    out.print(f"Run {run_id}")
+    if detach:
+        out.print(f"It goes on by itself: python -m core logs {run_id} -f")
+        finish(as_json, {"run_id": run_id})
+    run = watch(run_id, out)
+    report(run, out)
+    finish(as_json, describe(run), 0 if run.state == "done" else 1)
+
+
+def watch(run_id: str, out: Console) -> Run:
+    """Show the run until it ends: a bar per step on a terminal, plain lines otherwise. Ctrl-C leaves it running."""
+    from core.running import runs
+
+    run = runs.load(run_id)
+    columns = (TextColumn("{task.description:<8}"), BarColumn(), TextColumn("{task.fields[figures]}"), TimeElapsedColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=out, disable=not out.is_terminal) as progress:
+            bars: dict[str, Any] = {}
+            said = ""
+            for run in runs.follow(run_id):
+                if run.stage not in bars:
+                    bars[run.stage] = progress.add_task(run.stage, total=None, figures="")
+                done, total, figures = _figures(run)
+                progress.update(bars[run.stage], completed=done, total=total or None, figures=figures)
+                line = f"{run.stage}: {figures}" if run.stage != "train" or run.optimizer_step % 10 == 0 else said
+                if not out.is_terminal and line != said:
+                    out.print(line, markup=False)
+                    said = line
+    except KeyboardInterrupt:
+        out.print(f"The run goes on by itself. Stop it with: python -m core stop {run_id}")
+        raise typer.Exit(0) from None
+    return run
+
+
+def _figures(run: Run) -> tuple[float, float, str]:
+    """(done, total, words) of the step that is going on."""
+    if run.state == "queued":
+        return 0, 0, f"waiting for {run.progress.get('waiting_for', 'its turn')}"
+    if run.stage == "train":
+        loss = f"loss {run.losses[run.optimizer_step]:.3f}" if run.optimizer_step in run.losses else "loading the model"
+        return run.optimizer_step, run.max_steps, f"step {run.optimizer_step}/{run.max_steps}, {loss}"
+    done, total = run.progress.get("done", 0), run.progress.get("total", 0)
+    return done, total, str(run.progress.get("text") or (f"{done}/{total}" if total else run.state))
+
+
+def report(run: Run, out: Console) -> None:
+    """What came out of a run: its state, its figures and its artifacts."""
+    from core.export import artifacts
+    from core.running import runs
+
+    for note in run.notes:
+        out.print(note, markup=False)
+    if run.error:
+        print_error(UserError.from_dict(run.error))
+    facts = run.facts
+    if "eval_loss_before" in facts:
+        after = facts.get("eval_loss_after")
+        out.print(f"Evaluation loss {facts['eval_loss_before']:.3f} before" + (f", {after:.3f} after" if after is not None else ""))
+    made = artifacts.of_run(runs.folder(run.run_id))
+    if levels := [artifact for artifact in made if artifact.kind == "gguf"]:
+        from core.cli.models import level_table
+
+        out.print(level_table(levels))
+    for artifact in made:
+        out.print(f"{artifact.kind:8} {artifact.id}", markup=False)
+    seconds = run.ended_s - run.started_s if run.ended_s else 0.0
+    out.print(f"Run {run.run_id} is {run.state} after {duration(seconds)}.")
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """The JSON form of a run."""
+    from core.running import runs
+
+    run_dir = runs.folder(run.run_id)
+    made = [{"id": entry["id"], "kind": entry["kind_of"], "path": str(run_dir / entry["path"])} for entry in run.artifacts]
+    return {
+        "run_id": run.run_id,
+        "name": run.name,
+        "method": run.method,
+        "state": run.state,
+        "stage": run.stage,
+        "step": run.optimizer_step,
+        "max_steps": run.max_steps,
+        "losses": [[step, loss] for step, loss in sorted(run.losses.items())],
+        "evals": [[step, loss] for step, loss in sorted(run.evals.items())],
+        "steps": {step.name: {"state": step.state, "elapsed_s": step.elapsed_s} for step in run.steps},
+        "artifacts": made,
+        "facts": run.facts,
+        "notes": list(run.notes),
+        "error": run.error,
+        "pids": runs.pids(run.run_id),
+        "run_dir": str(run_dir),
+    }
+
+
+def list_runs(json: Json = False) -> None:
+    """List every run of the workspace, newest first."""
+    from core.running import runs
+
+    found = runs.list_runs()
+    table = Table("run", "name", "method", "state", "stage", "step", "loss", box=None, pad_edge=False)
+    for run in found:
+        loss = f"{run.losses[max(run.losses)]:.3f}" if run.losses else ""
+        table.add_row(run.run_id, run.name, run.method, run.state, run.stage, f"{run.optimizer_step}/{run.max_steps}", loss)
+    console(json).print(table if found else "There are no runs yet. Start one with: python -m core demo")
+    fields = ("run_id", "name", "method", "state", "stage")
+    finish(json, {"runs": [{field: getattr(run, field) for field in fields} | {"step": run.optimizer_step} for run in found]})
+
+
+def show(run_id: RunId, json: Json = False) -> None:
+    """Show where a run stands and what it has made."""
+    from core.running import runs
+
+    run = runs.load(run_id)
+    report(run, console(json))
+    finish(json, describe(run))
+
+
+def logs(run_id: RunId, follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run ends.")] = False) -> None:
+    """Print what the run's processes wrote, without secrets."""
+    from core.redact import redact
+    from core.running import runs
+
+    run_dir = runs.folder(run_id)
+    with (run_dir / runs.LOG).open("a+", encoding="utf-8", errors="replace") as file:
+        file.seek(0)
+        while True:
+            ended = runs.load(run_id).is_terminal
+            for line in file:
+                sys.stdout.write(redact(line))
+            sys.stdout.flush()
+            if not follow or ended:
+                return
+            time.sleep(0.3)
+
+
+def stop(run_id: RunId, json: Json = False) -> None:
+    """Ask a run to save a checkpoint and end; nothing of it is left running."""
+    from core.running import runs
+
+    run = runs.stop(run_id)
+    console(json).print(f"Run {run_id} is {run.state} at step {run.optimizer_step}. Go on with: python -m core resume {run_id}")
+    finish(json, describe(run))
+
+
+def demo(json: Json = False) -> None:
+    """Take the starter model from dataset to quantised levels, compared side by side."""
+    from core.demo import run_demo
+
+    finish(json, run_demo(console(json)))
+
+
+def doctor(json: Json = False) -> None:
+    """Check this machine: versions, GPUs, bf16, flash attention, disk, converter; each with its remedy."""
+    import dataclasses
+
+    from core.doctor import checks
+
+    found = checks()
+    table = Table("", "check", "found", "remedy", box=None, pad_edge=False)
+    colours = {"ok": "green", "warn": "yellow", "fail": "red"}
+    for check in found:
+        table.add_row(f"[{colours[check.state]}]{check.state}[/]", check.name, check.found, check.remedy)
+    console(json).print(table)
+    finish(json, {"checks": [dataclasses.asdict(check) for check in found]}, 1 if any(check.state == "fail" for check in found) else 0)
+
+
+VERBS = {
+    "train": train,
+    "runs": list_runs,
+    "show": show,
+    "logs": logs,
+    "stop": stop,
+    "resume": resume,
+    "demo": demo,
+    "doctor": doctor,
+}

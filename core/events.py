@@ -1,0 +1,159 @@
+"""Events: the append-only log that is the whole truth about a run, and the pure fold that turns it into a `Run`."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+State = Literal["queued", "running", "stopping", "done", "failed", "cancelled", "interrupted"]
+TERMINAL_STATES: tuple[State, ...] = ("done", "failed", "cancelled", "interrupted")
+Event = dict[str, Any]
+
+FILE_NAME = "events.jsonl"
+
+
+def append(run_dir: Path, kind: str, **fields: Any) -> None:
+    """Add one event. One write of one line to a file opened for appending, so several processes may write."""
+    line = json.dumps({"t": round(time.time(), 3), "kind": kind, **fields}, ensure_ascii=False, allow_nan=True) + "\n"
+    descriptor = os.open(run_dir / FILE_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        if _ends_mid_line(run_dir / FILE_NAME):
+            line = "\n" + line
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
+
+
+def _ends_mid_line(path: Path) -> bool:
+    """Whether the last writer died inside a line; its torn rest must not swallow the next event."""
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+def read(run_dir: Path) -> Iterator[Event]:
+    """Every whole event of the run, oldest first. A line torn by a crash is passed over."""
+    path = run_dir / FILE_NAME
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(event, dict):
+                yield event
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a run: train, merge, gguf, measure or prove."""
+
+    name: str
+    state: Literal["waiting", "running", "done", "skipped", "failed"] = "waiting"
+    elapsed_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the events of a run add up to. `optimizer_step` counts optimizer steps; losses map such a step to a mean over labelled tokens."""
+
+    run_id: str = ""
+    name: str = ""
+    method: str = ""
+    state: State = "queued"
+    steps: tuple[Step, ...] = ()
+    optimizer_step: int = 0
+    max_steps: int = 0
+    losses: dict[int, float] = field(default_factory=dict[int, float])
+    evals: dict[int, float] = field(default_factory=dict[int, float])
+    metrics: dict[int, dict[str, float]] = field(default_factory=dict[int, dict[str, float]])
+    progress: dict[str, Any] = field(default_factory=dict[str, Any])
+    artifacts: tuple[dict[str, Any], ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict[str, Any])
+    notes: tuple[str, ...] = ()
+    error: dict[str, str] | None = None
+    created_s: float = 0.0
+    started_s: float = 0.0
+    ended_s: float = 0.0
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.state in TERMINAL_STATES
+
+    @property
+    def stage(self) -> str:
+        """The step that runs now, or the last one that ran."""
+        begun = [step.name for step in self.steps if step.state != "waiting"]
+        return begun[-1] if begun else (self.steps[0].name if self.steps else "")
+
+
+def fold(events: Iterable[Event]) -> Run:
+    """The run that these events describe. Pure: the same events always give the same run."""
+    run = Run()
+    for event in events:
+        run = _apply(run, event)
+    return run
+
+
+def _apply(run: Run, event: Event) -> Run:
+    kind, at = event.get("kind"), float(event.get("t", 0.0))
+    match kind:
+        case "created":
+            steps = tuple(Step(name) for name in event["steps"])
+            return replace(run, run_id=event["run_id"], name=event["name"], method=event["method"], steps=steps, created_s=at)
+        case "queued":
+            return replace(run, state="queued", error=None, progress={"waiting_for": event.get("waiting_for", "")})
+        case "started":
+            return replace(run, state="running", error=None, started_s=run.started_s or at, ended_s=0.0, progress={})
+        case "step_started":
+            return _with_step(replace(run, progress={}), Step(event["step"], "running"))
+        case "step_finished":
+            state = "skipped" if event.get("skipped") else "done"
+            elapsed_s = float(event["elapsed_s"])
+            if state == "skipped":  # done by an earlier attempt: its time stays
+                elapsed_s = next((step.elapsed_s for step in run.steps if step.name == event["step"]), 0.0)
+            return _with_step(replace(run, progress={}), Step(event["step"], state, elapsed_s))
+        case "progress":
+            return replace(run, progress={key: value for key, value in event.items() if key not in ("t", "kind")})
+        case "train_began":
+            kept = {step: loss for step, loss in run.losses.items() if step <= event["step"]}
+            metrics = {step: values for step, values in run.metrics.items() if step <= event["step"]}
+            return replace(run, optimizer_step=event["step"], max_steps=event["max_steps"], losses=kept, metrics=metrics)
+        case "train_log":
+            step = event["step"]
+            values = {key: value for key, value in event.items() if key not in ("t", "kind", "step")}
+            losses = run.losses | {step: values["loss"]} if "loss" in values else run.losses
+            return replace(run, optimizer_step=step, losses=losses, metrics=run.metrics | {step: values})
+        case "evaluated":
+            return replace(run, evals=run.evals | {event["step"]: event["eval_loss"]})
+        case "facts":
+            return replace(run, facts=run.facts | event["facts"])
+        case "artifact":
+            others = tuple(artifact for artifact in run.artifacts if artifact["id"] != event["id"])
+            return replace(run, artifacts=(*others, {key: event[key] for key in ("id", "kind_of", "path") if key in event}))
+        case "note":
+            return replace(run, notes=(*run.notes, event["text"]))
+        case "stop_requested":
+            return run if run.is_terminal else replace(run, state="stopping")
+        case "finished":
+            steps = run.steps
+            if event["state"] != "done":
+                steps = tuple(replace(step, state="failed") if step.state == "running" else step for step in steps)
+            return replace(run, state=event["state"], steps=steps, error=event.get("error"), ended_s=at, progress={})
+        case _:
+            return run  # written by a newer version
+
+
+def _with_step(run: Run, step: Step) -> Run:
+    return replace(run, steps=tuple(step if known.name == step.name else known for known in run.steps))

@@ -1,0 +1,221 @@
+"""Runs on disk: create, start, list, load, stop, resume. The folder is written before any process starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import core
+from core import paths, process
+from core.errors import UserError
+from core import events
+from core.events import Run
+from core.locks import FileLock, is_held
+from core.training import models
+from core.training.hardware import Hardware, detect
+from core.training.launch import check, command
+from core.training.recipe import Recipe, load as load_recipe
+
+STOP_FILE = "stop"
+RUN_LOCK = "run.lock"
+LOG = "worker.log"
+STOP_GRACE_S = 33.0
+
+
+def plan(recipe: Recipe) -> tuple[str, ...]:
+    """The steps of a run of `recipe`, in order. Each leaves an artifact or figures behind and is skipped when they are there."""
+    merge = ("merge",) if recipe.is_adapter else ()
+    export = ("gguf", "measure") if recipe.levels else ()
+    return ("train", *merge, *export, "prove")
+
+
+def create(recipe: Recipe, token: str | None = None, hardware: Hardware | None = None) -> str:
+    """Write the folder of a new run and return its id. Models and datasets are fetched here, with the caller's token; nothing starts yet.
+
+    Raises:
+        UserError: the recipe cannot work here, the model or the data is missing, or nothing in the data can be trained.
+    """
+    from core.data.dataset import import_dataset
+    from core.export.quantise import canonical_level
+
+    hardware = hardware or detect()
+    check(recipe, hardware)
+    for level in recipe.levels:
+        canonical_level(level)
+    model = models.resolve(recipe.base_model, recipe.base_revision, token)
+    models.check_method(recipe, model)
+    if not recipe.dataset:
+        raise UserError("No dataset is named.", "dataset", "Give --data PATH, or dataset: in the recipe.")
+    data = {"train": _dataset_entry(import_dataset(resolve_data(recipe.dataset)))}
+    if recipe.eval_dataset:
+        data["eval"] = _dataset_entry(import_dataset(resolve_data(recipe.eval_dataset)))
+    run_id = paths.new_run_id()
+    run_dir = paths.runs_dir() / run_id
+    run_dir.mkdir(parents=True)
+    threads = max(1, hardware.cpu_count // max(1, recipe.num_processes or len(hardware.gpus) or 1))
+    launch = command(run_dir, recipe, hardware, threads)
+    paths.write_text(run_dir / "recipe.yaml", recipe.to_yaml())
+    paths.write_json(run_dir / "dataset.json", data)
+    paths.write_json(
+        run_dir / "launch.json",
+        {
+            "argv": list(launch.argv),
+            "env": launch.env,
+            "accelerate_config": launch.accelerate_config,
+            "num_processes": launch.num_processes,
+            "device": "gpu" if hardware.gpus else "cpu",
+            "model": dataclasses.asdict(model) | {"path": str(model.path)},
+            "hardware": dataclasses.asdict(hardware),
+            "transmute": core.__version__,
+        },
+    )
+    events.append(run_dir, "created", run_id=run_id, name=recipe.name, method=recipe.method, steps=plan(recipe))
+    return run_id
+
+
+def resolve_data(reference: str) -> Path:
+    """The file behind a dataset id or a path."""
+    if reference.startswith("ds-") and (paths.datasets_dir() / reference).is_dir():
+        folder = paths.by_id(paths.datasets_dir(), reference, "dataset")
+        return next(path for path in sorted(folder.glob("source.*")))
+    path = Path(reference).expanduser()
+    if not path.is_file():
+        raise UserError(f"There is no dataset {reference!r}.", "dataset", "Give a dataset id, or the path of a JSON or JSONL file.")
+    return path
+
+
+def _dataset_entry(dataset: Any) -> dict[str, Any]:
+    if dataset.num_valid == 0:
+        raise UserError(f"No conversation of {dataset.name} can be trained.", dataset.name, "Run `validate` on it and mend what it lists.")
+    return {"id": dataset.id, "name": dataset.name, "sha256": dataset.sha256, "num_rows": dataset.num_rows, "num_valid": dataset.num_valid}
+
+
+def folder(run_id: str) -> Path:
+    return paths.by_id(paths.runs_dir(), run_id, "run")
+
+
+def recipe_of(run_id: str) -> Recipe:
+    return load_recipe(folder(run_id) / "recipe.yaml")
+
+
+def start(run_id: str) -> None:
+    """Start, or start again, the supervisor of a run; it outlives this process.
+
+    The run's lock is taken here and handed down, so at no moment is a started run without a holder.
+
+    Raises:
+        UserError: the run is already going on, or is done.
+    """
+    run_dir = folder(run_id)
+    lock = FileLock(run_dir / RUN_LOCK)
+    if not lock.acquire():
+        raise UserError(f"Run {run_id} is already going on.", run_id, "Watch it with `logs RUN -f`, or stop it with `stop RUN`.")
+    try:
+        if load(run_id, lock_is_ours=True).state == "done":
+            raise UserError(f"Run {run_id} is done; there is nothing to resume.", run_id, "Start a new run from its recipe.yaml.")
+        (run_dir / STOP_FILE).unlink(missing_ok=True)
+        events.append(run_dir, "queued", waiting_for="supervisor")
+        with (run_dir / "supervisor.log").open("ab") as log:
+            subprocess.Popen(
+                [sys.executable, "-m", "core.running.supervisor", str(run_dir), str(lock.descriptor)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=process.child_environment(),
+                cwd=paths.PROJECT,
+                start_new_session=True,
+                pass_fds=(lock.descriptor,),
+            )
+    finally:
+        lock.release()
+
+
+def load(run_id: str, *, lock_is_ours: bool = False) -> Run:
+    """The run as its events tell it; ``interrupted`` when they say it goes on and nobody holds its lock."""
+    run_dir = folder(run_id)
+    run = events.fold(events.read(run_dir))
+    if run.is_terminal or lock_is_ours or is_held(run_dir / RUN_LOCK):
+        return run
+    error = UserError(
+        "The run ended without a word: its process was killed or the machine went down.", run_id, "Resume it with `resume RUN`.", code="KILLED"
+    )
+    return dataclasses.replace(run, state="interrupted", error=error.as_dict())
+
+
+def list_runs() -> list[Run]:
+    """Every run of the workspace, newest first."""
+    found = sorted((path.parent.name for path in paths.runs_dir().glob(f"*/{events.FILE_NAME}")), reverse=True)
+    return [load(run_id) for run_id in found if paths.ID_PATTERN.fullmatch(run_id)]
+
+
+def pids(run_id: str) -> list[int]:
+    """The live processes of the run: its supervisor and everything below it."""
+    import psutil
+
+    known = _supervisor(run_id)
+    if known is None or not process.is_alive(known):
+        return []
+    return [known.pid, *(child.pid for child in psutil.Process(known.pid).children(recursive=True))]
+
+
+def _supervisor(run_id: str) -> process.Identity | None:
+    path = folder(run_id) / "process.json"
+    return process.Identity(**paths.read_json(path)) if path.exists() else None
+
+
+def stop(run_id: str, wait_s: float = STOP_GRACE_S + 10) -> Run:
+    """Ask the run to save a checkpoint and end; kill its whole process tree when it has not ended after `wait_s`."""
+    run_dir = folder(run_id)
+    if load(run_id).is_terminal:
+        raise UserError(f"Run {run_id} is not going on.", run_id, "Nothing has to be stopped.")
+    (run_dir / STOP_FILE).touch()
+    events.append(run_dir, "stop_requested")
+    deadline = time.monotonic() + wait_s
+    signalled = False
+    while is_held(run_dir / RUN_LOCK) and time.monotonic() < deadline:
+        known = _supervisor(run_id)
+        if not signalled and known and process.is_alive(known):
+            os.kill(known.pid, signal.SIGTERM)
+            signalled = True
+        time.sleep(0.1)
+    known = _supervisor(run_id)
+    if is_held(run_dir / RUN_LOCK) and known:
+        process.kill_tree(known)
+    run = load(run_id)
+    if run.state == "interrupted":
+        events.append(run_dir, "finished", state="cancelled")
+    return load(run_id)
+
+
+def delete(run_id: str) -> int:
+    """Remove a run that is not going on, with its artifacts; returns the bytes freed."""
+    run_dir = folder(run_id)
+    if is_held(run_dir / RUN_LOCK):
+        raise UserError(f"Run {run_id} is going on.", run_id, "Stop it first.")
+    size_bytes = sum(path.stat().st_size for path in run_dir.rglob("*") if path.is_file())
+    shutil.rmtree(run_dir)
+    return size_bytes
+
+
+def follow(run_id: str, poll_s: float = 0.2) -> Iterator[Run]:
+    """The run each time its events have grown, until it is terminal; the last one yielded is terminal."""
+    run_dir = folder(run_id)
+    known_bytes = -1
+    while True:
+        held = is_held(run_dir / RUN_LOCK)
+        size_bytes = (run_dir / events.FILE_NAME).stat().st_size
+        if size_bytes != known_bytes or not held:
+            known_bytes = size_bytes
+            run = load(run_id)
+            yield run
+            if run.is_terminal and not is_held(run_dir / RUN_LOCK):
+                return
+        time.sleep(poll_s)

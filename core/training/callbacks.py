@@ -1,0 +1,65 @@
+"""What the trainer tells the run: a log line per point, a sealed checkpoint per save, and a stop that every rank agrees on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from core.errors import UserError
+from core import events
+from core.training import checkpoints
+
+MAX_BAD_STEPS = 3
+LOGGED = ("loss", "learning_rate", "grad_norm", "mean_token_accuracy", "num_tokens", "epoch")
+
+
+class RunCallback(TrainerCallback):
+    def __init__(self, run_dir: Path, keep_checkpoints: int) -> None:
+        self.run_dir = run_dir
+        self.keep_checkpoints = keep_checkpoints
+        self.trainer: Any = None  # set once the trainer exists, which is made after its callbacks
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            events.append(self.run_dir, "train_began", step=state.global_step, max_steps=state.max_steps)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if state.is_world_process_zero and logs and "loss" in logs:
+            values = {name: float(logs[name]) for name in LOGGED if name in logs}
+            events.append(self.run_dir, "train_log", step=state.global_step, **values)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float] | None = None, **_: Any
+    ) -> None:
+        if state.is_world_process_zero and metrics:
+            events.append(self.run_dir, "evaluated", step=state.global_step, eval_loss=metrics["eval_loss"])
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.trainer.bad_steps >= MAX_BAD_STEPS:
+            remedy = "Lower learning_rate (a tenth of it is a good start), or set dtype=bf16 or fp32; then start again."
+            raise UserError(f"The loss was not a number for {MAX_BAD_STEPS} steps.", f"step {state.global_step}", remedy, code="NAN")
+        if agreed((self.run_dir / "stop").exists(), args.device):
+            self.trainer.was_stopped = True
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Rank 0 vouches for the checkpoint once every rank has written its part; only then may an older one go."""
+        self.trainer.accelerator.wait_for_everyone()
+        if state.is_world_process_zero:
+            root = Path(str(args.output_dir))
+            checkpoints.seal(root / f"checkpoint-{state.global_step}")
+            checkpoints.rotate(root, self.keep_checkpoints)
+            events.append(self.run_dir, "checkpoint", step=state.global_step)
+
+
+def agreed(flag: bool, device: torch.device) -> bool:
+    """Whether any rank says so; ranks that disagreed would wait for each other forever."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return flag
+    votes = torch.tensor(int(flag), device=device)
+    torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX)
+    return bool(votes.item())

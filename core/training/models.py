@@ -1,0 +1,108 @@
+"""Base models: from a name a person gives to a local folder that is safe to load."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core import paths
+from core.errors import UserError
+from core.training.recipe import Recipe
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# What is fetched of a Hub model: never pickles, never code (reliability rules R15, R16).
+FETCHED = ["*.safetensors", "*.safetensors.index.json", "*.json", "tokenizer.model", "*.jinja", "LICENSE*", "*.md", "merges.txt", "vocab.txt"]
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A base model on this disk. `revision` is the commit of a Hub model, else None."""
+
+    name: str
+    path: Path
+    revision: str | None = None
+
+
+def resolve(name: str, revision: str | None = None, token: str | None = None) -> ModelRef:
+    """The base model `name`: ``starter``, a local folder, an artifact id, or a Hub id (fetched with the caller's token).
+
+    Raises:
+        UserError: no such model, no access, no network, or a folder that needs its own code or pickles to load.
+    """
+    if name == "starter":
+        return ModelRef("starter", check_folder(paths.STARTER))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return ModelRef(name, check_folder(folder.absolute()))
+    if HUB_ID.fullmatch(name):
+        return _fetch(name, revision, token)
+    from core.export import artifacts
+
+    artifact = artifacts.resolve(name)
+    if artifact.kind != "merged":
+        raise UserError(f"{name} is a {artifact.kind} artifact.", "base_model", "Training starts from a merged model or a base model.")
+    return ModelRef(name, check_folder(artifact.folder))
+
+
+def _fetch(name: str, revision: str | None, token: str | None) -> ModelRef:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    where = f"base_model {name}"
+    try:
+        folder = Path(snapshot_download(name, revision=revision, token=token, allow_patterns=FETCHED))
+    except GatedRepoError:
+        remedy = f"Accept its terms on https://huggingface.co/{name}, then log in with `hf auth login` and try again."
+        raise UserError(f"{name} is gated and this login may not read it.", where, remedy) from None
+    except RevisionNotFoundError:
+        raise UserError(f"{name} has no revision {revision!r}.", where, "Leave the revision empty, or give a branch, tag or commit.") from None
+    except RepositoryNotFoundError:
+        remedy = "Check the spelling; a private model needs `hf auth login`."
+        raise UserError(f"There is no model {name!r} on the Hub.", where, remedy) from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+        remedy = "Check the network; without one, take base_model=starter or a local folder."
+        raise UserError(f"{name} could not be fetched from the Hub.", where, remedy, code="NET") from None
+    return ModelRef(name, check_folder(folder), revision=folder.name)
+
+
+def check_folder(folder: Path) -> Path:
+    """`folder`, when it can be loaded without running anybody's code.
+
+    Raises:
+        UserError: no config, its own code (auto_map), an attention kernel from elsewhere, or no safetensors weights.
+    """
+    where = folder.name
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{where} has no config.json.", where, "Give the folder of a Hugging Face model.")
+    config = _config(folder)
+    if "auto_map" in config:
+        raise UserError(f"{where} needs code of its own to load, which is never run here.", where, "Take a model whose architecture is in transformers.")
+    if any("/" in str(value) for key, value in config.items() if key.startswith(("_attn_implementation", "attn_implementation"))):
+        raise UserError(f"{where} asks for an attention kernel from elsewhere.", where, "Remove attn_implementation from its config.json.")
+    if not list(folder.glob("*.safetensors")):
+        raise UserError(f"{where} has no safetensors weights.", where, "Convert it with `save_pretrained(..., safe_serialization=True)`; pickles are not loaded.")
+    return folder
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        return paths.read_json(folder / "config.json")
+    except ValueError:
+        raise UserError(f"config.json of {folder.name} is not JSON.", folder.name, "Fetch the model again.") from None
+
+
+def check_method(recipe: Recipe, model: ModelRef) -> None:
+    """Refuse a recipe that this model cannot follow: more trainable layers than it has, or rows beyond its positions."""
+    config = _config(model.path)
+    layers = config.get("num_hidden_layers")
+    if recipe.method == "sft" and layers and recipe.trainable_layers > layers:
+        raise UserError(
+            f"{model.name} has {layers} decoder layers and {recipe.trainable_layers} shall learn.", "trainable_layers", f"Set it to {layers} or less."
+        )
+    positions = config.get("max_position_embeddings")
+    if positions and recipe.max_length > positions:
+        raise UserError(
+            f"{model.name} has {positions} positions and max_length is {recipe.max_length}.", "max_length", f"Set max_length={positions} or less."
+        )

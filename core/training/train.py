@@ -1,0 +1,258 @@
+"""Training, top to bottom: data, model, trainer, evaluate, train, evaluate, save. Runs in the worker process only."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from trl.trainer.sft_config import SFTConfig
+
+from core import paths
+from core.data.tokenizer import load_tokenizer, save_tokenizer
+from core.errors import UserError
+from core.export import artifacts
+from core import events
+from core.training import checkpoints
+from core.training.callbacks import RunCallback
+from core.training.recipe import Recipe, load as load_recipe
+from core.training.samples import Row, conversations_of, loss_tokens, rows_of
+from core.training.threads import fastest_thread_count
+from core.training.trainer import AnswerTrainer
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def train(run_dir: Path) -> None:
+    """Train the run's recipe, or go on from its newest whole checkpoint, and leave the adapter or the full model as an artifact.
+
+    Raises:
+        UserError: nothing to learn in the data, no memory left, a loss that is not a number, a full disk.
+    """
+    recipe = load_recipe(run_dir / "recipe.yaml")
+    launch = paths.read_json(run_dir / "launch.json")
+    base = Path(launch["model"]["path"])
+    known = events.fold(events.read(run_dir))
+
+    chat_tokenizer = load_tokenizer(base)
+    train_conversations, eval_conversations = conversations_of(run_dir)
+    train_rows = rows_of(train_conversations, chat_tokenizer, recipe)
+    eval_rows = rows_of(eval_conversations, chat_tokenizer, recipe)
+    if not train_rows:
+        raise UserError("No conversation carries any loss.", "the dataset", "Raise max_length: every answer lies beyond it.")
+
+    compute_dtype = DTYPES[precision(recipe)]
+    model = load_model(base, recipe, compute_dtype)
+    callback = RunCallback(run_dir, recipe.save_total_limit)
+    trainer = AnswerTrainer(
+        model=model,
+        args=training_arguments(run_dir, recipe),
+        train_dataset=Dataset.from_list([dict(row) for row in train_rows]),
+        eval_dataset=Dataset.from_list([dict(row) for row in eval_rows]) if eval_rows else None,
+        processing_class=AutoTokenizer.from_pretrained(base, local_files_only=True),
+        peft_config=lora_config(recipe) if recipe.is_adapter else None,
+        callbacks=[callback],
+    )
+    callback.trainer = trainer
+    is_main = trainer.accelerator.is_main_process
+    threads = known.facts.get("threads") or fastest_thread_count(trainer)
+    torch.set_num_threads(threads)
+    if is_main:
+        events.append(run_dir, "facts", facts=facts_of(trainer, recipe, train_rows, threads))
+
+    checkpoint, refused = checkpoints.newest_whole(run_dir / "checkpoints")
+    for problem in refused if is_main else ():
+        events.append(run_dir, "note", text=problem)
+    if eval_rows and "eval_loss_before" not in known.facts:
+        report_eval(trainer, run_dir, "eval_loss_before")
+
+    began = time.monotonic()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.was_stopped:
+        return
+    if eval_rows:
+        report_eval(trainer, run_dir, "eval_loss_after")
+    if is_main:
+        events.append(run_dir, "facts", facts={"train_s": round(time.monotonic() - began, 2)})
+    save(trainer, run_dir, recipe, launch, stored_dtype(base))
+
+
+def precision(recipe: Recipe) -> str:
+    """bf16, fp16 or fp32; auto follows the hardware."""
+    if recipe.dtype != "auto":
+        return recipe.dtype
+    if not torch.cuda.is_available():
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def load_model(base: Path, recipe: Recipe, compute_dtype: torch.dtype) -> Any:
+    """The base model as the method needs it: 4-bit (qlora), compute dtype (lora), float32 masters for what learns (sft, fft)."""
+    quantization = None
+    if recipe.method == "qlora":
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=recipe.double_quant,
+            bnb_4bit_compute_dtype=compute_dtype,
+            bnb_4bit_quant_storage=compute_dtype if recipe.quant_storage == "compute" else torch.uint8,
+        )
+    model = AutoModelForCausalLM.from_pretrained(
+        base,
+        dtype=torch.float32 if recipe.method == "fft" else compute_dtype,
+        quantization_config=quantization,
+        attn_implementation="sdpa" if recipe.attn_implementation == "auto" else recipe.attn_implementation,
+        device_map={"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"} if quantization else None,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+    )
+    if recipe.method == "sft":
+        train_last_layers(model, recipe.trainable_layers)
+    return model
+
+
+def train_last_layers(model: torch.nn.Module, count: int) -> None:
+    """Freeze everything but the last `count` decoder layers, which learn in float32."""
+    model.requires_grad_(False)
+    stacks = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+    layers = max(stacks, key=len)
+    for layer in list(layers)[-count:]:
+        layer.float().requires_grad_(True)
+
+
+def lora_config(recipe: Recipe) -> LoraConfig:
+    targets = recipe.target_modules
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=recipe.lora_r,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        target_modules=targets if targets == "all-linear" else [name.strip() for name in targets.split(",")],
+        use_rslora=recipe.use_rslora,
+        bias="none",
+    )
+
+
+def training_arguments(run_dir: Path, recipe: Recipe) -> SFTConfig:
+    """The recipe in TRL's words. Rotation of checkpoints is ours, so `save_total_limit` stays unset here."""
+    on_cpu = not torch.cuda.is_available()
+    dtype = precision(recipe)
+    return SFTConfig(
+        output_dir=str(run_dir / "checkpoints"),
+        per_device_train_batch_size=recipe.micro_batch_size,
+        per_device_eval_batch_size=max(recipe.micro_batch_size, 8),
+        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type=recipe.lr_scheduler_type,
+        warmup_steps=recipe.warmup_steps,
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_grad_norm,
+        optim=recipe.optim,
+        num_train_epochs=recipe.num_train_epochs,
+        max_steps=recipe.max_steps or -1,
+        seed=recipe.seed,
+        bf16=dtype == "bf16" and not on_cpu,
+        fp16=dtype == "fp16",
+        tf32=True if not on_cpu and torch.cuda.get_device_capability() >= (8, 0) else None,
+        gradient_checkpointing=recipe.gradient_checkpointing,
+        logging_steps=recipe.logging_steps,
+        logging_nan_inf_filter=False,
+        save_strategy="steps" if recipe.save_steps else "no",
+        save_steps=recipe.save_steps or 500,
+        eval_strategy="steps" if recipe.eval_steps else "no",
+        eval_steps=recipe.eval_steps or None,
+        train_sampling_strategy="group_by_length" if recipe.group_by_length else "random",
+        max_length=recipe.max_length if recipe.packing else None,
+        packing=recipe.packing,
+        eval_packing=False,
+        use_cpu=on_cpu,
+        ddp_backend="gloo" if on_cpu else None,
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def facts_of(trainer: AnswerTrainer, recipe: Recipe, rows: list[Row], threads: int) -> dict[str, Any]:
+    trainable, total = parameter_counts(trainer.model)
+    return {
+        "method": recipe.method,
+        "trainable_params": trainable,
+        "total_params": total,
+        "num_rows": len(rows),
+        "row_tokens": sum(len(row["input_ids"]) for row in rows),
+        "row_loss_tokens": loss_tokens(rows),
+        "threads": threads,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "num_processes": trainer.accelerator.num_processes,
+    }
+
+
+def parameter_counts(model: Any) -> tuple[int, int]:
+    """(trainable, all) parameters; a 4-bit weight counts what it stands for, not its packed bytes."""
+    trainable = total = 0
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        count = state.shape.numel() if state is not None else getattr(parameter, "ds_numel", parameter.numel())
+        total += count
+        trainable += count if parameter.requires_grad else 0
+    return trainable, total
+
+
+def report_eval(trainer: AnswerTrainer, run_dir: Path, name: str) -> None:
+    """Evaluate and write the mean loss over labelled tokens into the run's facts."""
+    loss = trainer.evaluate()["eval_loss"]
+    if trainer.accelerator.is_main_process:
+        events.append(run_dir, "facts", facts={name: loss})
+
+
+def stored_dtype(base: Path) -> torch.dtype:
+    """The dtype the base model's weights are stored in, which a full fine-tune is saved in again."""
+    config = paths.read_json(base / "config.json")
+    return getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "float32"))
+
+
+def save(trainer: AnswerTrainer, run_dir: Path, recipe: Recipe, launch: dict[str, Any], dtype: torch.dtype) -> None:
+    """Write the trained weights as the run's first artifact: gathered on every rank, written by rank 0."""
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if not trainer.accelerator.is_main_process:
+        return
+    kind = "adapter" if recipe.is_adapter else "merged"
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    base = Path(launch["model"]["path"])
+    with paths.building(run_dir / "artifacts" / kind) as folder:
+        if kind == "merged":
+            state = {name: weight.to(dtype) for name, weight in state.items()}
+            model.config.dtype = dtype
+        model.save_pretrained(folder, state_dict=state)
+        if kind == "adapter":
+            forget_local_path(folder / "adapter_config.json", launch["model"]["name"])
+        save_tokenizer(load_tokenizer(base), folder, base / "tokenizer.model")
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's template; the card is written at publication
+        artifact = artifacts.write(describe(run_dir, recipe, launch, kind), folder)
+    events.append(run_dir, "artifact", id=artifact.id, kind_of=kind, path=f"artifacts/{kind}")
+
+
+def forget_local_path(adapter_config: Path, base_name: str) -> None:
+    """Name the base in an adapter as the person named it; PEFT writes the folder it was loaded from."""
+    paths.write_json(adapter_config, paths.read_json(adapter_config) | {"base_model_name_or_path": base_name})
+
+
+def describe(run_dir: Path, recipe: Recipe, launch: dict[str, Any], kind: artifacts.Kind) -> artifacts.Artifact:
+    data = paths.read_json(run_dir / "dataset.json")["train"]
+    return artifacts.Artifact(
+        id=artifacts.artifact_id(run_dir.name, kind),
+        kind=kind,
+        name=recipe.name,
+        run_id=run_dir.name,
+        base_model=launch["model"]["name"],
+        base_path=launch["model"]["path"],
+        base_revision=launch["model"]["revision"],
+        dataset_id=data["id"],
+        dataset_sha256=data["sha256"],
+        recipe_sha256=recipe.sha256,
+    )

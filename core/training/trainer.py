@@ -1,0 +1,41 @@
+"""TRL's SFTTrainer with two differences: an eval loss that is a mean over labelled tokens, and a count of steps without a finite loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from trl.trainer.sft_trainer import SFTTrainer
+
+
+class AnswerTrainer(SFTTrainer):
+    """Trains on rows that carry their own labels.
+
+    Attributes:
+        was_stopped: training ended because somebody asked for it, not because it was through.
+        bad_steps: how many micro batches in a row had a loss that is NaN or infinite.
+    """
+
+    was_stopped: bool = False
+    bad_steps: int = 0
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        self.bad_steps = 0 if torch.isfinite(loss).all() else self.bad_steps + 1
+        return loss
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
+        count = (inputs["labels"][..., 1:] != -100).sum().to(loss.device)
+        self._loss_sum += loss.detach().double() * count
+        self._loss_tokens += count
+        return loss, logits, labels
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """`Trainer.evaluation_loop`, whose mean over batches is replaced by the mean over labelled tokens of every rank."""
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.args.device)
+        self._loss_tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
+        output = super().evaluation_loop(*args, **kwargs)
+        loss_sum, tokens = self.accelerator.reduce((self._loss_sum, self._loss_tokens))
+        output.metrics["eval_loss"] = (loss_sum / tokens.clamp(min=1)).item()
+        return output

@@ -1,0 +1,56 @@
+"""The training worker: ``python -m core.worker RUN_DIR``, alone or once per rank under ``accelerate launch``."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import sys
+from pathlib import Path
+
+from core import paths, process
+from core.errors import UserError
+from core import events
+
+
+def main(run_dir: Path) -> int:
+    process.die_with_parent()
+    signal.signal(signal.SIGTERM, lambda *_: (run_dir / "stop").touch())
+    device = paths.read_json(run_dir / "launch.json")["device"]
+    lock = hold_device(device)
+    try:
+        import torch
+
+        from core.training.train import train
+
+        try:
+            train(run_dir)
+        except torch.OutOfMemoryError:
+            remedy = "Lower micro_batch_size (and raise gradient_accumulation_steps by as much), then max_length; or set gradient_checkpointing=true."
+            raise UserError("The GPU ran out of memory.", "train", remedy, code="OOM") from None
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            remedy = "Free some space, then resume the run: the last whole checkpoint is kept."
+            raise UserError("The disk is full.", "train", remedy, code="DISK") from None
+    except UserError as error:
+        events.append(run_dir, "worker_error", error=error.as_dict())
+        print(error, file=sys.stderr)
+        return 1
+    finally:
+        os.close(lock)
+    return 0
+
+
+def hold_device(device: str) -> int:
+    """A shared lock that tells everybody that a worker still uses the device, also when its supervisor is gone."""
+    path = paths.home() / "locks" / f"{device}.workers.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
