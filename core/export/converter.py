@@ -1,0 +1,158 @@
+"""Hugging Face model folder in, GGUF file out, by llama.cpp's own converter.
+
+The converter is part of the source distribution of llama-cpp-python and not of its wheel, so the distribution is downloaded once, checked
+against a pinned hash, and the 2 MB that matter are kept in the workspace. `LLAMA_CPP_DIR` names a llama.cpp checkout to use instead.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from core import paths
+from core.errors import UserError
+from core.process import call_child, child_environment
+
+VERSION = "0.3.36"  # the llama-cpp-python of requirements.txt
+SOURCE_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"  # as PyPI states it, 2026-11-23
+SCRIPT = "convert_hf_to_gguf.py"
+KEPT = (SCRIPT, "convert_lora_to_gguf.py", "LICENSE", "conversion/", "gguf-py/gguf/")
+# What pip needs to reach the person's own index; only pip gets it.
+PIP_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR")
+DTYPES = ("f16", "bf16", "f32")
+
+
+def converter_dir() -> Path:
+    """The folder that holds ``convert_hf_to_gguf.py``; downloaded on the first call.
+
+    Raises:
+        UserError: `LLAMA_CPP_DIR` holds no converter, or the download failed (code NET).
+    """
+    if configured := os.environ.get("LLAMA_CPP_DIR"):
+        folder = Path(configured).expanduser().absolute()
+        if (folder / SCRIPT).is_file():
+            return folder
+        raise UserError(f"There is no {SCRIPT} in {folder}.", "LLAMA_CPP_DIR", "Point it at a llama.cpp checkout, or unset it.")
+    return fetch_converter()
+
+
+def is_fetched() -> bool:
+    return bool(os.environ.get("LLAMA_CPP_DIR")) or (_cached() / SCRIPT).is_file()
+
+
+def fetch_converter() -> Path:
+    """The converter in the workspace's cache; nothing is downloaded when it is there already."""
+    folder = _cached()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(folder.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / SCRIPT).is_file():
+            with tempfile.TemporaryDirectory(dir=folder.parent) as download, paths.building(folder) as partial:
+                _extract(download_source(Path(download)), partial)
+    return folder
+
+
+def _cached() -> Path:
+    return paths.cache_dir() / f"llama.cpp-{VERSION}"
+
+
+def download_source(folder: Path) -> Path:
+    """The pinned source distribution (77 MB) as a .tar.gz in `folder`, its hash checked before and after anything reads it."""
+    requirement = folder / "requirement.txt"
+    requirement.write_text(f"llama-cpp-python=={VERSION} --hash=sha256:{SOURCE_SHA256}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary=llama-cpp-python", "--require-hashes"]
+    command += ["--disable-pip-version-check", "--quiet", f"--requirement={requirement}", f"--dest={folder}"]
+    kept = {name: value for name, value in os.environ.items() if name in PIP_VARIABLES or name.startswith("PIP_")}
+    result = subprocess.run(command, env=child_environment(kept), stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    archives = list(folder.glob("llama_cpp_python-*.tar.gz"))
+    if result.returncode or len(archives) != 1:
+        said = (result.stderr.strip() or "no reason given").splitlines()[-1]
+        raise UserError(
+            f"llama.cpp's converter could not be downloaded: {said}",
+            f"pip download llama-cpp-python=={VERSION}",
+            "Connect to the internet once and run `make setup`, or set LLAMA_CPP_DIR to a llama.cpp checkout.",
+            code="NET",
+        )
+    if paths.sha256_file(archives[0]) != SOURCE_SHA256:
+        raise UserError(
+            "The downloaded converter is not the pinned one.", archives[0].name, "Check the package index that pip uses.", code="HASH"
+        )
+    return archives[0]
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    """Write the wanted regular files only; links, devices and paths that climb out are never written."""
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            _, _, name = member.name.partition("/vendor/llama.cpp/")
+            if member.isfile() and name.startswith(KEPT) and ".." not in name.split("/"):
+                source = tar.extractfile(member)
+                assert source
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(source.read())
+    assert (folder / SCRIPT).is_file(), "the pinned source distribution has the converter"
+
+
+def convert(
+    model_dir: Path,
+    out_file: Path,
+    *,
+    dtype: str = "f16",
+    name: str | None = None,
+    base_model: str | None = None,
+    log: Path | None = None,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
+) -> None:
+    """Write `model_dir` (config, safetensors, tokenizer, chat template) as the GGUF file `out_file`.
+
+    Args:
+        dtype: ``f16``, ``bf16`` or ``f32``.
+        name: the model's name in the metadata; the folder's name otherwise.
+        base_model: the Hub id it was made from, for the metadata.
+        on_event: gets ``{"event": "progress", "done", "total"}`` in bytes.
+
+    Raises:
+        UserError: the architecture or the tokenizer is unknown to llama.cpp, files are missing, or the converter ended (code CRASH).
+    """
+    assert dtype in DTYPES
+    if not (model_dir / "config.json").is_file():
+        raise UserError(
+            f"{model_dir.name} holds no config.json.", str(model_dir), "Give a Hugging Face model folder; merge an adapter first."
+        )
+    payload = {
+        "converter": str(converter_dir()),
+        "model_dir": str(model_dir.absolute()),
+        "out_file": str(out_file.absolute()),
+        "dtype": dtype,
+        "name": name or model_dir.name,
+        "metadata": _metadata(base_model),
+        "expected_bytes": expected_bytes(model_dir, dtype),
+    }
+    call_child("core.export.convert_child", payload, step=f"Converting {model_dir.name} to GGUF", log=log, on_event=on_event)
+
+
+def expected_bytes(model_dir: Path, dtype: str) -> int:
+    """About how large the GGUF will be: the weights' bytes, scaled when the number format changes."""
+    config = paths.read_json(model_dir / "config.json")
+    weights = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
+    source_bytes = 4 if (config.get("dtype") or config.get("torch_dtype")) == "float32" else 2
+    return weights * (4 if dtype == "f32" else 2) // source_bytes + 2**20
+
+
+def _metadata(base_model: str | None) -> dict[str, Any]:
+    known: dict[str, Any] = {"general.quantized_by": "Transmute"}
+    if base_model:
+        organisation, _, model = base_model.rpartition("/")
+        entry = {"name": model.replace("-", " ").replace("_", " ")}
+        if organisation and not base_model.startswith(("/", ".", "~")) and base_model.count("/") == 1:
+            entry |= {"organization": organisation, "repo_url": f"https://huggingface.co/{base_model}"}
+        known["general.base_models"] = [entry]
+    return known
