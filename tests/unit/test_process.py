@@ -1,0 +1,82 @@
+"""Children get no secrets, may crash, and can be told apart from whoever has their pid later."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from core import process
+from core.errors import UserError
+
+CHILD = "tests.unit.a_child"
+
+
+def test_no_secret_of_the_parent_reaches_a_child(monkeypatch):
+    for name in ("HF_TOKEN", "OAUTH_CLIENT_SECRET", "OPENAI_API_KEY", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.setenv(name, "hf_CANARYcanaryCANARYcanary")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    environment = process.call_child(CHILD, {"do": "environment"}, step="test")
+    assert "CANARY" not in json.dumps(environment)
+    assert environment["CUDA_VISIBLE_DEVICES"] == "1" and environment["HF_HUB_OFFLINE"] == "1"
+
+
+def test_a_result_and_the_progress_before_it_come_back():
+    seen = []
+    assert process.call_child(CHILD, {"do": "count"}, step="test", on_event=seen.append) == {"counted": 3}
+    assert [message["done"] for message in seen] == [0, 1, 2]
+
+
+def test_what_a_child_prints_does_not_disturb_its_messages(tmp_path):
+    log = tmp_path / "log"
+    assert process.call_child(CHILD, {"do": "print"}, step="test", log=log) == "quiet"
+    assert "from python" in log.read_text() and "from below" in log.read_text()
+
+
+def test_a_user_error_crosses_the_border_whole():
+    with pytest.raises(UserError) as caught:
+        process.call_child(CHILD, {"do": "refuse"}, step="test")
+    assert caught.value.as_dict() == {"problem": "p", "where": "w", "remedy": "r", "code": "C"}
+
+
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGKILL"])
+def test_a_crash_becomes_an_error_that_names_the_signal(name):
+    with pytest.raises(UserError, match=name) as caught:
+        process.call_child(CHILD, {"do": "crash", "signal": getattr(signal, name)}, step="test")
+    assert caught.value.code == "CRASH"
+
+
+def test_a_child_that_hangs_is_ended():
+    with pytest.raises(UserError) as caught:
+        process.call_child(CHILD, {"do": "hang"}, step="test", timeout_s=1.5)
+    assert caught.value.code == "TIMEOUT"
+
+
+def test_a_reused_pid_is_not_mistaken_for_the_process_that_had_it():
+    known = process.identity(os.getpid())
+    assert known and process.is_alive(known)
+    assert not process.is_alive(dataclasses.replace(known, started=known.started - 10))
+    assert not process.is_alive(dataclasses.replace(known, boot_id="another boot"))
+
+
+def test_killing_a_tree_takes_grandchildren_that_ignore_sigterm():
+    code = (
+        "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "subprocess.Popen([sys.executable, '-c', 'import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)']);"
+        "print('up', flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert parent.stdout and parent.stdout.readline() == b"up\n"
+    while not (children := psutil.Process(parent.pid).children()):
+        time.sleep(0.01)
+    known = process.identity(parent.pid)
+    assert known
+    process.kill_tree(known, grace_s=0.2)
+    parent.wait()
+    parent.stdout.close()
+    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)

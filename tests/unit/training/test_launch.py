@@ -1,0 +1,70 @@
+"""Launch commands are data, compared whole; what cannot work is refused with the fix."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from core.errors import UserError
+from core.paths import SPACES
+from core.training.hardware import Gpu, Hardware, TorchBuild
+from core.training.launch import check, command
+from core.training.recipe import Recipe
+
+GB = 2**30
+CPU = Hardware(2, 24 * GB, (), TorchBuild("2.13.0+cpu", None))
+A100 = Gpu("NVIDIA A100", 80 * GB, (8, 0))
+T4 = Gpu("Tesla T4", 16 * GB, (7, 5))
+RUN = Path("/w/runs/r")
+
+
+def gpus(gpu, count):
+    return Hardware(16, 200 * GB, (gpu,) * count, TorchBuild("2.13.0", "12.8"))
+
+
+def test_one_process_needs_no_launcher():
+    launch = command(RUN, Recipe(), CPU, threads=2)
+    assert launch.argv == (sys.executable, "-m", "core.worker", "/w/runs/r")
+    assert launch.env == {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true", "DS_ACCELERATOR": "cpu"}
+    assert command(RUN, Recipe(), gpus(A100, 1), threads=8).argv == launch.argv
+
+
+def test_four_gpus_go_through_accelerate_with_a_file_of_spaces():
+    launch = command(RUN, Recipe(accelerate_config="fsdp2"), gpus(A100, 4), threads=4)
+    assert launch.argv == (
+        sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(SPACES / "accelerate" / "fsdp2.yaml"),
+        "--num_processes", "4", "--num_machines", "1", "--main_process_port", "0", "-m", "core.worker", "/w/runs/r",
+    )  # fmt: skip
+    assert launch.env == {"OMP_NUM_THREADS": "4"}
+
+
+def test_several_gpus_take_ddp_by_themselves():
+    assert command(RUN, Recipe(), gpus(A100, 2), threads=4).accelerate_config == "ddp"
+
+
+def test_deepspeed_goes_through_the_launcher_even_alone():
+    launch = command(RUN, Recipe(accelerate_config="zero2", num_processes=1), CPU, threads=1)
+    assert "accelerate.commands.launch" in launch.argv and launch.env["DS_ACCELERATOR"] == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("knobs", "hardware", "remedy"),
+    [
+        (dict(method="qlora", accelerate_config="zero3"), gpus(A100, 2), "quant_storage=compute"),
+        (dict(method="qlora", accelerate_config="fsdp2"), gpus(A100, 2), "quant_storage=compute"),
+        (dict(optim="paged_adamw_32bit"), CPU, "adamw_torch"),
+        (dict(dtype="fp16"), CPU, "dtype=auto"),
+        (dict(attn_implementation="flash_attention_2"), CPU, "attn_implementation=auto"),
+        (dict(method="fft", accelerate_config="fsdp2"), CPU, "ddp"),
+        (dict(dtype="bf16"), gpus(T4, 1), "dtype=fp16"),
+        (dict(num_processes=4), gpus(A100, 2), "num_processes=0"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_nearest_that_can(knobs, hardware, remedy):
+    with pytest.raises(UserError) as caught:
+        check(Recipe(**knobs), hardware)
+    assert remedy in caught.value.remedy
+
+
+def test_qlora_under_zero3_is_offered_with_a_matching_storage_type():
+    check(Recipe(method="qlora", accelerate_config="zero3", quant_storage="compute"), gpus(A100, 2))
