@@ -29,7 +29,7 @@ class LlamaModel:
     `cached` are the token ids whose keys and values the context holds; `feed` decodes only what differs from them.
     """
 
-    def __init__(self, path: Path, *, context_length: int, threads: int | None = None, vocabulary_only: bool = False) -> None:
+    def __init__(self, path: Path, *, vocabulary_only: bool = False) -> None:
         import llama_cpp
 
         self.header = gguf_header(path)
@@ -47,20 +47,20 @@ class LlamaModel:
         self.vocabulary: Any = llama_cpp.llama_model_get_vocab(self.model)
         self.num_vocabulary = int(llama_cpp.llama_vocab_n_tokens(self.vocabulary))
         self.bos_id = int(llama_cpp.llama_vocab_bos(self.vocabulary))
+        self.eos_id = int(llama_cpp.llama_vocab_eos(self.vocabulary))
         self.adds_bos = bool(llama_cpp.llama_vocab_get_add_bos(self.vocabulary)) and self.bos_id >= 0
         self.context: Any = None
-        if not vocabulary_only:
-            self._open_context(min(context_length, self.header.context_length or context_length), threads or default_threads())
 
-    def _open_context(self, context_length: int, threads: int) -> None:
+    def open_context(self, context_length: int, threads: int = 0) -> None:
+        """Make room for `context_length` tokens, at most what the model was trained for; 0 threads takes every core."""
         import llama_cpp
         import numpy as np
 
-        self.context_length = context_length
-        self.batch_size = max(16, min(MAX_BATCH, context_length, LOGIT_BYTES // (4 * self.num_vocabulary)))
+        self.context_length = min(context_length, self.header.context_length or context_length)
+        self.batch_size = max(16, min(MAX_BATCH, self.context_length, LOGIT_BYTES // (4 * self.num_vocabulary)))
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = context_length, self.batch_size, self.batch_size
-        params.n_threads = params.n_threads_batch = threads
+        params.n_ctx, params.n_batch, params.n_ubatch = self.context_length, self.batch_size, self.batch_size
+        params.n_threads = params.n_threads_batch = threads or default_threads()
         self.context = llama_cpp.llama_init_from_model(self.model, params)
         if not self.context:
             raise UserError(
@@ -106,6 +106,17 @@ class LlamaModel:
             count = llama_cpp.llama_token_to_piece(self.vocabulary, token_id, buffer, -count, 0, special)
         return buffer.raw[:count]
 
+    def token_text(self, token_id: int) -> str:
+        """How a template writes this token: ``</s>``; empty when the file names none."""
+        import llama_cpp
+
+        return llama_cpp.llama_vocab_get_text(self.vocabulary, token_id).decode(errors="replace") if token_id >= 0 else ""
+
+    @property
+    def adds_space(self) -> bool:
+        """SentencePiece puts a space before the text and after every special token."""
+        return self.header.tokenizer == "llama" and self.header.metadata.get("tokenizer.ggml.add_space_prefix", True) is not False
+
     def is_end(self, token_id: int) -> bool:
         import llama_cpp
 
@@ -126,10 +137,7 @@ class LlamaModel:
                 break
             keep += 1
         self._forget_from(keep)
-        logits: NDArray[np.float32] | None = None
-        for _, _, logits in self._decode(ids, keep, {len(ids) - 1}):
-            pass
-        assert logits is not None and len(logits) == 1
+        *_, (_, _, logits) = self._decode(ids, keep, {len(ids) - 1})
         return logits[0]
 
     def logits_at(self, ids: Sequence[int], positions: Sequence[int]) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
@@ -137,6 +145,10 @@ class LlamaModel:
         self._forget_from(0)
         for start, end, logits in self._decode(ids, 0, set(positions)):
             yield sorted(position for position in positions if start <= position < end), logits
+
+    def forget(self) -> None:
+        """Empty the context."""
+        self._forget_from(0)
 
     def _forget_from(self, keep: int) -> None:
         import llama_cpp
@@ -163,6 +175,7 @@ class LlamaModel:
             self._wanted[:count] = flags
             code = llama_cpp.llama_decode(self.context, self.batch)
             if code:
+                self._forget_from(0)
                 raise UserError(
                     f"llama.cpp could not compute (code {code}).", self.header.path.name, "Use a shorter conversation.", "DECODE"
                 )

@@ -1,0 +1,31 @@
+"""What a GGUF file computes, asked from outside: token ids of a text, and log-probabilities at chosen places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from core.export.header import gguf_header
+from core.process import call_child
+
+
+def gguf_tokenize(gguf: Path, texts: Sequence[str], *, log: Path | None = None) -> list[list[int]]:
+    """The token ids of each text by llama.cpp: special tokens recognised, BOS first if the file says so."""
+    gguf_header(gguf)
+    payload = {"path": str(gguf), "texts": list(texts), "sequences": None}
+    return call_child("core.export.llama_child", payload, step=f"Tokenising with {gguf.name}", log=log)
+
+
+def gguf_logprobs(
+    gguf: Path, token_ids: Sequence[Sequence[int]], positions: Sequence[Sequence[int]], out: Path, *, log: Path | None = None
+) -> Path:
+    """Write log-probabilities as a float32 .npy of shape (sum of len(positions), V): row after row, sequence after sequence.
+
+    Row for position p of a sequence: the distribution of the token that follows ``token_ids[p]``. Open it with
+    ``numpy.load(out, mmap_mode="r")``.
+    """
+    gguf_header(gguf)
+    sequences = [[list(ids), list(wanted)] for ids, wanted in zip(token_ids, positions, strict=True)]
+    payload = {"path": str(gguf), "texts": None, "sequences": sequences, "out": str(out)}
+    call_child("core.export.llama_child", payload, step=f"Computing with {gguf.name}", log=log)
+    return out
