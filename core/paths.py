@@ -53,7 +53,9 @@ def by_id(root: Path, identifier: str, what: str) -> Path:
     """
     folder = root / identifier
     if not ID_PATTERN.fullmatch(identifier) or folder.is_symlink() or not folder.is_dir():
-        raise UserError(f"There is no {what} {identifier!r}.", f"the {what}s in this workspace", f"List the {what}s and take an id from there.")
+        raise UserError(
+            f"There is no {what} {identifier!r}.", f"the {what}s in this workspace", f"List the {what}s and take an id from there."
+        )
     return folder
 
 

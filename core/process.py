@@ -202,7 +202,9 @@ def call_child(
     if message and "error" in message:
         raise UserError.from_dict(message["error"])
     if timed_out:
-        raise UserError(f"{step} took longer than {timeout_s:.0f} s and was ended.", step, "Try again, or with less work at once.", code="TIMEOUT")
+        raise UserError(
+            f"{step} took longer than {timeout_s:.0f} s and was ended.", step, "Try again, or with less work at once.", code="TIMEOUT"
+        )
     ended = describe_exit(process.returncode)
     remedy = "The run's log has the details; the usual causes are too little memory or a damaged file."
     raise UserError(f"{step} ended unexpectedly ({ended}).", step, remedy, code="CRASH")

@@ -9,9 +9,8 @@ import signal
 import sys
 from pathlib import Path
 
-from core import paths, process
+from core import events, paths, process
 from core.errors import UserError
-from core import events
 
 
 def main(run_dir: Path) -> int:

@@ -19,7 +19,9 @@ References = Annotated[list[str], typer.Argument(help="Artifact ids, model folde
 OutDir = Annotated[Path | None, typer.Option("-o", "--out", help="Where to write; default: beside the run's other artifacts.")]
 
 
-def merge(source: Annotated[str, typer.Argument(help="A run id, an adapter's id, or an adapter folder.")], out: OutDir = None, json: Json = False) -> None:
+def merge(
+    source: Annotated[str, typer.Argument(help="A run id, an adapter's id, or an adapter folder.")], out: OutDir = None, json: Json = False
+) -> None:
     """Merge an adapter into its unquantised base."""
     from core.export.merge import merge_adapter
 
@@ -61,7 +63,9 @@ def gguf(
 def measure(
     sources: References,
     data: Annotated[Path, typer.Option(help="Conversations to measure on, which were not trained on.")],
-    reference: Annotated[str | None, typer.Option(help="The f16 file that KL and top-1 are against; default: the one among ARTIFACT, or its run's.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="The f16 file that KL and top-1 are against; default: the one among ARTIFACT, or its run's.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Measure size, perplexity, KL to f16, top-1 agreement and speed of GGUF files."""
@@ -91,7 +95,8 @@ def prove(source: Reference, data: Annotated[Path | None, typer.Option(help="Con
           json: Json = False) -> None:  # fmt: skip
     """Prove that merged model and f16 GGUF say what the trained adapter says."""
     from core.data.dataset import import_dataset
-    from core.export.prove import prove as prove_model, prove_run
+    from core.export.prove import prove as prove_model
+    from core.export.prove import prove_run
     from core.running import runs
     from core.training.samples import conversations_of
 
@@ -103,7 +108,11 @@ def prove(source: Reference, data: Annotated[Path | None, typer.Option(help="Con
         proofs = prove_run(run_dir / "artifacts", runs.recipe_of(artifact.run_id), conversations)
     else:
         if artifact.kind != "merged":
-            raise UserError(f"{source} belongs to no run, so nothing says what it was made of.", source, "Give a merged model folder, or an artifact's id.")
+            raise UserError(
+                f"{source} belongs to no run, so nothing says what it was made of.",
+                source,
+                "Give a merged model folder, or an artifact's id.",
+            )
         conversations = list(import_dataset(data or paths.EXAMPLES / "identity_eval.json"))
         proofs = prove_model(artifact, None, None, conversations)
     out = console(json)
@@ -119,7 +128,9 @@ def sentences(proofs: dict[str, Any]) -> list[str]:
         said.append(f"The template inside the GGUF file {'is' if proofs['template_identical'] else 'is NOT'} the one trained with.")
         said.append(f"llama.cpp's token ids {'equal' if proofs['tokens_identical'] else 'do NOT equal'} the trained ones.")
     if "merge_kl" in proofs:
-        said.append(f"Merged against adapter on the unquantised base: KL {proofs['merge_kl']:.1e}, same best token {proofs['merge_top1']:.1%}.")
+        said.append(
+            f"Merged against adapter on the unquantised base: KL {proofs['merge_kl']:.1e}, same best token {proofs['merge_top1']:.1%}."
+        )
     if "gguf_kl" in proofs:
         said.append(f"f16 GGUF against merged: KL {proofs['gguf_kl']:.1e}, same best token {proofs['gguf_top1']:.1%}.")
     if "trained_to_merged_kl" in proofs:
@@ -160,8 +171,8 @@ def chat(
                 out.print(piece.text, end="", markup=False)
                 text, last = text + piece.text, piece
             out.print("\n")
-            stats = last.stats if last else {}
-            answers.append({"artifact": artifact.id, "level": label, "prompt": prompt, "answer": text.strip(), "stop": last.done if last else None, **(stats or {})})
+            ending = {"stop": last.done, **(last.stats or {})} if last else {}
+            answers.append({"artifact": artifact.id, "level": label, "prompt": prompt, "answer": text.strip(), **ending})
     finish(json, {"answers": answers})
 
 

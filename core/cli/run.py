@@ -76,7 +76,13 @@ def watch(run_id: str, out: Console) -> Run:
     from core.running import runs
 
     run = runs.load(run_id)
-    columns = (TextColumn("{task.description:<8}"), BarColumn(), TextColumn("{task.fields[figures]}"), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description:<8}"),
+        BarColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     try:
         with Progress(*columns, console=out, disable=not out.is_terminal) as progress:
             bars: dict[str, Any] = {}

@@ -60,7 +60,8 @@ class Artifact(BaseModel):
 def file_entries(folder: Path) -> tuple[FileEntry, ...]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     return tuple(
-        FileEntry(name=path.relative_to(folder).as_posix(), size_bytes=path.stat().st_size, sha256=paths.sha256_file(path)) for path in files
+        FileEntry(name=path.relative_to(folder).as_posix(), size_bytes=path.stat().st_size, sha256=paths.sha256_file(path))
+        for path in files
     )
 
 
@@ -85,7 +86,9 @@ def read(folder: Path) -> Artifact:
 
 def of_run(run_dir: Path) -> list[Artifact]:
     """The finished artifacts of a run, in the order they were made."""
-    found = [read(manifest.parent) for manifest in (run_dir / "artifacts").glob(f"*/{MANIFEST}") if not manifest.parent.name.endswith(".partial")]
+    found = [
+        read(manifest.parent) for manifest in (run_dir / "artifacts").glob(f"*/{MANIFEST}") if not manifest.parent.name.endswith(".partial")
+    ]
     return sorted(found, key=lambda artifact: artifact.created_s)
 
 
@@ -130,12 +133,16 @@ def _from_path(path: Path) -> Artifact:
             str(path),
             "llama.cpp reads only GGUF since August 2023; convert the original Hugging Face model again with `gguf`.",
         )
-    unhashed = tuple(FileEntry(name=file.name, size_bytes=file.stat().st_size, sha256="") for file in sorted(path.glob("*")) if file.is_file())
+    unhashed = tuple(
+        FileEntry(name=file.name, size_bytes=file.stat().st_size, sha256="") for file in sorted(path.glob("*")) if file.is_file()
+    )
     if (path / "adapter_config.json").is_file():
         base = paths.read_json(path / "adapter_config.json").get("base_model_name_or_path")
         return Artifact(id=str(path), kind="adapter", name=name, base_model=base, base_path=base, files=unhashed, folder=path)
     if (path / "config.json").is_file():
         return Artifact(id=str(path), kind="merged", name=name, files=unhashed, folder=path)
     raise UserError(
-        f"{path.name} holds no model.", str(path), "A model folder has config.json, an adapter folder adapter_config.json, a GGUF file ends in .gguf."
+        f"{path.name} holds no model.",
+        str(path),
+        "A model folder has config.json, an adapter folder adapter_config.json, a GGUF file ends in .gguf.",
     )

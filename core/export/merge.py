@@ -52,5 +52,7 @@ def base_folder(adapter: Artifact) -> Path:
     if adapter.base_path and (Path(adapter.base_path) / "config.json").is_file():
         return Path(adapter.base_path)
     if not adapter.base_model:
-        raise UserError(f"{adapter.name} does not say which base it belongs to.", adapter.id, "Its adapter_config.json needs base_model_name_or_path.")
+        raise UserError(
+            f"{adapter.name} does not say which base it belongs to.", adapter.id, "Its adapter_config.json needs base_model_name_or_path."
+        )
     return resolve(adapter.base_model, adapter.base_revision).path

@@ -89,7 +89,9 @@ def read_updates(adapter: Path) -> dict[str, Update]:
     config = paths.read_json(adapter / "adapter_config.json")
     for feature in ("use_dora", "fan_in_fan_out", "lora_bias"):
         if config.get(feature):
-            raise UserError(f"The adapter uses {feature}, which cannot be merged here yet.", adapter.name, "Merge it with PEFT's merge_and_unload.")
+            raise UserError(
+                f"The adapter uses {feature}, which cannot be merged here yet.", adapter.name, "Merge it with PEFT's merge_and_unload."
+            )
     file = adapter / "adapter_model.safetensors"
     if not file.is_file():
         raise UserError("The adapter has no adapter_model.safetensors.", adapter.name, "Save it with safe_serialization=True.")

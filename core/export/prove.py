@@ -72,13 +72,15 @@ def prove_gguf(merged: Artifact, f16: Artifact, rows: list[dict[str, Any]], tabl
     """The GGUF file renders, tokenises and predicts as the merged model does; `table` holds the merged model's log-probabilities (N, V)."""
     import numpy as np
 
-    from core.export.measure import gguf_logprobs, gguf_template, gguf_tokenize
+    from core.export.header import gguf_template
+    from core.export.llama import gguf_logprobs, gguf_tokenize
 
     template = (merged.folder / "chat_template.jinja").read_text(encoding="utf-8")
     path = f16.gguf_path
     ids = gguf_tokenize(path, [row["text"] for row in rows])
     reference = np.load(table, mmap_mode="r")  # (N, V)
-    candidate = gguf_logprobs(path, [row["input_ids"] for row in rows], [row["positions"] for row in rows])  # (N, V)
+    out = gguf_logprobs(path, [row["input_ids"] for row in rows], [row["positions"] for row in rows], table.with_name("gguf.npy"))
+    candidate = np.load(out, mmap_mode="r")  # (N, V)
     kl, top1 = compare(reference, candidate[: len(reference)])
     return {
         "template_identical": gguf_template(path) == template,

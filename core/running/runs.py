@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import core
-from core import paths, process
+from core import events, paths, process
 from core.errors import UserError
-from core import events
 from core.events import Run
 from core.locks import FileLock, is_held
 from core.training import models
 from core.training.hardware import Hardware, detect
 from core.training.launch import check, command
-from core.training.recipe import Recipe, load as load_recipe
+from core.training.recipe import Recipe
+from core.training.recipe import load as load_recipe
 
 STOP_FILE = "stop"
 RUN_LOCK = "run.lock"
@@ -44,12 +44,11 @@ def create(recipe: Recipe, token: str | None = None, hardware: Hardware | None =
         UserError: the recipe cannot work here, the model or the data is missing, or nothing in the data can be trained.
     """
     from core.data.dataset import import_dataset
-    from core.export.quantise import canonical_level
+    from core.export.quantise import parse_levels
 
     hardware = hardware or detect()
     check(recipe, hardware)
-    for level in recipe.levels:
-        canonical_level(level)
+    parse_levels(recipe.levels)
     model = models.resolve(recipe.base_model, recipe.base_revision, token)
     models.check_method(recipe, model)
     if not recipe.dataset:
@@ -145,7 +144,10 @@ def load(run_id: str, *, lock_is_ours: bool = False) -> Run:
     if run.is_terminal or lock_is_ours or is_held(run_dir / RUN_LOCK):
         return run
     error = UserError(
-        "The run ended without a word: its process was killed or the machine went down.", run_id, "Resume it with `resume RUN`.", code="KILLED"
+        "The run ended without a word: its process was killed or the machine went down.",
+        run_id,
+        "Resume it with `resume RUN`.",
+        code="KILLED",
     )
     return dataclasses.replace(run, state="interrupted", error=error.as_dict())
 

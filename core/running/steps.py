@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from core import events
 from core.export import artifacts
 from core.export.artifacts import Artifact
-from core import events
 from core.running.runs import LOG
 from core.training.recipe import load as load_recipe
 from core.training.samples import conversations_of

@@ -16,11 +16,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from core import paths, process
+from core import events, paths, process
 from core.errors import UserError
-from core import events
-from core.running import steps
 from core.locks import FileLock
+from core.running import steps
 from core.running.runs import LOG, STOP_FILE, STOP_GRACE_S, plan
 from core.training.recipe import load as load_recipe
 
@@ -52,9 +51,11 @@ def main(run_dir: Path) -> int:
         state = "interrupted" if error.code in ("KILLED", "CRASH") else "failed"
         events.append(run_dir, "finished", state=state, error=error.as_dict())
         return 1
-    except Exception:
+    except Exception:  # noqa: BLE001 - the last line of defence: whatever it was, the run must not stay "running"
         traceback.print_exc()
-        error = UserError("Something went wrong that Transmute did not foresee.", "the run", "supervisor.log in the run's folder has the details.")
+        error = UserError(
+            "Something went wrong that Transmute did not foresee.", "the run", "supervisor.log in the run's folder has the details."
+        )
         events.append(run_dir, "finished", state="failed", error=error.as_dict())
         return 1
     events.append(run_dir, "finished", state="done")
@@ -112,7 +113,12 @@ def _train(run_dir: Path, launch: dict[str, Any]) -> None:
     """Run the worker to its end. On a stop it is asked to save and leave; whoever is left after the grace period is killed."""
     with (run_dir / LOG).open("ab") as log:
         worker = subprocess.Popen(
-            launch["argv"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=process.child_environment(launch["env"]), cwd=paths.PROJECT
+            launch["argv"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=process.child_environment(launch["env"]),
+            cwd=paths.PROJECT,
         )
     try:
         returncode = worker.wait()

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from core.errors import UserError
 from core import events
+from core.errors import UserError
 from core.training import checkpoints
 
 MAX_BAD_STEPS = 3
@@ -26,7 +26,9 @@ class RunCallback(TrainerCallback):
         if state.is_world_process_zero:
             events.append(self.run_dir, "train_began", step=state.global_step, max_steps=state.max_steps)
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any) -> None:
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
         if state.is_world_process_zero and logs and "loss" in logs:
             values = {name: float(logs[name]) for name in LOGGED if name in logs}
             events.append(self.run_dir, "train_log", step=state.global_step, **values)

@@ -13,7 +13,17 @@ from core.training.recipe import Recipe
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # What is fetched of a Hub model: never pickles, never code (reliability rules R15, R16).
-FETCHED = ["*.safetensors", "*.safetensors.index.json", "*.json", "tokenizer.model", "*.jinja", "LICENSE*", "*.md", "merges.txt", "vocab.txt"]
+FETCHED = [
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.json",
+    "tokenizer.model",
+    "*.jinja",
+    "LICENSE*",
+    "*.md",
+    "merges.txt",
+    "vocab.txt",
+]
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,13 @@ def resolve(name: str, revision: str | None = None, token: str | None = None) ->
 
 def _fetch(name: str, revision: str | None, token: str | None) -> ModelRef:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     where = f"base_model {name}"
     try:
@@ -57,7 +73,9 @@ def _fetch(name: str, revision: str | None, token: str | None) -> ModelRef:
         remedy = f"Accept its terms on https://huggingface.co/{name}, then log in with `hf auth login` and try again."
         raise UserError(f"{name} is gated and this login may not read it.", where, remedy) from None
     except RevisionNotFoundError:
-        raise UserError(f"{name} has no revision {revision!r}.", where, "Leave the revision empty, or give a branch, tag or commit.") from None
+        raise UserError(
+            f"{name} has no revision {revision!r}.", where, "Leave the revision empty, or give a branch, tag or commit."
+        ) from None
     except RepositoryNotFoundError:
         remedy = "Check the spelling; a private model needs `hf auth login`."
         raise UserError(f"There is no model {name!r} on the Hub.", where, remedy) from None
@@ -78,11 +96,17 @@ def check_folder(folder: Path) -> Path:
         raise UserError(f"{where} has no config.json.", where, "Give the folder of a Hugging Face model.")
     config = _config(folder)
     if "auto_map" in config:
-        raise UserError(f"{where} needs code of its own to load, which is never run here.", where, "Take a model whose architecture is in transformers.")
+        raise UserError(
+            f"{where} needs code of its own to load, which is never run here.", where, "Take a model whose architecture is in transformers."
+        )
     if any("/" in str(value) for key, value in config.items() if key.startswith(("_attn_implementation", "attn_implementation"))):
         raise UserError(f"{where} asks for an attention kernel from elsewhere.", where, "Remove attn_implementation from its config.json.")
     if not list(folder.glob("*.safetensors")):
-        raise UserError(f"{where} has no safetensors weights.", where, "Convert it with `save_pretrained(..., safe_serialization=True)`; pickles are not loaded.")
+        raise UserError(
+            f"{where} has no safetensors weights.",
+            where,
+            "Save it again with transformers, which writes safetensors; pickles are not loaded.",
+        )
     return folder
 
 
@@ -99,10 +123,14 @@ def check_method(recipe: Recipe, model: ModelRef) -> None:
     layers = config.get("num_hidden_layers")
     if recipe.method == "sft" and layers and recipe.trainable_layers > layers:
         raise UserError(
-            f"{model.name} has {layers} decoder layers and {recipe.trainable_layers} shall learn.", "trainable_layers", f"Set it to {layers} or less."
+            f"{model.name} has {layers} decoder layers and {recipe.trainable_layers} shall learn.",
+            "trainable_layers",
+            f"Set it to {layers} or less.",
         )
     positions = config.get("max_position_embeddings")
     if positions and recipe.max_length > positions:
         raise UserError(
-            f"{model.name} has {positions} positions and max_length is {recipe.max_length}.", "max_length", f"Set max_length={positions} or less."
+            f"{model.name} has {positions} positions and max_length is {recipe.max_length}.",
+            "max_length",
+            f"Set max_length={positions} or less.",
         )

@@ -104,7 +104,12 @@ def autotrain_sft() -> Recipe:
 def last_layers_sft() -> Recipe:
     """SFT as the article describes it: only the last two decoder layers learn (LLaMA-Factory's freeze method)."""
     return Recipe(
-        name="Last-Layers", base_model="lmsys/vicuna-7b-v1.5", method="sft", trainable_layers=2, learning_rate=2e-5, gradient_checkpointing=True
+        name="Last-Layers",
+        base_model="lmsys/vicuna-7b-v1.5",
+        method="sft",
+        trainable_layers=2,
+        learning_rate=2e-5,
+        gradient_checkpointing=True,
     )
 
 

@@ -29,91 +29,225 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    name: str = knob("model", "Export", "Name", "What the result is called: the folder, the GGUF files and the model card.",
-                     short=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")
+    name: str = knob(
+        "model",
+        "Export",
+        "Name",
+        "What the result is called: the folder, the GGUF files and the model card.",
+        short=True,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$",
+    )
 
-    base_model: str = knob("starter", "Model", "Base model",
-                           "The model to start from: starter (ships with Transmute), a Hub id such as lmsys/vicuna-7b-v1.5, or a local folder.",
-                           short=True, min_length=1)
-    base_revision: str | None = knob(None, "Model", "Revision", "Commit, tag or branch of a Hub model. Empty takes main; the commit is recorded either way.")
+    base_model: str = knob(
+        "starter",
+        "Model",
+        "Base model",
+        "The model to start from: starter (ships with Transmute), a Hub id such as lmsys/vicuna-7b-v1.5, or a local folder.",
+        short=True,
+        min_length=1,
+    )
+    base_revision: str | None = knob(
+        None, "Model", "Revision", "Commit, tag or branch of a Hub model. Empty takes main; the commit is recorded either way."
+    )
 
     dataset: str = knob("", "Data", "Dataset", "The conversations to train on: a dataset id, or a Vicuna JSON or JSONL file.", short=True)
-    eval_dataset: str = knob("", "Data", "Evaluation dataset",
-                             "Conversations kept apart to measure on. Empty sets aside a share of the dataset (next field).")
-    eval_fraction: float = knob(0.05, "Data", "Evaluation share",
-                                "Share of the dataset set aside when there is no evaluation dataset. 0.02 to 0.1 is usual; "
-                                "with 0 nothing is measured and over-fitting goes unseen.", ge=0, le=0.5)
-    max_length: int = knob(2048, "Data", "Maximum length",
-                           "Longer conversations are cut at the end and lose their last answers. Memory grows with it. "
-                           "512 to 4096 is usual; never beyond the model's own positions.", unit="tokens", short=True, ge=16, le=1_048_576)
+    eval_dataset: str = knob(
+        "", "Data", "Evaluation dataset", "Conversations kept apart to measure on. Empty sets aside a share of the dataset (next field)."
+    )
+    eval_fraction: float = knob(
+        0.05,
+        "Data",
+        "Evaluation share",
+        "Share of the dataset set aside when there is no evaluation dataset. 0.02 to 0.1 is usual; "
+        "with 0 nothing is measured and over-fitting goes unseen.",
+        ge=0,
+        le=0.5,
+    )
+    max_length: int = knob(
+        2048,
+        "Data",
+        "Maximum length",
+        "Longer conversations are cut at the end and lose their last answers. Memory grows with it. "
+        "512 to 4096 is usual; never beyond the model's own positions.",
+        unit="tokens",
+        short=True,
+        ge=16,
+        le=1_048_576,
+    )
     loss_on: Literal["answers", "all", "last"] = knob(
-        "answers", "Data", "Loss on", "answers: learn to answer (FastChat's rule). all: learn the questions too (AutoTrain and the QLoRA "
-        "notebook did). last: only the final answer of each conversation.")
-    packing: bool = knob(True, "Data", "Packing",
-                         "Puts several short conversations into one row so that nothing is spent on padding; they do not see each other.")
-    group_by_length: bool = knob(False, "Data", "Group by length",
-                                 "Batches rows of similar length: less padding when packing is off, a slightly less random order.")
+        "answers",
+        "Data",
+        "Loss on",
+        "answers: learn to answer (FastChat's rule). all: learn the questions too (AutoTrain and the QLoRA "
+        "notebook did). last: only the final answer of each conversation.",
+    )
+    packing: bool = knob(
+        True,
+        "Data",
+        "Packing",
+        "Puts several short conversations into one row so that nothing is spent on padding; they do not see each other.",
+    )
+    group_by_length: bool = knob(
+        False, "Data", "Group by length", "Batches rows of similar length: less padding when packing is off, a slightly less random order."
+    )
 
-    method: Method = knob("qlora", "Method", "Method",
-                          "qlora: adapter on a 4-bit base, least memory. lora: adapter on a 16-bit base. sft: the last layers only. "
-                          "fft: every weight, most memory.", short=True)
-    lora_r: int = knob(16, "Method", "LoRA rank r",
-                       "Width of the low-rank update of each weight. 8 to 64 is usual: too low learns little, too high forgets more.", ge=1, le=1024)
-    lora_alpha: int = knob(32, "Method", "LoRA alpha",
-                           "The update is scaled by alpha / r. One to two times r is usual; raising it acts like a higher learning rate.", ge=1, le=4096)
-    lora_dropout: float = knob(0.05, "Method", "LoRA dropout", "Share of the adapter's inputs dropped while training, against over-fitting. 0 to 0.1.",
-                               ge=0, lt=1)
-    target_modules: str = knob("all-linear", "Method", "Target modules",
-                               "Which weights get an adapter: all-linear, or names such as q_proj,v_proj. More modules learn better and cost more memory.",
-                               min_length=1)
-    use_rslora: bool = knob(False, "Method", "Rank-stabilised LoRA", "Scales by alpha / sqrt(r) (arXiv:2312.03732); steadier at r of 64 and above.")
-    trainable_layers: int = knob(2, "Method", "Trainable layers", "For sft: how many of the last decoder layers learn; the rest stay as they are.",
-                                 unit="layers", ge=1, le=1000)
-    double_quant: bool = knob(True, "Method", "Double quantisation",
-                              "For qlora: quantises the quantisation constants too (arXiv:2305.14314); saves 0.4 bits per weight.")
+    method: Method = knob(
+        "qlora",
+        "Method",
+        "Method",
+        "qlora: adapter on a 4-bit base, least memory. lora: adapter on a 16-bit base. sft: the last layers only. "
+        "fft: every weight, most memory.",
+        short=True,
+    )
+    lora_r: int = knob(
+        16,
+        "Method",
+        "LoRA rank r",
+        "Width of the low-rank update of each weight. 8 to 64 is usual: too low learns little, too high forgets more.",
+        ge=1,
+        le=1024,
+    )
+    lora_alpha: int = knob(
+        32,
+        "Method",
+        "LoRA alpha",
+        "The update is scaled by alpha / r. One to two times r is usual; raising it acts like a higher learning rate.",
+        ge=1,
+        le=4096,
+    )
+    lora_dropout: float = knob(
+        0.05, "Method", "LoRA dropout", "Share of the adapter's inputs dropped while training, against over-fitting. 0 to 0.1.", ge=0, lt=1
+    )
+    target_modules: str = knob(
+        "all-linear",
+        "Method",
+        "Target modules",
+        "Which weights get an adapter: all-linear, or names such as q_proj,v_proj. More modules learn better and cost more memory.",
+        min_length=1,
+    )
+    use_rslora: bool = knob(
+        False, "Method", "Rank-stabilised LoRA", "Scales by alpha / sqrt(r) (arXiv:2312.03732); steadier at r of 64 and above."
+    )
+    trainable_layers: int = knob(
+        2,
+        "Method",
+        "Trainable layers",
+        "For sft: how many of the last decoder layers learn; the rest stay as they are.",
+        unit="layers",
+        ge=1,
+        le=1000,
+    )
+    double_quant: bool = knob(
+        True,
+        "Method",
+        "Double quantisation",
+        "For qlora: quantises the quantisation constants too (arXiv:2305.14314); saves 0.4 bits per weight.",
+    )
     quant_storage: Literal["uint8", "compute"] = knob(
-        "uint8", "Method", "4-bit storage type", "compute stores 4-bit weights in the compute dtype, which FSDP and ZeRO-3 need to shard them.")
+        "uint8",
+        "Method",
+        "4-bit storage type",
+        "compute stores 4-bit weights in the compute dtype, which FSDP and ZeRO-3 need to shard them.",
+    )
 
-    learning_rate: float = knob(2e-4, "Optimisation", "Learning rate",
-                                "Size of each update. 1e-4 to 3e-4 for adapters, 1e-5 to 2e-5 for fft and sft. Too high: the loss jumps or "
-                                "becomes NaN; too low: nothing changes.", short=True, gt=0, le=1)
+    learning_rate: float = knob(
+        2e-4,
+        "Optimisation",
+        "Learning rate",
+        "Size of each update. 1e-4 to 3e-4 for adapters, 1e-5 to 2e-5 for fft and sft. Too high: the loss jumps or "
+        "becomes NaN; too low: nothing changes.",
+        short=True,
+        gt=0,
+        le=1,
+    )
     lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = knob(
-        "cosine", "Optimisation", "Schedule", "How the learning rate falls over the run. cosine is the usual choice.")
-    warmup_steps: float = knob(0.03, "Optimisation", "Warm-up",
-                               "Steps during which the learning rate rises from 0; below 1 it is a share of all steps (the old warmup_ratio).",
-                               unit="steps", ge=0)
+        "cosine", "Optimisation", "Schedule", "How the learning rate falls over the run. cosine is the usual choice."
+    )
+    warmup_steps: float = knob(
+        0.03,
+        "Optimisation",
+        "Warm-up",
+        "Steps during which the learning rate rises from 0; below 1 it is a share of all steps (the old warmup_ratio).",
+        unit="steps",
+        ge=0,
+    )
     weight_decay: float = knob(0.0, "Optimisation", "Weight decay", "Pulls weights towards 0 at each step. 0 to 0.1.", ge=0, le=1)
-    max_grad_norm: float = knob(1.0, "Optimisation", "Gradient clipping", "Longer gradients are shortened to this norm; 0.3 to 1 is usual.", gt=0)
+    max_grad_norm: float = knob(
+        1.0, "Optimisation", "Gradient clipping", "Longer gradients are shortened to this norm; 0.3 to 1 is usual.", gt=0
+    )
     optim: Literal["adamw_torch", "adamw_torch_fused", "paged_adamw_32bit", "paged_adamw_8bit", "adamw_8bit", "adafactor"] = knob(
-        "adamw_torch", "Optimisation", "Optimizer", "The paged and 8-bit ones save GPU memory and need a GPU.")
-    num_train_epochs: float = knob(3.0, "Optimisation", "Epochs", "How often the whole dataset is seen. 1 to 3 is usual; more learns by heart.",
-                                   short=True, gt=0, le=1000)
-    max_steps: int = knob(0, "Optimisation", "Maximum steps", "Ends after this many optimizer steps whatever the epochs say. 0 means no such limit.",
-                          unit="steps", ge=0)
-    micro_batch_size: int = knob(4, "Optimisation", "Micro batch size", "Rows per device at a time. Lower it first when memory runs out.",
-                                 unit="rows", ge=1, le=4096)
-    gradient_accumulation_steps: int = knob(1, "Optimisation", "Gradient accumulation",
-                                            "Micro batches added up before one optimizer step. Raises the batch without raising memory.", ge=1, le=4096)
+        "adamw_torch", "Optimisation", "Optimizer", "The paged and 8-bit ones save GPU memory and need a GPU."
+    )
+    num_train_epochs: float = knob(
+        3.0,
+        "Optimisation",
+        "Epochs",
+        "How often the whole dataset is seen. 1 to 3 is usual; more learns by heart.",
+        short=True,
+        gt=0,
+        le=1000,
+    )
+    max_steps: int = knob(
+        0,
+        "Optimisation",
+        "Maximum steps",
+        "Ends after this many optimizer steps whatever the epochs say. 0 means no such limit.",
+        unit="steps",
+        ge=0,
+    )
+    micro_batch_size: int = knob(
+        4, "Optimisation", "Micro batch size", "Rows per device at a time. Lower it first when memory runs out.", unit="rows", ge=1, le=4096
+    )
+    gradient_accumulation_steps: int = knob(
+        1,
+        "Optimisation",
+        "Gradient accumulation",
+        "Micro batches added up before one optimizer step. Raises the batch without raising memory.",
+        ge=1,
+        le=4096,
+    )
     seed: int = knob(42, "Optimisation", "Seed", "Fixes the order of the data, the new weights and the dropout.", ge=0, le=2**32 - 1)
 
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = knob(
-        "auto", "Memory", "Precision", "auto takes bf16 where the GPU has it, fp16 on older GPUs, fp32 on a CPU.")
-    gradient_checkpointing: bool = knob(False, "Memory", "Gradient checkpointing", "Recomputes activations: about a third slower, far less memory.")
+        "auto", "Memory", "Precision", "auto takes bf16 where the GPU has it, fp16 on older GPUs, fp32 on a CPU."
+    )
+    gradient_checkpointing: bool = knob(
+        False, "Memory", "Gradient checkpointing", "Recomputes activations: about a third slower, far less memory."
+    )
     attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2"] = knob(
-        "auto", "Memory", "Attention", "auto takes sdpa. flash_attention_2 needs an NVIDIA GPU of the Ampere generation or later.")
+        "auto", "Memory", "Attention", "auto takes sdpa. flash_attention_2 needs an NVIDIA GPU of the Ampere generation or later."
+    )
 
     logging_steps: int = knob(1, "Checkpoints", "Log every", "Optimizer steps between two points of the loss curve.", unit="steps", ge=1)
-    eval_steps: int = knob(0, "Checkpoints", "Evaluate every", "Optimizer steps between evaluations; 0 evaluates before and after only.", unit="steps", ge=0)
-    save_steps: int = knob(200, "Checkpoints", "Save every",
-                           "Optimizer steps between checkpoints; a crash loses at most this much. 0 saves only when stopped.", unit="steps", ge=0)
+    eval_steps: int = knob(
+        0, "Checkpoints", "Evaluate every", "Optimizer steps between evaluations; 0 evaluates before and after only.", unit="steps", ge=0
+    )
+    save_steps: int = knob(
+        200,
+        "Checkpoints",
+        "Save every",
+        "Optimizer steps between checkpoints; a crash loses at most this much. 0 saves only when stopped.",
+        unit="steps",
+        ge=0,
+    )
     save_total_limit: int = knob(2, "Checkpoints", "Checkpoints kept", "Older ones are deleted once a newer one is whole.", ge=1, le=1000)
 
     accelerate_config: Literal["auto", "cpu", "single_gpu", "ddp", "fsdp2", "zero2", "zero3"] = knob(
-        "auto", "Where", "Distribution", "auto: one process on one device, ddp on several. fsdp2 and zero3 share the weights between devices.")
-    num_processes: int = knob(0, "Where", "Processes", "One per GPU. 0 takes every GPU of this machine, or one process on a CPU.", ge=0, le=1024)
+        "auto",
+        "Where",
+        "Distribution",
+        "auto: one process on one device, ddp on several. fsdp2 and zero3 share the weights between devices.",
+    )
+    num_processes: int = knob(
+        0, "Where", "Processes", "One per GPU. 0 takes every GPU of this machine, or one process on a CPU.", ge=0, le=1024
+    )
 
-    levels: tuple[str, ...] = knob((), "Export", "GGUF levels",
-                                   "Quantised files made, measured and proved after training, such as f16, q8_0, q4_0, Q4_K_M. Empty makes none.")
+    levels: tuple[str, ...] = knob(
+        (),
+        "Export",
+        "GGUF levels",
+        "Quantised files made, measured and proved after training, such as f16, q8_0, q4_0, Q4_K_M. Empty makes none.",
+    )
 
     @property
     def is_adapter(self) -> bool:
@@ -194,5 +328,3 @@ def knobs() -> list[dict[str, Any]]:
         assert isinstance(extra, dict)
         rows.append({"name": name, "title": field.title, "default": field.default, "help": field.description, **extra})
     return rows
-
-

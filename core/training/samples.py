@@ -7,7 +7,8 @@ from typing import Any
 
 from core import paths
 from core.conversation import Conversation
-from core.training.recipe import Recipe, load as load_recipe
+from core.training.recipe import Recipe
+from core.training.recipe import load as load_recipe
 
 Row = dict[str, list[int]]  # {"input_ids": (T,), "labels": (T,), -100 where no loss}
 

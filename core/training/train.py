@@ -12,14 +12,14 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from trl.trainer.sft_config import SFTConfig
 
-from core import paths
-from core.data.tokenizer import load_tokenizer, save_tokenizer
+from core import events, paths
+from core.data.tokenizer import ChatTokenizer, load_tokenizer, save_tokenizer
 from core.errors import UserError
 from core.export import artifacts
-from core import events
 from core.training import checkpoints
 from core.training.callbacks import RunCallback
-from core.training.recipe import Recipe, load as load_recipe
+from core.training.recipe import Recipe
+from core.training.recipe import load as load_recipe
 from core.training.samples import Row, conversations_of, loss_tokens, rows_of
 from core.training.threads import fastest_thread_count
 from core.training.trainer import AnswerTrainer
@@ -53,7 +53,7 @@ def train(run_dir: Path) -> None:
         args=training_arguments(run_dir, recipe),
         train_dataset=Dataset.from_list([dict(row) for row in train_rows]),
         eval_dataset=Dataset.from_list([dict(row) for row in eval_rows]) if eval_rows else None,
-        processing_class=AutoTokenizer.from_pretrained(base, local_files_only=True),
+        processing_class=hub_tokenizer(chat_tokenizer, base, run_dir),
         peft_config=lora_config(recipe) if recipe.is_adapter else None,
         callbacks=[callback],
     )
@@ -79,6 +79,19 @@ def train(run_dir: Path) -> None:
     if is_main:
         events.append(run_dir, "facts", facts={"train_s": round(time.monotonic() - began, 2)})
     save(trainer, run_dir, recipe, launch, stored_dtype(base))
+
+
+def hub_tokenizer(chat_tokenizer: ChatTokenizer, base: Path, run_dir: Path) -> Any:
+    """The tokenizer as transformers wants it, read back from what will be saved with the model."""
+    folder = run_dir / "tokenizer"
+    if not folder.is_dir():
+        with paths.building(folder) as partial:
+            save_tokenizer(chat_tokenizer, partial, sentencepiece_file(base))
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def sentencepiece_file(base: Path) -> Path | None:
+    return base / "tokenizer.model" if (base / "tokenizer.model").is_file() else None
 
 
 def precision(recipe: Recipe) -> str:
@@ -218,11 +231,11 @@ def stored_dtype(base: Path) -> torch.dtype:
 
 def save(trainer: AnswerTrainer, run_dir: Path, recipe: Recipe, launch: dict[str, Any], dtype: torch.dtype) -> None:
     """Write the trained weights as the run's first artifact: gathered on every rank, written by rank 0."""
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    state: dict[str, torch.Tensor] = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # pyright: ignore[reportAssignmentType]
     if not trainer.accelerator.is_main_process:
         return
     kind = "adapter" if recipe.is_adapter else "merged"
-    model = trainer.accelerator.unwrap_model(trainer.model)
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
     base = Path(launch["model"]["path"])
     with paths.building(run_dir / "artifacts" / kind) as folder:
         if kind == "merged":
@@ -231,7 +244,7 @@ def save(trainer: AnswerTrainer, run_dir: Path, recipe: Recipe, launch: dict[str
         model.save_pretrained(folder, state_dict=state)
         if kind == "adapter":
             forget_local_path(folder / "adapter_config.json", launch["model"]["name"])
-        save_tokenizer(load_tokenizer(base), folder, base / "tokenizer.model")
+        save_tokenizer(load_tokenizer(base), folder, sentencepiece_file(base))
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's template; the card is written at publication
         artifact = artifacts.write(describe(run_dir, recipe, launch, kind), folder)
     events.append(run_dir, "artifact", id=artifact.id, kind_of=kind, path=f"artifacts/{kind}")

@@ -35,7 +35,7 @@ class AnswerTrainer(SFTTrainer):
         """`Trainer.evaluation_loop`, whose mean over batches is replaced by the mean over labelled tokens of every rank."""
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.args.device)
         self._loss_tokens = torch.zeros((), dtype=torch.int64, device=self.args.device)
-        output = super().evaluation_loop(*args, **kwargs)
+        output: Any = super().evaluation_loop(*args, **kwargs)
         loss_sum, tokens = self.accelerator.reduce((self._loss_sum, self._loss_tokens))
         output.metrics["eval_loss"] = (loss_sum / tokens.clamp(min=1)).item()
         return output

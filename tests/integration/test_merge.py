@@ -1,6 +1,5 @@
 """Merging equals PEFT's own merge to one unit of rounding, and refuses what would give a broken model."""
 
-
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -21,7 +20,13 @@ def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=False,
     )
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder, max_shard_size="20KB")
     assert len(list(folder.glob("*.safetensors"))) > 1, "the test wants an indexed base"
@@ -39,12 +44,16 @@ def adapter_of(base, folder, **options):
 
 
 OPTIONS = {
-    "all linear": dict(r=4, lora_alpha=8, target_modules="all-linear"),
-    "rank-stabilised": dict(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], use_rslora=True),
-    "a rank and an alpha of their own": dict(
-        r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], rank_pattern={"down_proj": 2}, alpha_pattern={"q_proj": 32}
-    ),
-    "a head saved whole": dict(r=4, lora_alpha=8, target_modules=["q_proj"], modules_to_save=["lm_head"]),
+    "all linear": {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"},
+    "rank-stabilised": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "use_rslora": True},
+    "a rank and an alpha of their own": {
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": ["q_proj", "down_proj"],
+        "rank_pattern": {"down_proj": 2},
+        "alpha_pattern": {"q_proj": 32},
+    },
+    "a head saved whole": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
 }
 
 
@@ -104,7 +113,13 @@ def without_its_other_half(tensors):
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [(empty, "empty"), (with_nan, "NaN"), (of_another_shape, "in the adapter"), (of_another_model, "no weight"), (without_its_other_half, "half")],
+    [
+        (empty, "empty"),
+        (with_nan, "NaN"),
+        (of_another_shape, "in the adapter"),
+        (of_another_model, "no weight"),
+        (without_its_other_half, "half"),
+    ],
 )
 def test_a_broken_adapter_is_refused_by_name_and_leaves_nothing_behind(change, said, base, tmp_path):
     adapter = adapter_of(base, tmp_path / "adapter", **OPTIONS["all linear"])

@@ -25,6 +25,7 @@ def handle(payload, emit):
             os.kill(os.getpid(), payload["signal"])
         case "hang":
             time.sleep(60)
+    return None
 
 
 if __name__ == "__main__":

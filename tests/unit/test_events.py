@@ -63,7 +63,9 @@ def test_a_line_that_is_still_being_written_is_left_for_the_next_look(tmp_path):
 
 def test_a_failed_run_names_the_step_and_the_error(tmp_path):
     error = {"problem": "p", "where": "w", "remedy": "r", "code": "OOM"}
-    write(tmp_path, CREATED, ("started", {"pid": 1}), ("step_started", {"step": "train"}), ("finished", {"state": "failed", "error": error}))
+    write(
+        tmp_path, CREATED, ("started", {"pid": 1}), ("step_started", {"step": "train"}), ("finished", {"state": "failed", "error": error})
+    )
     run = events.fold(events.read(tmp_path))
     assert run.error == error and run.stage == "train"
     assert run.steps[0].state == "failed"

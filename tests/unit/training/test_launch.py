@@ -50,14 +50,14 @@ def test_deepspeed_goes_through_the_launcher_even_alone():
 @pytest.mark.parametrize(
     ("knobs", "hardware", "remedy"),
     [
-        (dict(method="qlora", accelerate_config="zero3"), gpus(A100, 2), "quant_storage=compute"),
-        (dict(method="qlora", accelerate_config="fsdp2"), gpus(A100, 2), "quant_storage=compute"),
-        (dict(optim="paged_adamw_32bit"), CPU, "adamw_torch"),
-        (dict(dtype="fp16"), CPU, "dtype=auto"),
-        (dict(attn_implementation="flash_attention_2"), CPU, "attn_implementation=auto"),
-        (dict(method="fft", accelerate_config="fsdp2"), CPU, "ddp"),
-        (dict(dtype="bf16"), gpus(T4, 1), "dtype=fp16"),
-        (dict(num_processes=4), gpus(A100, 2), "num_processes=0"),
+        ({"method": "qlora", "accelerate_config": "zero3"}, gpus(A100, 2), "quant_storage=compute"),
+        ({"method": "qlora", "accelerate_config": "fsdp2"}, gpus(A100, 2), "quant_storage=compute"),
+        ({"optim": "paged_adamw_32bit"}, CPU, "adamw_torch"),
+        ({"dtype": "fp16"}, CPU, "dtype=auto"),
+        ({"attn_implementation": "flash_attention_2"}, CPU, "attn_implementation=auto"),
+        ({"method": "fft", "accelerate_config": "fsdp2"}, CPU, "ddp"),
+        ({"dtype": "bf16"}, gpus(T4, 1), "dtype=fp16"),
+        ({"num_processes": 4}, gpus(A100, 2), "num_processes=0"),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_nearest_that_can(knobs, hardware, remedy):

@@ -16,7 +16,9 @@ def test_every_wrong_field_is_named_at_once():
 
 
 def test_assignments_are_read_as_the_type_of_their_knob():
-    changed = recipe.override(Recipe(), ["learning_rate=1e-4", "packing=false", "levels=f16, q4_0", "max_steps=7", "target_modules=q_proj,v_proj"])
+    changed = recipe.override(
+        Recipe(), ["learning_rate=1e-4", "packing=false", "levels=f16, q4_0", "max_steps=7", "target_modules=q_proj,v_proj"]
+    )
     assert (changed.learning_rate, changed.packing, changed.max_steps) == (1e-4, False, 7)
     assert changed.levels == ("f16", "q4_0") and changed.target_modules == "q_proj,v_proj"
 
@@ -55,32 +57,32 @@ def test_an_unknown_preset_lists_the_known_ones():
 
 # Values as published; see the sources at the top of core/training/presets.py.
 PUBLISHED = {
-    "fastchat-fft": dict(
-        base_model="meta-llama/Llama-2-7b-hf", method="fft", dtype="bf16", num_train_epochs=3, micro_batch_size=2,
-        gradient_accumulation_steps=16, save_steps=1200, save_total_limit=10, learning_rate=2e-5, weight_decay=0, warmup_steps=0.03,
-        lr_scheduler_type="cosine", logging_steps=1, accelerate_config="fsdp2", max_length=2048, gradient_checkpointing=True, num_processes=4,
-    ),
-    "article-fft": dict(
-        base_model="lmsys/vicuna-7b-v1.5-16k", num_train_epochs=1, micro_batch_size=1, gradient_accumulation_steps=4, save_steps=1200,
-        save_total_limit=10, learning_rate=2e-5, warmup_steps=0.03, max_length=2048, gradient_checkpointing=True,
-    ),
-    "autotrain-sft": dict(
-        learning_rate=2e-4, micro_batch_size=12, num_train_epochs=3, lora_r=16, lora_alpha=32, lora_dropout=0.05, double_quant=False,
-        dtype="fp16", packing=True, max_length=1024, lr_scheduler_type="linear", warmup_steps=0.1, weight_decay=0, max_grad_norm=1.0,
-        seed=42, loss_on="all", method="qlora",
-    ),
-    "mlabonne-qlora": dict(
-        base_model="NousResearch/Llama-2-7b-chat-hf", lora_r=64, lora_alpha=16, lora_dropout=0.1, target_modules="q_proj,v_proj",
-        double_quant=False, dtype="fp16", num_train_epochs=1, micro_batch_size=4, gradient_accumulation_steps=1, max_grad_norm=0.3,
-        learning_rate=2e-4, weight_decay=0.001, optim="paged_adamw_32bit", lr_scheduler_type="cosine", warmup_steps=0.03,
-        group_by_length=True, save_steps=0, logging_steps=25, max_length=1024, packing=False, loss_on="all", gradient_checkpointing=False,
-    ),
-    "fastchat-qlora-zero2": dict(
-        method="qlora", lora_r=8, lora_alpha=16, lora_dropout=0.05, target_modules="q_proj,v_proj", double_quant=True, dtype="bf16",
-        num_train_epochs=3, micro_batch_size=1, gradient_accumulation_steps=1, save_steps=1200, save_total_limit=100, learning_rate=2e-5,
-        weight_decay=0, warmup_steps=0.03, lr_scheduler_type="cosine", logging_steps=1, max_length=2048, accelerate_config="zero2",
-    ),
-    "fastchat-lora-zero3": dict(method="lora", accelerate_config="zero3", lora_r=8, lora_alpha=16),
+    "fastchat-fft": {
+        "base_model": "meta-llama/Llama-2-7b-hf", "method": "fft", "dtype": "bf16", "num_train_epochs": 3, "micro_batch_size": 2,
+        "gradient_accumulation_steps": 16, "save_steps": 1200, "save_total_limit": 10, "learning_rate": 2e-5, "weight_decay": 0, "warmup_steps": 0.03,
+        "lr_scheduler_type": "cosine", "logging_steps": 1, "accelerate_config": "fsdp2", "max_length": 2048, "gradient_checkpointing": True, "num_processes": 4,
+    },
+    "article-fft": {
+        "base_model": "lmsys/vicuna-7b-v1.5-16k", "num_train_epochs": 1, "micro_batch_size": 1, "gradient_accumulation_steps": 4, "save_steps": 1200,
+        "save_total_limit": 10, "learning_rate": 2e-5, "warmup_steps": 0.03, "max_length": 2048, "gradient_checkpointing": True,
+    },
+    "autotrain-sft": {
+        "learning_rate": 2e-4, "micro_batch_size": 12, "num_train_epochs": 3, "lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "double_quant": False,
+        "dtype": "fp16", "packing": True, "max_length": 1024, "lr_scheduler_type": "linear", "warmup_steps": 0.1, "weight_decay": 0, "max_grad_norm": 1.0,
+        "seed": 42, "loss_on": "all", "method": "qlora",
+    },
+    "mlabonne-qlora": {
+        "base_model": "NousResearch/Llama-2-7b-chat-hf", "lora_r": 64, "lora_alpha": 16, "lora_dropout": 0.1, "target_modules": "q_proj,v_proj",
+        "double_quant": False, "dtype": "fp16", "num_train_epochs": 1, "micro_batch_size": 4, "gradient_accumulation_steps": 1, "max_grad_norm": 0.3,
+        "learning_rate": 2e-4, "weight_decay": 0.001, "optim": "paged_adamw_32bit", "lr_scheduler_type": "cosine", "warmup_steps": 0.03,
+        "group_by_length": True, "save_steps": 0, "logging_steps": 25, "max_length": 1024, "packing": False, "loss_on": "all", "gradient_checkpointing": False,
+    },
+    "fastchat-qlora-zero2": {
+        "method": "qlora", "lora_r": 8, "lora_alpha": 16, "lora_dropout": 0.05, "target_modules": "q_proj,v_proj", "double_quant": True, "dtype": "bf16",
+        "num_train_epochs": 3, "micro_batch_size": 1, "gradient_accumulation_steps": 1, "save_steps": 1200, "save_total_limit": 100, "learning_rate": 2e-5,
+        "weight_decay": 0, "warmup_steps": 0.03, "lr_scheduler_type": "cosine", "logging_steps": 1, "max_length": 2048, "accelerate_config": "zero2",
+    },
+    "fastchat-lora-zero3": {"method": "lora", "accelerate_config": "zero3", "lora_r": 8, "lora_alpha": 16},
 }  # fmt: skip
 
 

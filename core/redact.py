@@ -1,0 +1,131 @@
+"""Secrets out of text: tokens by their shape, and the values of this process's own secret variables word for word.
+
+Used wherever text leaves for a log, a page or a terminal (reliability rule R8).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import traceback
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+REPLACEMENT = "[secret]"
+SECRET_SUFFIXES = ("TOKEN", "KEY", "SECRET", "PASSWORD")
+SHORTEST_SECRET = 8  # a shorter value would blot out ordinary words
+
+# No pattern is anchored at a word's start: a token glued to other text is still a token.
+SHAPES = re.compile(
+    r"""
+      hf_(?:oauth|jwt)_[\w.~+/=-]{8,}              # OAuth and short-lived tokens of the Hub
+    | (?:hf_|api_org_)[A-Za-z0-9]{20,}             # user and organisation tokens of the Hub
+    | eyJ[\w-]{6,}\.[\w-]{6,}\.[\w-]*              # a JSON Web Token
+    | sk-[\w-]{16,}                                # OpenAI and what is compatible with it
+    | (?<=bearer)[ \t]+[\w.~+/=-]{12,}             # what follows "Bearer" in a header
+    """,
+    re.VERBOSE | re.IGNORECASE | re.ASCII,
+)
+BEARER_PENDING = re.compile(r"bearer[ \t]*$", re.IGNORECASE)
+# A stream keeps back at most this much while it waits for the end of a word; no token is longer.
+LONGEST_WORD = 16_384
+
+
+def redact(text: str) -> str:
+    """`text` with every secret replaced by ``[secret]``."""
+    text = SHAPES.sub(_replace, text)
+    for secret in live_secrets():
+        text = text.replace(secret, REPLACEMENT)
+    return text
+
+
+def live_secrets() -> list[str]:
+    """The values of environment variables whose names say that they are secret, longest first."""
+    values = {value for name, value in os.environ.items() if name.upper().endswith(SECRET_SUFFIXES) and len(value) >= SHORTEST_SECRET}
+    return sorted(values, key=len, reverse=True)
+
+
+def _replace(match: re.Match[str]) -> str:
+    return " " + REPLACEMENT if match[0][0] in " \t" else REPLACEMENT
+
+
+class RedactingStream:
+    """Redacts a text that arrives in pieces, however a secret is cut by them.
+
+    What `feed` returns is final; the last word is kept back until it is known to be whole, and `close` returns it.
+    """
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def feed(self, chunk: str) -> str:
+        buffer = self._held + chunk
+        cut = _safe_cut(buffer)
+        self._held = buffer[cut:]
+        return redact(buffer[:cut])
+
+    def close(self) -> str:
+        rest, self._held = redact(self._held), ""
+        return rest
+
+
+def redact_stream(chunks: Iterable[str]) -> Iterator[str]:
+    """The pieces of a text, redacted as a whole."""
+    stream = RedactingStream()
+    for chunk in chunks:
+        if text := stream.feed(chunk):
+            yield text
+    if text := stream.close():
+        yield text
+
+
+def _safe_cut(buffer: str) -> int:
+    """How much of `buffer` can be let go: no secret begins before that point and ends, or may yet end, behind it."""
+    secrets = live_secrets()
+    longest = max((len(secret) for secret in secrets), default=1)
+    cut = _word_start(buffer, len(buffer) - (longest - 1))
+    if len(buffer) - cut > max(LONGEST_WORD, 2 * longest):
+        cut = len(buffer) - max(LONGEST_WORD, longest) // 2
+    pending = BEARER_PENDING.search(buffer, 0, cut)
+    if pending:
+        cut = pending.start()
+    spans = [match.span() for match in SHAPES.finditer(buffer)]
+    spans += [match.span() for secret in secrets for match in re.finditer(re.escape(secret), buffer)]
+    for begin, end in sorted(spans, reverse=True):
+        if begin < cut < end:
+            cut = begin
+    return cut
+
+
+def _word_start(text: str, end: int) -> int:
+    """Where the word begins that ``text[:end]`` ends in; `end` itself behind white space."""
+    end = max(0, end)
+    while end > 0 and not text[end - 1].isspace():
+        end -= 1
+    return end
+
+
+class RedactingFilter(logging.Filter):
+    """Takes the secrets out of a log record: its message, its arguments and its traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = redact(record.getMessage()), None
+        if record.exc_info and record.exc_info[0]:
+            record.exc_text = redact("".join(traceback.format_exception(*record.exc_info)).rstrip())
+        elif record.exc_text:
+            record.exc_text = redact(record.exc_text)
+        return True
+
+
+def install() -> None:
+    """Redact every log record of this process from now on, whichever logger and handler it passes."""
+    make = logging.getLogRecordFactory()
+    redacting = RedactingFilter()
+
+    def make_redacted(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        redacting.filter(record)
+        return record
+
+    logging.setLogRecordFactory(make_redacted)
