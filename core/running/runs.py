@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,7 +124,7 @@ def start(run_id: str) -> None:
         (run_dir / STOP_FILE).unlink(missing_ok=True)
         events.append(run_dir, "queued", waiting_for="supervisor")
         with (run_dir / "supervisor.log").open("ab") as log:
-            subprocess.Popen(
+            supervisor = subprocess.Popen(
                 [sys.executable, "-m", "core.running.supervisor", str(run_dir), str(lock.descriptor)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -133,6 +134,8 @@ def start(run_id: str) -> None:
                 start_new_session=True,
                 pass_fds=(lock.descriptor,),
             )
+        # It outlives us; while we live, somebody has to collect its exit status or it stays a zombie.
+        threading.Thread(target=supervisor.wait, daemon=True).start()
     finally:
         lock.release()
 

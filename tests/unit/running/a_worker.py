@@ -1,0 +1,39 @@
+"""A small training worker for the tests of the supervisor: real process, real locks, real events, no torch.
+
+It steps every 0.02 s until it is told to stop, and then behaves as its last argument says.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from core import events, process
+from core.worker import hold_device
+
+
+def main(run_dir: Path, behaviour: str) -> int:
+    process.die_with_parent(signal.SIGKILL if behaviour == "deaf" else signal.SIGTERM)
+    lock = hold_device("test")
+    events.append(run_dir, "train_began", step=0, max_steps=1000)
+    if behaviour == "family":
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    for step in range(1, 1000):
+        time.sleep(0.02)
+        events.append(run_dir, "train_log", step=step, loss=1.0 / step)
+        if behaviour == "refuse":
+            events.append(run_dir, "worker_error", error={"problem": "p", "where": "w", "remedy": "r", "code": "OOM"})
+            return 1
+        if behaviour == "crash":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if behaviour != "deaf" and (run_dir / "stop").exists():
+            events.append(run_dir, "checkpoint", step=step)
+            break
+    os.close(lock)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))
