@@ -1,0 +1,1 @@
+"""The embedded default: a starter model, demo data, and the scripts that made them."""
