@@ -1,0 +1,238 @@
+"""Datasets: an imported file kept byte for byte, its conversations as Arrow rows that open in constant time, and the report on it."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from pydantic import BaseModel, ConfigDict
+
+from core import paths
+from core.conversation import Conversation, Turn
+from core.data.duplicates import fingerprint
+from core.data.rows import Checked
+from core.data.validate import Listeners, Report, examine
+from core.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MANIFEST, ROWS, REPORT, REJECTED = "dataset.json", "rows.arrow", "report.json", "rejected.jsonl"
+BATCH_ROWS = 1024
+
+
+class DatasetManifest(BaseModel):
+    """What a dataset is: ``dataset.json`` in its folder."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    name: str
+    source: str  # the source file's name in the folder
+    sha256: str  # of the source
+    size_bytes: int
+    num_rows: int
+    num_valid: int
+    num_rejected: int
+    created: float  # seconds since the epoch
+
+
+class Dataset(Sequence[Conversation]):
+    """The valid conversations of an imported file, in its order. Rows are read from the disk when asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest = DatasetManifest.model_validate(paths.read_json(folder / MANIFEST))
+
+    @property
+    def id(self) -> str:
+        return self.manifest.id
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def source(self) -> Path:
+        """The imported file, byte for byte."""
+        return self.folder / self.manifest.source
+
+    def __len__(self) -> int:
+        return self.manifest.num_valid
+
+    @overload
+    def __getitem__(self, index: int) -> Conversation: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Conversation]: ...
+    def __getitem__(self, index: int | slice) -> Conversation | list[Conversation]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        number = index + len(self) if index < 0 else index
+        if not 0 <= number < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        batch = self._rows.get_batch(number // BATCH_ROWS)  # memory-mapped: only the pages touched are read
+        return _conversation(batch.slice(number % BATCH_ROWS, 1).to_pylist()[0])
+
+    def __iter__(self) -> Iterator[Conversation]:
+        for number in range(self._rows.num_record_batches):
+            for fields in self._rows.get_batch(number).to_pylist():
+                yield _conversation(fields)
+
+    def source_position(self, index: int) -> tuple[int, int]:
+        """The row (0-based) and line (1-based) of conversation `index` in the source file."""
+        row = self._rows.get_batch(index // BATCH_ROWS).slice(index % BATCH_ROWS, 1)
+        return row.column("row")[0].as_py(), row.column("line")[0].as_py()
+
+    def report(self) -> Report:
+        return Report.model_validate_json((self.folder / REPORT).read_bytes())
+
+    def rejected(self) -> Iterator[dict[str, Any]]:
+        """The rows that were left out: ``row``, ``line``, ``byte``, ``codes`` and the ``raw`` text."""
+        with (self.folder / REJECTED).open(encoding="utf-8") as lines:
+            for line in lines:
+                yield json.loads(line)
+
+    @cached_property
+    def _rows(self) -> pa.ipc.RecordBatchFileReader:
+        import pyarrow as pa
+
+        return pa.ipc.open_file(pa.memory_map(str(self.folder / ROWS)))
+
+
+def import_dataset(path: Path, name: str | None = None, on_progress: Callable[[int, int], None] | None = None) -> Dataset:
+    """Take `path` into the workspace, validated. A file with the same bytes is there only once and keeps its first name.
+
+    Args:
+        on_progress: called with the bytes read so far and the bytes in all.
+
+    Raises:
+        UserError: there is no such file, the disk is full, or the file cannot be read as text (the report's first issue).
+    """
+    if not path.is_file():
+        raise UserError(f"There is no file {path.name!r}.", str(path), "Check the path.")
+    sha256, size_bytes = paths.sha256_file(path), path.stat().st_size
+    folder = paths.datasets_dir() / f"ds-{sha256[:12]}"
+    if (folder / MANIFEST).is_file():
+        return Dataset(folder)
+    paths.require_disk(paths.datasets_dir(), 3 * size_bytes, "Importing the data")
+    tell = (lambda done: on_progress(done, size_bytes)) if on_progress else None
+    with paths.building(folder) as partial:
+        source = partial / ("source.json" if _is_list(path) else "source.jsonl")
+        shutil.copyfile(path, source)
+        report = _write_rows(source, partial, tell)
+        _require_text(report, path)
+        paths.write_text(partial / REPORT, report.model_dump_json(indent=1) + "\n")
+        manifest = DatasetManifest(
+            id=folder.name,
+            name=name or path.stem,
+            source=source.name,
+            sha256=sha256,
+            size_bytes=size_bytes,
+            num_rows=report.num_rows,
+            num_valid=report.num_valid,
+            num_rejected=report.num_rejected,
+            created=time.time(),
+        )
+        paths.write_json(partial / MANIFEST, manifest.model_dump())
+    return Dataset(folder)
+
+
+def open_dataset(identifier: str) -> Dataset:
+    """The dataset of this id; UserError when there is none."""
+    return Dataset(paths.by_id(paths.datasets_dir(), identifier, "dataset"))
+
+
+def list_datasets() -> list[Dataset]:
+    """Every dataset of the workspace, newest first."""
+    found = [
+        Dataset(manifest.parent)
+        for manifest in paths.datasets_dir().glob(f"ds-*/{MANIFEST}")
+        if not manifest.parent.name.endswith(".partial")
+    ]
+    return sorted(found, key=lambda dataset: dataset.manifest.created, reverse=True)
+
+
+def _write_rows(source: Path, folder: Path, on_bytes: Callable[[int], None] | None) -> Report:
+    """Validate `source`, writing its conversations and its rejected rows into `folder` on the way."""
+    import pyarrow as pa
+
+    turn = pa.struct([("role", pa.string()), ("content", pa.string())])
+    schema = pa.schema([("id", pa.string()), ("turns", pa.list_(turn)), ("row", pa.int64()), ("line", pa.int64())])
+    pending: list[dict[str, Any]] = []
+    with (
+        pa.OSFile(str(folder / ROWS), "wb") as sink,
+        pa.ipc.new_file(sink, schema) as writer,
+        (folder / REJECTED).open("w", encoding="utf-8") as rejected,
+    ):
+
+        def flush() -> None:
+            if pending:
+                writer.write_batch(pa.RecordBatch.from_pylist(pending, schema=schema))
+                pending.clear()
+
+        def keep(checked: Checked) -> None:
+            record, conversation = checked.record, checked.conversation
+            if conversation is None:
+                codes = [finding.code for finding in checked.findings]
+                fields = {
+                    "row": record.row,
+                    "line": record.line,
+                    "byte": record.byte,
+                    "codes": codes,
+                    "raw": record.raw.decode("utf-8", "backslashreplace"),
+                }
+                rejected.write(json.dumps(fields, ensure_ascii=False) + "\n")
+                return
+            pending.append({"id": conversation.id, "turns": conversation.messages(), "row": record.row, "line": record.line})
+            if len(pending) == BATCH_ROWS:
+                flush()
+
+        report = examine(source, Listeners(on_row=keep, on_bytes=on_bytes))
+        flush()
+    return report
+
+
+def _require_text(report: Report, path: Path) -> None:
+    refused = next((issue for issue in report.issues if issue.code in ("not-a-text-file", "empty-file")), None)
+    if refused:
+        raise UserError(refused.problem, str(path), refused.remedy)
+
+
+def _is_list(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1 << 12).lstrip(b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n").startswith(b"[")
+
+
+def _conversation(fields: dict[str, Any]) -> Conversation:
+    return Conversation(fields["id"], tuple(Turn(turn["role"], turn["content"]) for turn in fields["turns"]))
+
+
+def split(dataset: Iterable[Conversation], eval_fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """The indices of the training and of the evaluation conversations, both in the dataset's order.
+
+    Whole conversations are drawn; those that are the same word for word stay on one side. The same seed gives the same split.
+
+    Raises:
+        UserError: the fraction is not from 0 up to (not including) 1.
+    """
+    if not 0 <= eval_fraction < 1:
+        raise UserError(f"The evaluation share is {eval_fraction}.", "eval_fraction", "Choose a share from 0 up to, but not including, 1.")
+    groups: dict[int, list[int]] = {}
+    for index, conversation in enumerate(dataset):
+        groups.setdefault(fingerprint(conversation), []).append(index)
+    num_rows = sum(len(group) for group in groups.values())
+    wanted = max(1, round(num_rows * eval_fraction)) if eval_fraction > 0 else 0
+    order = list(groups.values())
+    random.Random(seed).shuffle(order)
+    held_out: list[int] = []
+    for group in order[:-1]:  # one group at least is left to train on
+        if len(held_out) + len(group) <= wanted:
+            held_out += group
+    held = set(held_out)
+    return [index for index in range(num_rows) if index not in held], sorted(held_out)

@@ -1,0 +1,63 @@
+"""Every row of a data file with its conversation, or with what stands in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from core.conversation import Conversation
+from core.data.cursor import FileFinding, Record
+from core.data.reader import read_records
+from core.data.records import read_record
+from core.data.rules import Finding, is_error, make_issue
+from core.errors import UserError
+
+
+class Checked(NamedTuple):
+    """One row: its record, the conversation when it is fit for training, and the findings."""
+
+    record: Record
+    conversation: Conversation | None
+    findings: list[Finding]
+
+
+def check_rows(
+    path: Path, on_finding: Callable[[FileFinding], None] | None = None, on_bytes: Callable[[int], None] | None = None
+) -> Iterator[Checked]:
+    """Every row with all that can be said about it by itself. A conversation is there if and only if no finding is an error."""
+    first_layout = ""
+    for record in read_records(path, on_finding, on_bytes):
+        if not record.is_readable:
+            yield Checked(record, None, list(record.findings))
+            continue
+        conversation, findings, layout = read_record(record.value, record.row)
+        if record.findings:
+            named = {finding.code for finding in findings}
+            # A surrogate found in a turn need not be reported for the whole record again.
+            findings += [finding for finding in record.findings if finding.code != "lone-surrogate" or finding.code not in named]
+            if any(is_error(finding) for finding in findings):
+                conversation = None
+        if layout and first_layout and layout != first_layout:
+            findings.append(Finding("mixed-formats", {"format": layout, "first": first_layout}))
+        first_layout = first_layout or layout
+        yield Checked(record, conversation, findings)
+
+
+def conversation_at(path: Path, row: int) -> Conversation:
+    """The conversation of one row of a file.
+
+    Raises:
+        UserError: there is no such file or row, or the row has an error.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no file {path.name!r}.", str(path), "Check the path.")
+    count = 0
+    for record, conversation, findings in check_rows(path):
+        if record.row == row:
+            if conversation is not None:
+                return conversation
+            issue = make_issue(next(finding for finding in findings if is_error(finding)), row, record.line, record.byte)
+            raise UserError(issue.problem, f"{path.name}, row {row}, line {record.line}", issue.remedy)
+        count = record.row + 1
+    raise UserError(f"There is no row {row}: the file has {count} rows.", str(path), "Rows are counted from 0.")

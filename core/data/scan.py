@@ -1,0 +1,110 @@
+"""Where JSON values end in a text that may be broken, and where the next record begins after a broken one."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, NamedTuple
+
+from core.data.parse import STRING, Parsed, parse
+
+# The keys that hold a record's turns, in the layouts this project reads; and keys that records usually begin with.
+TURNS_KEYS = ("conversations", "conversation", "messages")
+FIRST_KEYS = ("id", *TURNS_KEYS, "system")
+TURN_KEYS = frozenset(("from", "role", "value", "content", "text"))
+SPACE = re.compile(rb"[ \t\r\n]*+")
+SEPARATOR = re.compile(rb"[ \t\r\n,]*+")
+SCALAR = re.compile(STRING + rb'|[^ \t\r\n,\[\]{}"]++')
+FIRST_KEY = re.compile(rb'\{[ \t\r\n]*+"([^"\\\n]*+)"')
+CLOSER = {0x7B: 0x7D, 0x5B: 0x5D}  # { and }, [ and ]
+QUOTE = 0x22
+
+
+class End(NamedTuple):
+    """How the scan of one value ended, and where.
+
+    `complete`: just behind the value. `record`: at something inside that looks like the start of the next record.
+    `broken`: at a bracket that closes nothing. `open`: the text ended first.
+    """
+
+    kind: Literal["complete", "record", "broken", "open"]
+    at: int
+
+
+class Starts:
+    """Finds where records begin, by the key they begin with: the usual keys and those seen in this file."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, None] = dict.fromkeys(FIRST_KEYS)
+        self._compile()
+
+    def _compile(self) -> None:
+        keys = b"|".join(re.escape(key.encode()) for key in self._keys)
+        start = rb'\{[ \t\r\n]*+"(?:' + keys + rb')"[ \t\r\n]*+:'
+        self.pattern = re.compile(start)
+        self.tokens = re.compile(STRING + rb"|(" + start + rb")|[{}\[\]]")
+
+    def learn(self, raw: bytes, value: Any) -> None:
+        """Remember the first key of a good record."""
+        if len(self._keys) < 16 and is_record(value) and (match := FIRST_KEY.match(raw)):
+            key = match[1].decode("utf-8", "replace")
+            if key not in self._keys and key not in TURN_KEYS:
+                self._keys[key] = None
+                self._compile()
+
+
+def is_record(value: Any) -> bool:
+    return type(value) is dict and any(key in value for key in TURNS_KEYS)
+
+
+def is_turn(value: Any) -> bool:
+    return type(value) is dict and not is_record(value) and any(key in TURN_KEYS for key in value)
+
+
+def find_end(data: bytes, start: int, stop: int, starts: Starts, ignore_until: int = 0) -> End:
+    """Scan the value that begins at `start`, no further than `stop`. Record starts before `ignore_until` are taken as nested objects."""
+    if data[start : start + 1] not in (b"{", b"["):
+        match = SCALAR.match(data, start, stop)
+        return End("broken", start) if match is None else End("complete" if match.end() < stop else "open", match.end())
+    expected = bytearray()
+    for token in starts.tokens.finditer(data, start, stop):
+        at = token.start()
+        first = data[at]
+        if first == QUOTE:
+            continue
+        if expected and at >= ignore_until and token[1] is not None and not _is_nested(data, at):
+            return End("record", at)
+        if first in CLOSER:
+            expected.append(CLOSER[first])
+        elif expected.pop() != first:
+            return End("broken", at)
+        elif not expected:
+            return End("complete", token.end())
+    return End("open", stop)
+
+
+def _is_nested(data: bytes, at: int) -> bool:
+    """Whether the object at `at` is the value of a key or the first of a list: then it is no record of the outer list."""
+    at -= 1
+    while at >= 0 and data[at] in b" \t\r\n":
+        at -= 1
+    return at >= 0 and data[at] in b":["
+
+
+def parse_at(data: bytes, start: int, starts: Starts) -> tuple[int, Parsed] | None:
+    """The end and the value of what stands at `start`, when it lies whole in `data` and can be read; else None."""
+    end = find_end(data, start, len(data), starts, ignore_until=len(data))
+    if end.kind != "complete":
+        return None
+    parsed = parse(data[start : end.at])
+    return (end.at, parsed) if parsed.is_readable else None
+
+
+def next_record(data: bytes, after: int, stop: int, starts: Starts) -> int | None:
+    """Where the next record begins behind `after`, by its first key; nested objects, and whole ones that are no records, are passed over."""
+    for match in starts.pattern.finditer(data, after + 1, stop):
+        if _is_nested(data, match.start()):
+            continue
+        inner = parse_at(data, match.start(), starts)
+        if inner is None or is_record(inner[1].value):
+            return match.start()
+    return None

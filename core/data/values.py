@@ -1,0 +1,235 @@
+"""The records of a JSON list (or of objects one after the other), also when some are broken: the reading goes on at the next one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from core.data.cursor import KEPT_BYTES, MAX_RECORD_BYTES, Cursor, Record
+from core.data.parse import STRING, Parsed, parse, parse_valid
+from core.data.rules import Finding, shorten
+from core.data.scan import SEPARATOR, End, Starts, find_end, is_record, is_turn, next_record, parse_at
+
+PATIENCE_BYTES = 1 << 16
+BETWEEN = b" \t\r\n,"
+JOINT = re.compile(rb'\}[ \t\r\n]*+(?:,[ \t\r\n]*+)?(\{[ \t\r\n]*+"[^"\\\n]*+")')
+# {"version": 1, "data": [ before the first record: an object around the list
+WRAPPER = re.compile(rb"\{(?:\s*+" + STRING + rb"\s*+:\s*+(?:" + STRING + rb'|[\w.+-]++)\s*+,)*+\s*+("[^"\\\n]*+")\s*+:\s*+\[\s*+(?=\{)')
+NEXT_LIST = re.compile(rb'\s*+,\s*+("[^"\\\n]*+")\s*+:\s*+\[')
+
+
+class ListReader:
+    """Yields the records of `cursor`'s text, from a list's bracket or from the first object on."""
+
+    def __init__(self, cursor: Cursor) -> None:
+        self._cursor = cursor
+        self._starts = Starts()
+        self._joint = b""  # what stands between two records in this file, from } to the next record's first key
+        self._joint_step = 0  # how far behind the joint's start the next record begins
+        self._no_joint_before = 0  # byte offset up to which the joint is known to be of no use
+        self._in_list = False
+        self._is_first = True
+        self._is_wrapped = False
+        self._is_cut = False
+
+    def __iter__(self) -> Iterator[Record]:
+        self._enter()
+        while True:
+            commas = self._skip_separator()
+            cursor = self._cursor
+            if cursor.pos == len(cursor.data):
+                break
+            if self._in_list and cursor.data.startswith(b"]", cursor.pos):
+                self._leave(commas)
+                continue
+            record = self._with_separator(commas, self._read_one())
+            yield record
+            if record.is_readable:
+                self._starts.learn(record.raw, record.value)
+                yield from self._run(record)
+        if self._in_list and not self._is_cut:
+            self._cursor.note("truncated-file", text="the list is not closed")
+
+    def _enter(self) -> None:
+        """Step over the list's opening bracket, and over an object around it."""
+        cursor = self._cursor
+        if cursor.data.startswith(b"[", cursor.pos):
+            self._in_list = True
+            cursor.advance(cursor.pos + 1)
+        elif wrapper := wrapped_list(cursor):
+            cursor.note("object-not-list", text=_text(wrapper[1]))
+            self._in_list = self._is_wrapped = True
+            cursor.advance(wrapper.end())
+
+    def _leave(self, commas: int) -> None:
+        """Step over the list's closing bracket, and account for what follows it."""
+        cursor = self._cursor
+        if commas:
+            cursor.note("trailing-comma", text=shorten(_text(cursor.data[max(0, cursor.pos - 20) : cursor.pos + 1])))
+        self._in_list, self._is_first = False, True
+        cursor.advance(cursor.pos + 1)
+        cursor.ensure(PATIENCE_BYTES)
+        if self._is_wrapped:
+            if following := NEXT_LIST.match(cursor.data, cursor.pos):
+                self._in_list = True
+                cursor.advance(following.end())
+                return
+            if not re.compile(rb"\s*+\}\s*+").fullmatch(cursor.data, cursor.pos):
+                cursor.note("content-after-list", text=shorten(_text(cursor.data[cursor.pos : cursor.pos + 60])))
+            _skip_all(cursor)
+            return
+        self._skip_separator()
+        if cursor.pos < len(cursor.data):
+            cursor.note("content-after-list", text=shorten(_text(cursor.data[cursor.pos : cursor.pos + 60])))
+            if cursor.data.startswith(b"[", cursor.pos):
+                self._in_list = True
+                cursor.advance(cursor.pos + 1)
+
+    def _skip_separator(self) -> int:
+        """Step over white space and commas; how many commas there were."""
+        cursor, commas = self._cursor, 0
+        while True:
+            match = SEPARATOR.match(cursor.data, cursor.pos)
+            assert match
+            commas += match[0].count(b",")
+            cursor.advance(match.end())
+            if cursor.pos < len(cursor.data) or not cursor.more():
+                return commas
+
+    def _with_separator(self, commas: int, record: Record) -> Record:
+        expected = 1 if self._in_list and not self._is_first else 0
+        self._is_first = False
+        if commas == expected:
+            return record
+        found = "no comma" if commas == 0 else "one comma" if commas == 1 else f"{commas} commas"
+        return record._replace(findings=(*record.findings, Finding("misplaced-comma", {"text": found})))
+
+    def _run(self, before: Record) -> Iterator[Record]:
+        """The records after `before` as long as they are joined as usual and valid: found by a plain search, checked by parsing."""
+        cursor = self._cursor
+        data = cursor.data
+        if cursor.byte < self._no_joint_before or not self._learn_joint(before):
+            return
+        while data.startswith(self._joint, cursor.pos - 1):
+            start = cursor.pos - 1 + self._joint_step
+            end = data.find(self._joint, start) + 1
+            if end == 0:
+                return
+            # A valid object cannot be the beginning of a longer one, so what parses is the record.
+            if (parsed := parse_valid(data[start:end])) is None:
+                self._no_joint_before = cursor.byte + end - cursor.pos
+                return
+            cursor.advance(start)
+            yield cursor.take(end, parsed)
+
+    def _learn_joint(self, before: Record) -> bool:
+        cursor = self._cursor
+        if self._joint and cursor.data.startswith(self._joint, cursor.pos - 1):
+            return True
+        match = JOINT.match(cursor.data, cursor.pos - 1)
+        if not match or not is_record(before.value) or (b"," in match[0][: match.start(1) - match.start()]) != self._in_list:
+            return False
+        self._joint, self._joint_step = match[0], match.start(1) - match.start()
+        return True
+
+    def _read_one(self) -> Record:
+        """The record that begins here, with as much text as it takes."""
+        cursor, patience = self._cursor, PATIENCE_BYTES
+        while True:
+            cursor.ensure(patience)
+            stop = min(len(cursor.data), cursor.pos + patience)
+            end = self._find_end(stop)
+            is_whole = stop == len(cursor.data) and cursor.at_end
+            if end.kind != "open" or is_whole:
+                break
+            if next_record(cursor.data, cursor.pos, stop, self._starts) is not None:
+                break  # a quote is missing: the next record can already be seen
+            if patience >= MAX_RECORD_BYTES:
+                return _too_long(cursor, self._starts)
+            patience *= 4
+        if end.kind == "complete" or (end.kind == "open" and is_whole):
+            parsed = parse(cursor.data[cursor.pos : end.at])
+            if parsed.is_readable:
+                return cursor.take(end.at, parsed)
+        return self._broken(end)
+
+    def _find_end(self, stop: int) -> End:
+        """As `find_end`, passing over objects that look like the start of a record but are nested in this one."""
+        data, ignore_until = self._cursor.data, 0
+        while True:
+            end = find_end(data, self._cursor.pos, stop, self._starts, ignore_until)
+            if end.kind != "record":
+                return end
+            inner = parse_at(data, end.at, self._starts)
+            if inner is None or is_record(inner[1].value):
+                return end
+            ignore_until = end.at + 1
+
+    def _broken(self, end: End) -> Record:
+        """The unreadable record that begins here. It lasts until the next record can be made out."""
+        cursor = self._cursor
+        offset = end.at - cursor.pos
+        while (stop := self._resume_at(offset if end.kind == "complete" else None)) is None:
+            if len(cursor.data) - cursor.pos > MAX_RECORD_BYTES:
+                return _too_long(cursor, self._starts)
+            cursor.more()
+        raw = cursor.data[cursor.pos : stop].rstrip(BETWEEN) or cursor.data[cursor.pos : cursor.pos + 1]
+        parsed = parse(raw)
+        is_cut = end.kind == "open" and cursor.at_end and stop == len(cursor.data)
+        if is_cut and any(finding.code == "broken-json" for finding in parsed.findings):
+            self._is_cut = True  # said once
+            parsed = Parsed(None, False, (Finding("truncated-file", {"text": shorten(_text(raw[-60:]))}),))
+        return cursor.take(cursor.pos + len(raw), parsed)
+
+    def _resume_at(self, length: int | None) -> int | None:
+        """Where to go on after a broken record of the apparent `length`; None when more text is needed to tell."""
+        cursor, data = self._cursor, self._cursor.data
+        end = None if length is None else cursor.pos + length
+        if end is not None and (match := SEPARATOR.match(data, end)) and match[0].count(b",") == 1:
+            following = parse_at(data, match.end(), self._starts)
+            if following and type(following[1].value) is dict and not is_turn(following[1].value):
+                return end
+        if (start := next_record(data, cursor.pos, len(data), self._starts)) is not None:
+            return start
+        if (
+            end is not None
+            and (match := SEPARATOR.match(data, end))
+            and (match[0].count(b",") or data[match.end() : match.end() + 1] in (b"]", b""))
+        ):
+            return end
+        if not cursor.at_end:
+            return None
+        rest = data.rstrip(BETWEEN)
+        closes = self._in_list and rest.endswith(b"]") and len(rest) - 1 > cursor.pos
+        return len(rest) - 1 if closes else len(data)
+
+
+def wrapped_list(cursor: Cursor) -> re.Match[bytes] | None:
+    """The beginning of an object around a list of records (group 1: the list's key), when the text begins with one."""
+    wrapper = WRAPPER.match(cursor.data, cursor.pos)
+    inner = parse_at(cursor.data, wrapper.end(), Starts()) if wrapper else None
+    return wrapper if inner and is_record(inner[1].value) else None
+
+
+def _too_long(cursor: Cursor, starts: Starts) -> Record:
+    """A record beyond the limit: its beginning is kept, the rest passed over without holding it in memory."""
+    head = cursor.data[cursor.pos : cursor.pos + KEPT_BYTES]
+    fields: dict[str, object] = {"limit": f"{MAX_RECORD_BYTES >> 20} MB", "text": shorten(_text(head[:80]))}
+    record = cursor.take(cursor.pos, Parsed(None, False, (Finding("record-too-long", fields),)))._replace(raw=head)
+    while (start := next_record(cursor.data, cursor.pos, len(cursor.data), starts)) is None:
+        cursor.advance(max(cursor.pos, len(cursor.data) - 1024))  # a start may lie across the edge
+        if not cursor.more():
+            cursor.advance(len(cursor.data))
+            return record
+    cursor.advance(cursor.pos + len(cursor.data[cursor.pos : start].rstrip(BETWEEN)))
+    return record
+
+
+def _skip_all(cursor: Cursor) -> None:
+    cursor.advance(len(cursor.data))
+    while cursor.more():
+        cursor.advance(len(cursor.data))
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
