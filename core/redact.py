@@ -19,15 +19,16 @@ SHORTEST_SECRET = 8  # a shorter value would blot out ordinary words
 # No pattern is anchored at a word's start: a token glued to other text is still a token.
 SHAPES = re.compile(
     r"""
-      hf_(?:oauth|jwt)_[\w.~+/=-]{8,}              # OAuth and short-lived tokens of the Hub
-    | (?:hf_|api_org_)[A-Za-z0-9]{20,}             # user and organisation tokens of the Hub
-    | eyJ[\w-]{6,}\.[\w-]{6,}\.[\w-]*              # a JSON Web Token
-    | sk-[\w-]{16,}                                # OpenAI and what is compatible with it
-    | (?<=bearer)[ \t]+[\w.~+/=-]{12,}             # what follows "Bearer" in a header
+      hf_(?:oauth|jwt)_[\w.~+/=-]{8,8000}                     # OAuth and short-lived tokens of the Hub
+    | (?:hf_|api_org_)[A-Za-z0-9]{20,200}                     # user and organisation tokens of the Hub
+    | eyJ[\w-]{6,2000}\.[\w-]{6,4000}\.[\w-]{0,2000}          # a JSON Web Token
+    | sk-[\w-]{16,1000}                                       # OpenAI and what is compatible with it
+    | (?<=bearer)[ \t]{1,8}[\w.~+/=-]{12,8000}                # what follows "Bearer" in a header
     """,
     re.VERBOSE | re.IGNORECASE | re.ASCII,
 )
-BEARER_PENDING = re.compile(r"bearer[ \t]*$", re.IGNORECASE)
+BEARER_PENDING = re.compile(r"bearer[ \t]{0,8}$", re.IGNORECASE)
+SPACE = re.compile(r"\s")
 # A stream keeps back at most this much while it waits for the end of a word; no token is longer.
 LONGEST_WORD = 16_384
 
@@ -61,6 +62,9 @@ class RedactingStream:
 
     def feed(self, chunk: str) -> str:
         buffer = self._held + chunk
+        if len(buffer) < LONGEST_WORD and not SPACE.search(chunk):
+            self._held = buffer  # the word goes on
+            return ""
         cut = _safe_cut(buffer)
         self._held = buffer[cut:]
         return redact(buffer[:cut])
