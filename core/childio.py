@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
 
 Emit = Callable[[dict[str, Any]], None]
+TEMPLATE_S = 2.0  # what a chat template may take of time
+TEMPLATE_BYTES = 256 * 2**20  # and of memory (reliability rule R19)
 
 
 def claim_stdout() -> Emit:
@@ -24,6 +30,36 @@ def claim_stdout() -> Emit:
         messages.flush()
 
     return emit
+
+
+@contextmanager
+def limited(seconds: float, extra_bytes: int) -> Generator[None]:
+    """Run a block of foreign logic (a chat template) with a limit on time and on memory beyond what is used now.
+
+    Only on the main thread of a child, and on Linux.
+
+    Raises:
+        UserError: code LIMIT, when it takes longer or more.
+    """
+
+    def expire(_number: int, _frame: object) -> None:
+        raise UserError(f"It takes longer than {seconds:.0f} s.", "the chat template", "Give the model a plain template.", code="LIMIT")
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    ceiling = pages * resource.getpagesize() + extra_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (ceiling if soft == resource.RLIM_INFINITY else min(soft, ceiling), hard))
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    except MemoryError:
+        remedy = "Give the model a plain template."
+        raise UserError(f"It needs more than {extra_bytes // 2**20} MB.", "the chat template", remedy, code="LIMIT") from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def serve(handle: Callable[[dict[str, Any], Emit], Any]) -> None:

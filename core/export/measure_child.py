@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.childio import Emit, serve
+from core.childio import TEMPLATE_BYTES, TEMPLATE_S, Emit, limited, serve
 from core.conversation import Conversation, Turn
 from core.errors import UserError
 from core.export.labels import byte_spans, labelled, token_spans
@@ -86,7 +86,8 @@ def _sequence(model: LlamaModel, conversation: Conversation, limit: int, room: i
     from core.data.tokenizer import VICUNA_TEMPLATE
 
     template = model.header.template or VICUNA_TEMPLATE
-    rendered = render(conversation, template, bos_token=model.token_text(model.bos_id), eos_token=model.token_text(model.eos_id))
+    with limited(TEMPLATE_S, TEMPLATE_BYTES):
+        rendered = render(conversation, template, model.token_text(model.bos_id), model.token_text(model.eos_id))
     ids = model.encode(rendered.text)
     pieces = [model.piece(token_id, special=True) for token_id in ids]
     ranges = token_spans(rendered.text.encode(), pieces, [model.is_special(token_id) for token_id in ids], model.adds_space)
@@ -173,17 +174,15 @@ def fastest_threads(model: LlamaModel, ids: list[int]) -> int:
 def _generate(model: LlamaModel, prompt: list[int], count: int, limit_s: float) -> float:
     """Tokens per second of greedy generation after `prompt`, end of sequence ignored."""
     ids = [*prompt, int(model.feed(prompt).argmax())]
-    start = time.perf_counter()
-    for done in range(1, count + 1):
+    start, elapsed_s = time.perf_counter(), 0.0
+    while len(ids) <= len(prompt) + count and (elapsed_s < limit_s or len(ids) < len(prompt) + 5):
         ids.append(int(model.feed(ids).argmax()))
         elapsed_s = time.perf_counter() - start
-        if done >= 4 and elapsed_s > limit_s:
-            break
-    return done / elapsed_s
+    return (len(ids) - len(prompt) - 1) / elapsed_s
 
 
 def _speed(model: LlamaModel, ids: list[int]) -> dict[str, float]:
-    prompt = (ids * (SPEED_PROMPT // len(ids) + 1))[: min(SPEED_PROMPT, model.context_length - SPEED_TOKENS - 2)]
+    prompt = (ids * (SPEED_PROMPT // len(ids) + 1))[: max(1, min(SPEED_PROMPT, model.context_length - SPEED_TOKENS - 2))]
     start, tokens = time.perf_counter(), 0
     while time.perf_counter() - start < PROBE_S or not tokens:
         model.forget()

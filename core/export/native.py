@@ -5,8 +5,9 @@ The library's low-level functions are called directly: its `Llama` class costs a
 
 from __future__ import annotations
 
+import codecs
 import ctypes
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 512  # tokens per decode, llama.cpp's own default
 LOGIT_BYTES = 128 * 2**20  # at most this much for the logits of one decode
+ABORTED = 2  # llama_decode's answer when the abort callback said so
 ERROR_LEVEL, CONTINUE_LEVEL = 4, 5  # GGML_LOG_LEVEL_ERROR, GGML_LOG_LEVEL_CONT
+
+
+class Stopped(Exception):  # noqa: N818
+    """The computation was asked to end."""
 
 
 class LlamaModel:
@@ -74,6 +80,13 @@ class LlamaModel:
         for index in range(self.batch_size):
             self.batch.n_seq_id[index] = 1
             self.batch.seq_id[index][0] = 0
+
+    def stop_when(self, should_stop: Callable[[], bool]) -> None:
+        """Let `feed` raise Stopped soon after ``should_stop()`` becomes true, also in the middle of a long prompt."""
+        import llama_cpp
+
+        self._abort = llama_cpp.ggml_abort_callback(lambda _data: should_stop())
+        llama_cpp.llama_set_abort_callback(self.context, self._abort, ctypes.c_void_p(0))
 
     def set_threads(self, threads: int) -> None:
         import llama_cpp
@@ -129,13 +142,12 @@ class LlamaModel:
         special = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
         return bool(llama_cpp.llama_vocab_get_attr(self.vocabulary, token_id) & special)
 
+    def text_stream(self) -> PieceStream:
+        return PieceStream(self)
+
     def feed(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """The logits after `ids`, shape (V,); only what follows the longest prefix already in the cache is decoded."""
-        keep = 0
-        for known, wanted in zip(self.cached, ids[:-1], strict=False):
-            if known != wanted:
-                break
-            keep += 1
+        keep = common_prefix(self.cached, ids[:-1])
         self._forget_from(keep)
         *_, (_, _, logits) = self._decode(ids, keep, {len(ids) - 1})
         return logits[0]
@@ -175,7 +187,11 @@ class LlamaModel:
             self._wanted[:count] = flags
             code = llama_cpp.llama_decode(self.context, self.batch)
             if code:
-                self._forget_from(0)
+                llama_cpp.llama_memory_clear(self.memory, True)
+                self.cached.clear()
+            if code == ABORTED:
+                raise Stopped
+            if code:
                 raise UserError(
                     f"llama.cpp could not compute (code {code}).", self.header.path.name, "Use a shorter conversation.", "DECODE"
                 )
@@ -195,6 +211,25 @@ class LlamaModel:
         self.context = self.model = None
 
 
+class PieceStream:
+    """Tokens in, text out; the bytes of an unfinished character wait for the next token."""
+
+    def __init__(self, model: LlamaModel) -> None:
+        self.model = model
+        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def step(self, token_id: int) -> str:
+        return self.decoder.decode(self.model.piece(token_id, special=False))
+
+
+def common_prefix(known: Sequence[int], wanted: Sequence[int]) -> int:
+    """How many ids both begin with."""
+    length = min(len(known), len(wanted))
+    if known[:length] == wanted[:length]:
+        return length
+    return next(index for index in range(length) if known[index] != wanted[index])
+
+
 def default_threads() -> int:
     import os
 
@@ -202,7 +237,7 @@ def default_threads() -> int:
 
 
 @contextmanager
-def log_lines(watch: Callable[[str, bool], None]) -> Iterator[None]:
+def log_lines(watch: Callable[[str, bool], None]) -> Generator[None]:
     """Call ``watch(line, is_error)`` for every line that llama.cpp logs inside the block; the lines still go to stderr."""
     import sys
 

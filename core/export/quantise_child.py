@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +40,7 @@ def _quantise(source: Path, job: dict[str, Any], payload: dict[str, Any]) -> int
     params.ftype = job["ftype"]
     params.nthread = payload["threads"]
     params.dry_run = payload["dry_run"]
-    return int(llama_cpp.llama_model_quantize(str(source).encode(), job["out"].encode(), ctypes.byref(params)))
+    return int(llama_cpp.llama_model_quantize(str(source).encode(), job["out"].encode(), llama_cpp.byref(params)))
 
 
 def _watch(emit: Emit, types: dict[str, str], errors: list[str]) -> Callable[[str, bool], None]:

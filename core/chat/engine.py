@@ -1,0 +1,248 @@
+"""Chatting with an artifact: every model lives in a process of its own, loaded once, and answers token by token."""
+
+from __future__ import annotations
+
+import json
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from core.chat.sampling import Sampling
+from core.errors import UserError
+from core.export.artifacts import Artifact
+from core.export.header import gguf_header
+from core.paths import PROJECT
+from core.process import child_environment, describe_exit
+
+__all__ = ["Engine", "Piece", "Sampling", "batch_answers", "open_engine"]
+
+CONTEXT_LENGTH = 4096  # tokens, unless the model was trained for fewer
+LOAD_S = 600.0
+SILENCE_S = 600.0  # a prompt of thousands of tokens on a slow CPU says nothing for minutes
+STOP_S = 1.5  # to stop in good order; then the process is ended
+
+Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A bit of an answer. The last one has an empty text and `done`."""
+
+    text: str
+    token_id: int | None = None
+    done: str | None = None  # eos, stop, length, context or stopped
+    stats: dict[str, Any] = field(default_factory=dict[str, Any])  # prompt_tokens, generated_tokens, first_token_s, tokens_per_s
+    notice: str | None = None  # what a person should know, such as a template that did not work
+
+
+class Engine:
+    """One model in its child process. Use it from any thread; answers of one engine are written one after the other.
+
+    The process starts at once and loads meanwhile; `ready` waits for it. When it dies, the answer ends with UserError code CRASH and the
+    next request starts it anew. It ends with `close`, and by itself when this process ends, however that happens.
+    """
+
+    def __init__(self, artifact: Artifact, module: str, payload: dict[str, Any], log: Path | None = None) -> None:
+        self.artifact = artifact
+        self.facts: dict[str, Any] = {}  # context_length, once loaded
+        self._module, self._payload, self._log = module, payload, log
+        self._lock = threading.Lock()
+        self._last_id = 0
+        self._answering: int | None = None
+        self._start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ready(self) -> Self:
+        """Wait until the model is loaded.
+
+        Raises:
+            UserError: the model cannot be loaded, or its process ended (code CRASH).
+        """
+        with self._lock:
+            self._ensure_ready()
+        return self
+
+    def stream(self, messages: Messages, sampling: Sampling | None = None) -> Iterator[Piece]:
+        """The answer, piece by piece. Closing the iterator, or `stop`, ends it within 2 s.
+
+        Raises:
+            UserError: the conversation does not fit, or the model stopped (code CRASH).
+        """
+        request = {"op": "answer", "messages": messages, "sampling": (sampling or Sampling()).model_dump()}
+        with self._asking(request) as identifier:
+            while True:
+                message = self._receive(identifier)
+                if "notice" in message:
+                    yield Piece("", notice=message["notice"])
+                elif "done" in message:
+                    yield Piece("", done=message["done"], stats=message["stats"])
+                    return
+                else:
+                    yield Piece(message["text"], message["token_id"])
+
+    def answers(self, prompts: Sequence[Messages], max_tokens: int) -> list[str]:
+        """Greedy answers to all prompts, in order."""
+        with self._asking({"op": "batch", "prompts": list(prompts), "max_tokens": max_tokens}) as identifier:
+            while "answers" not in (message := self._receive(identifier)):
+                continue
+            return message["answers"]
+
+    def stop(self) -> None:
+        """Ask the answer that is being written, if any, to end; its stream then yields its last piece with ``done="stopped"``."""
+        if self._answering is not None:
+            self._send({"op": "stop", "id": self._answering})
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._reader.join()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe
+            _close_quietly(pipe)
+
+    def _start(self) -> None:
+        self._messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        stderr = self._log.open("ab") if self._log else subprocess.DEVNULL
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", self._module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=child_environment(),
+            cwd=PROJECT,
+        )
+        if not isinstance(stderr, int):
+            stderr.close()
+        self._is_ready = self._has_failed = False
+        self._reader = threading.Thread(target=_read, args=(self._process, self._messages), daemon=True)
+        self._reader.start()
+        self._send(self._payload)
+
+    def _ensure_ready(self) -> None:
+        if self._has_failed or (self._is_ready and self._process.poll() is not None):
+            self.close()
+            self._start()
+        if not self._is_ready:
+            self._has_failed = True
+            self.facts = self._next(LOAD_S)
+            self._has_failed, self._is_ready = False, True
+
+    @contextmanager
+    def _asking(self, request: dict[str, Any]) -> Generator[int]:
+        """Send a request and hold the engine until it is answered; a request that is left early is stopped and its rest discarded."""
+        with self._lock:
+            self._ensure_ready()
+            self._last_id += 1
+            identifier = self._answering = self._last_id
+            self._send(request | {"id": identifier})
+            try:
+                yield identifier
+            except (GeneratorExit, KeyboardInterrupt):
+                self._abandon(identifier)
+                raise
+            finally:
+                self._answering = None
+
+    def _abandon(self, identifier: int) -> None:
+        self._send({"op": "stop", "id": identifier})
+        try:
+            while "done" not in self._next(STOP_S):
+                continue
+        except UserError:
+            self._process.kill()
+            self._process.wait()
+
+    def _receive(self, identifier: int) -> dict[str, Any]:
+        while (message := self._next(SILENCE_S)).get("id") != identifier:
+            continue  # the rest of an answer that was left
+        return message
+
+    def _next(self, timeout_s: float) -> dict[str, Any]:
+        try:
+            message = self._messages.get(timeout=timeout_s)
+        except queue.Empty:
+            self._process.kill()
+            self._process.wait()
+            where = self.artifact.name
+            raise UserError(f"The model said nothing for {timeout_s:.0f} s and was ended.", where, "Ask again.", code="TIMEOUT") from None
+        if message is None:
+            ended = describe_exit(self._process.wait())
+            remedy = "Ask again: it is loaded anew. If it stops again, choose a smaller level or a shorter context length."
+            raise UserError(f"The model stopped ({ended}).", self.artifact.name, remedy, code="CRASH")
+        if "error" in message:
+            raise UserError.from_dict(message["error"])
+        return message
+
+    def _send(self, request: dict[str, Any]) -> None:
+        assert self._process.stdin
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return  # the reader finds the end of the child's output and says so
+
+
+def _read(process: subprocess.Popen[bytes], messages: queue.Queue[dict[str, Any] | None]) -> None:
+    assert process.stdout
+    for line in process.stdout:
+        messages.put(json.loads(line))
+    messages.put(None)
+
+
+def _close_quietly(pipe: Any) -> None:
+    try:
+        pipe.close()
+    except BrokenPipeError:
+        return  # what was still to be sent has no reader
+
+
+def open_engine(artifact: Artifact, *, context_length: int | None = None, threads: int | None = None, log: Path | None = None) -> Engine:
+    """An engine for any artifact: a GGUF file through llama.cpp, a merged model or an adapter through transformers.
+
+    Args:
+        context_length: tokens of conversation; at most what the model was trained for (default: that, up to 4,096).
+        threads: CPU threads; default: all.
+        log: the child's own output is appended here.
+
+    Raises:
+        UserError: the file is damaged, or the adapter's base model is not on this machine.
+    """
+    wanted: dict[str, Any] = {"context_length": context_length or CONTEXT_LENGTH, "threads": threads}
+    if artifact.kind == "gguf":
+        gguf_header(artifact.gguf_path)
+        return Engine(artifact, "core.chat.llama_child", wanted | {"path": str(artifact.gguf_path)}, log)
+    if artifact.kind == "merged":
+        folders = {"folder": str(artifact.folder), "adapter": None, "tokenizer": str(artifact.folder)}
+        return Engine(artifact, "core.chat.transformers_child", wanted | folders, log)
+    base = Path(artifact.base_path or "")
+    if not artifact.base_path or not (base / "config.json").is_file():
+        raise UserError(
+            f"The base model of {artifact.name} is not on this machine.",
+            str(artifact.base_path or artifact.base_model),
+            "Fetch the base model first, or merge the adapter where it is.",
+        )
+    tokenizer = artifact.folder if (artifact.folder / "tokenizer.json").is_file() else base
+    folders = {"folder": str(base), "adapter": str(artifact.folder), "tokenizer": str(tokenizer)}
+    return Engine(artifact, "core.chat.transformers_child", wanted | folders, log)
+
+
+def batch_answers(artifact: Artifact, prompts: Sequence[Messages], max_tokens: int, *, log: Path | None = None) -> list[str]:
+    """Greedy answers to many prompts by one child process, several at a time where that is faster."""
+    with open_engine(artifact, log=log) as engine:
+        return engine.answers(prompts, max_tokens)
