@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import traceback
 
 import typer
 
+from core import paths
 from core.cli import data, models, run
 from core.cli.output import fail
 from core.errors import UserError
+from core.redact import redact
 
 app = typer.Typer(
     name="transmute",
@@ -30,3 +33,16 @@ def main() -> None:
         sys.exit(fail(error))
     except BrokenPipeError:
         sys.exit(0)
+    except Exception:  # noqa: BLE001 - the border: a mistake of ours is kept for us, and said in words to the person
+        sys.exit(fail(unforeseen()))
+
+
+def unforeseen() -> UserError:
+    """The error for what nobody foresaw; its traceback goes to a file."""
+    log = paths.home() / "errors.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        file.write(redact(traceback.format_exc()) + "\n")
+    return UserError(
+        "Something went wrong that Transmute did not foresee.", "the command line", f"{log} has the details; please report them.", "BUG"
+    )

@@ -12,7 +12,7 @@ from rich.console import Console
 from core.errors import UserError
 
 # Failures of the job itself; every other UserError is about what was asked for.
-JOB_FAILURES = frozenset({"CRASH", "DISK", "KILLED", "NAN", "NET", "OOM", "TIMEOUT"})
+JOB_FAILURES = frozenset({"BUG", "CRASH", "DISK", "KILLED", "NAN", "NET", "OOM", "TIMEOUT"})
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 

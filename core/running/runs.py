@@ -16,6 +16,7 @@ from typing import Any
 
 import core
 from core import events, paths, process
+from core.data.dataset import Dataset, import_dataset, open_dataset
 from core.errors import UserError
 from core.events import Run
 from core.locks import FileLock, is_held
@@ -44,7 +45,6 @@ def create(recipe: Recipe, token: str | None = None, hardware: Hardware | None =
     Raises:
         UserError: the recipe cannot work here, the model or the data is missing, or nothing in the data can be trained.
     """
-    from core.data.dataset import import_dataset
     from core.export.quantise import parse_levels
 
     hardware = hardware or detect()
@@ -84,18 +84,17 @@ def create(recipe: Recipe, token: str | None = None, hardware: Hardware | None =
 def resolve_data(reference: str) -> Path:
     """The file behind a dataset id or a path."""
     if reference.startswith("ds-") and (paths.datasets_dir() / reference).is_dir():
-        folder = paths.by_id(paths.datasets_dir(), reference, "dataset")
-        return next(path for path in sorted(folder.glob("source.*")))
+        return open_dataset(reference).source
     path = Path(reference).expanduser()
     if not path.is_file():
         raise UserError(f"There is no dataset {reference!r}.", "dataset", "Give a dataset id, or the path of a JSON or JSONL file.")
     return path
 
 
-def _dataset_entry(dataset: Any) -> dict[str, Any]:
-    if dataset.num_valid == 0:
+def _dataset_entry(dataset: Dataset) -> dict[str, Any]:
+    if len(dataset) == 0:
         raise UserError(f"No conversation of {dataset.name} can be trained.", dataset.name, "Run `validate` on it and mend what it lists.")
-    return {"id": dataset.id, "name": dataset.name, "sha256": dataset.sha256, "num_rows": dataset.num_rows, "num_valid": dataset.num_valid}
+    return dataset.manifest.model_dump(mode="json", include={"id", "name", "sha256", "num_rows", "num_valid"})
 
 
 def folder(run_id: str) -> Path:

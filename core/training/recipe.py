@@ -316,6 +316,8 @@ def _value(key: str, text: str) -> Any:
         value = text
     if key == "levels" and isinstance(value, str):
         return [level.strip() for level in value.split(",") if level.strip()]
+    if value is None and key in Recipe.model_fields and isinstance(Recipe.model_fields[key].default, str):
+        return ""  # ``eval_dataset=`` clears it
     # YAML 1.1 reads 1e-4 as text; pydantic then makes it a number where the knob is one.
     return value
 

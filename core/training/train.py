@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -184,7 +185,7 @@ def training_arguments(run_dir: Path, recipe: Recipe) -> SFTConfig:
         packing=recipe.packing,
         eval_packing=False,
         use_cpu=on_cpu,
-        ddp_backend="gloo" if on_cpu else None,
+        ddp_backend="gloo" if on_cpu and "LOCAL_RANK" in os.environ else None,
         report_to="none",
         disable_tqdm=True,
     )
