@@ -9,7 +9,7 @@ from pathlib import Path
 from core.conversation import Conversation
 from core.data.cursor import Record
 from core.data.reader import read_records
-from core.data.records import turns_of
+from core.data.records import beginning_of
 from core.data.rules import Finding, shorten
 
 
@@ -45,7 +45,7 @@ class DuplicateIndex:
             if (first := ids.get(record.row)) is not None:
                 yield record, Finding("duplicate-id", {"text": shorten(str(record.value["id"])), "other": first})
             if (first := conversations.get(record.row)) is not None:
-                yield record, Finding("duplicate-conversation", {"text": _beginning(record), "other": first})
+                yield record, Finding("duplicate-conversation", {"text": beginning_of(record.value), "other": first})
             if record.row == last:
                 return
 
@@ -64,8 +64,3 @@ def _repeated(numbers: array[int]) -> dict[int, int]:
         if earlier != row:
             repeated[int(row)] = earlier
     return repeated
-
-
-def _beginning(record: Record) -> str:
-    turn = turns_of(record.value)[0]
-    return shorten(next(turn[key] for key in ("value", "content", "text") if key in turn))

@@ -44,10 +44,10 @@ def read_record(value: Any, row: int) -> tuple[Conversation | None, list[Finding
     for number, item in enumerate(value[turns_key]):
         turn, role = _read_turn(item, number, findings, names)
         _check_order(role, previous, number, item, findings)
-        previous = role or (previous if previous in (None, "system") else "?")
+        previous = role or "?"
         if turn is not None:
             turns.append(turn)
-    _check_whole(value, turns, previous, findings)
+    _check_end(value[turns_key], previous, findings)
     if system := _system_key(value, turns, findings):
         turns.insert(0, system)
     layout = " and ".join(f'"{name}"' for name in (turns_key, *sorted(names)))
@@ -108,7 +108,8 @@ def _read_turn(item: Any, number: int, findings: list[Finding], names: set[str])
         findings.append(Finding("value-not-text", {"kind": KINDS[type(content)], "text": shorten(content)}, number))
         return None, role
     _check_text(content, role, number, findings)
-    return (Turn(role, content) if role else None), role
+    is_kept = role is not None and (role != "system" or content.strip())
+    return (Turn(role, content) if role and is_kept else None), role
 
 
 def _read_role(item: dict[str, Any], role_key: str | None, number: int, findings: list[Finding]) -> Role | None:
@@ -145,7 +146,7 @@ def _check_order(role: Role | None, previous: str | None, number: int, item: Any
     """Judge a turn by the one before it. An unknown role says nothing about its neighbours."""
     if role is None or previous == "?":
         return
-    text = shorten(next((item[key] for key in VALUE_KEYS if key in item), ""))
+    text = _beginning(item)
     if role == "system":
         if number > 0:
             findings.append(Finding("system-not-first", {"text": text}, number))
@@ -155,13 +156,17 @@ def _check_order(role: Role | None, previous: str | None, number: int, item: Any
         findings.append(Finding("same-role-twice", {"role": role, "text": text}, number))
 
 
-def _check_whole(value: dict[str, Any], turns: list[Turn], previous: str | None, findings: list[Finding]) -> None:
+def _check_end(items: list[Any], previous: str | None, findings: list[Finding]) -> None:
     """Judge how the conversation ends."""
-    if previous == "user" and turns:
-        items = turns_of(value)
-        findings.append(Finding("trailing-question", {"text": shorten(turns[-1].content)}, len(items) - 1))
-    elif turns and all(turn.role == "system" for turn in turns) and previous == "system":
-        findings.append(Finding("only-system", {"text": shorten(turns[0].content)}, 0))
+    if previous == "user":
+        findings.append(Finding("trailing-question", {"text": _beginning(items[-1])}, len(items) - 1))
+    elif previous == "system" and len(items) == 1:
+        findings.append(Finding("only-system", {"text": _beginning(items[0])}, 0))
+
+
+def _beginning(item: Any) -> str:
+    """How a turn's text begins, for a person to find it again."""
+    return shorten(next((item[key] for key in VALUE_KEYS if key in item), ""))
 
 
 def _system_key(value: dict[str, Any], turns: list[Turn], findings: list[Finding]) -> Turn | None:
@@ -180,6 +185,6 @@ def _system_key(value: dict[str, Any], turns: list[Turn], findings: list[Finding
     return Turn("system", system)
 
 
-def turns_of(value: dict[str, Any]) -> list[Any]:
-    """The list of turns of a record that `read_record` found one in."""
-    return next(value[key] for key in TURNS_KEYS if key in value)
+def beginning_of(value: dict[str, Any]) -> str:
+    """How the first turn of a record begins that `read_record` found turns in."""
+    return _beginning(next(value[key] for key in TURNS_KEYS if key in value)[0])

@@ -14,6 +14,8 @@ from core.errors import UserError
 
 if TYPE_CHECKING:
     from jinja2 import Template
+    from jinja2.ext import Extension
+    from jinja2.parser import Parser
 
     from core.data.tokenizer import ChatTokenizer
 
@@ -153,7 +155,6 @@ def _render(messages: list[Message], template: str, bos_token: str | None, eos_t
 def _compile(template: str) -> Template:
     """The template in a sandbox set up as transformers does it."""
     from jinja2 import TemplateError
-    from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     if not template.strip():
@@ -168,10 +169,10 @@ def _compile(template: str) -> Template:
         raise UserError(
             f"The chat template is longer than {limit}.", "the model's tokenizer", "Choose another base model.", code="TEMPLATE"
         )
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=_extensions())
     environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
+    names: Any = environment.globals
+    names.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
     try:
         return environment.from_string(template)
     except (TemplateError, RecursionError) as error:
@@ -181,6 +182,21 @@ def _compile(template: str) -> Template:
             "Correct the template, or choose another base model.",
             code="TEMPLATE",
         ) from error
+
+
+def _extensions() -> list[type[Extension]]:
+    """``break`` and ``continue``, and ``{% generation %}``, which only marks what stands in it: the marks are not needed here."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension, loopcontrols
+
+    class Generation(Extension):
+        tags = {"generation"}  # noqa: RUF012 (as jinja2 declares it)
+
+        def parse(self, parser: Parser) -> list[nodes.Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    return [loopcontrols, Generation]
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -124,7 +125,8 @@ _TABLE: tuple[Rule, ...] = (
     # With a model
     Rule("zero-loss", "error", "Nothing to learn", "No answer token is left within {max_length} tokens (the record has {tokens}): it would add no loss.",
          "Shorten the question {text}, or raise max_length."),
-    Rule("answer-truncated", "warning", "Answer cut off", "Of {tokens} tokens those behind max_length {max_length} are cut off, {lost} answer tokens among them.",
+    Rule("answer-truncated", "warning", "Answer cut off",
+         "Of {tokens} tokens those behind max_length {max_length} are cut off, {lost} with loss among them.",
          "Split the conversation beginning {text}, or raise max_length."),
     Rule("template-refused", "error", "Refused by the template", "The model's chat template refuses the conversation: {reason}", "{remedy}"),
     Rule("eval-leak", "warning", "Evaluation data in the training data", "The conversation beginning {text} is also in the evaluation file, row {other}.",
@@ -149,8 +151,8 @@ def make_issue(finding: Finding, row: int | None, line: int, byte: int) -> Issue
 
 
 def shorten(value: object, limit: int = 60) -> str:
-    """`value` as a short quotation on one line, safe to print: text in quotes with control characters and surrogates escaped."""
-    text = value if isinstance(value, str) else repr(value)
+    """`value` as a short quotation on one line, safe to print: as JSON, text in quotes with control characters and surrogates escaped."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     cut = text[:limit] + ("…" if len(text) > limit else "")
     shown = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in cut)
     return f'"{shown}"' if isinstance(value, str) else shown

@@ -114,9 +114,10 @@ def detect_encoding(path: Path) -> Encoding:
 
 
 def _looks_gb18030(sample: bytes) -> bool:
-    """Whether `sample` is no UTF-8 and reads as Chinese: whole two-byte pairs in the zones that GB 2312 fills.
+    """Whether `sample` is no UTF-8 and reads as Chinese.
 
-    A UTF-8 file with a few broken bytes, or a Latin-1 file, also decodes as GB18030, but hardly into those pairs.
+    UTF-8 text with a few broken bytes, and Latin-1 text, also decode as GB18030. But the first is made of valid UTF-8 sequences for
+    the greater part (Chinese in GB18030 by chance for about a quarter), and the second gives characters that GB 2312 does not have.
     """
     try:
         codecs.getincrementaldecoder("utf-8")().decode(sample)
@@ -124,18 +125,11 @@ def _looks_gb18030(sample: bytes) -> bool:
     except UnicodeDecodeError:
         pass
     text = codecs.getincrementaldecoder("gb18030")(KEEP_BYTES).decode(sample)
-    wide = [character for character in text if character >= "\x80"]
-    valid_utf8 = sum(character >= "\x80" for character in sample.decode("utf-8", "ignore"))
-    common = sum("一" <= character <= "鿿" or "　" <= character <= "〿" or "！" <= character <= "～" for character in wide)
-    return common >= 0.9 * len(wide) and valid_utf8 < 0.2 * len(wide) and _in_gb2312(wide)
-
-
-def _in_gb2312(wide: list[str]) -> bool:
-    """UTF-8 read as GB18030 gives Chinese too, but rare characters that GB 2312 does not have."""
-    known = 0
-    for character in wide:
-        known += len(character.encode("gb2312", "ignore")) > 0
-    return known >= 0.9 * len(wide)
+    wide = "".join(character for character in text if character >= "\x80")
+    known = wide.encode("gb2312", "ignore").decode("gb2312")
+    num_high = len(re.findall(rb"[\x80-\xff]", sample))
+    num_valid = sum(len(character.encode()) for character in sample.decode("utf-8", "ignore") if character >= "\x80")
+    return len(known) >= 0.9 * len(wide) and num_valid < 0.6 * num_high
 
 
 def utf8_chunks(path: Path, encoding: Encoding, on_bytes: Callable[[int], None] | None = None) -> Iterator[bytes]:
