@@ -40,19 +40,27 @@ def _ends_mid_line(path: Path) -> bool:
 
 def read(run_dir: Path) -> Iterator[Event]:
     """Every whole event of the run, oldest first. A line torn by a crash is passed over."""
+    for event, _ in read_from(run_dir, 0):
+        yield event
+
+
+def read_from(run_dir: Path, offset: int) -> Iterator[tuple[Event, int]]:
+    """Every whole event from byte `offset` on, each with the offset behind it, from which the next look goes on."""
     path = run_dir / FILE_NAME
     if not path.exists():
         return
     with path.open("rb") as file:
+        file.seek(offset)
         for line in file:
             if not line.endswith(b"\n"):
                 return
+            offset += len(line)
             try:
                 event = json.loads(line)
             except ValueError:
                 continue
             if isinstance(event, dict):
-                yield event
+                yield event, offset
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,7 @@ class Run:
     artifacts: tuple[dict[str, Any], ...] = ()
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
     notes: tuple[str, ...] = ()
+    more_levels: tuple[str, ...] = ()  # GGUF levels asked for after the recipe was written
     error: dict[str, str] | None = None
     created_s: float = 0.0
     started_s: float = 0.0
@@ -98,9 +107,12 @@ class Run:
         return begun[-1] if begun else (self.steps[0].name if self.steps else "")
 
 
-def fold(events: Iterable[Event]) -> Run:
-    """The run that these events describe. Pure: the same events always give the same run."""
-    run = Run()
+def fold(events: Iterable[Event], run: Run | None = None) -> Run:
+    """The run that these events describe. The same events always give the same run.
+
+    With `run`, the fold goes on from there and takes it over: its tables grow in place, so that a long log is read in linear time.
+    """
+    run = run or Run()
     for event in events:
         run = _apply(run, event)
     return run
@@ -133,10 +145,13 @@ def _apply(run: Run, event: Event) -> Run:
         case "train_log":
             step = event["step"]
             values = {key: value for key, value in event.items() if key not in ("t", "kind", "step")}
-            losses = run.losses | {step: values["loss"]} if "loss" in values else run.losses
-            return replace(run, optimizer_step=step, losses=losses, metrics=run.metrics | {step: values})
+            if "loss" in values:
+                run.losses[step] = values["loss"]
+            run.metrics[step] = values
+            return replace(run, optimizer_step=step)
         case "evaluated":
-            return replace(run, evals=run.evals | {event["step"]: event["eval_loss"]})
+            run.evals[event["step"]] = event["eval_loss"]
+            return run
         case "facts":
             return replace(run, facts=run.facts | event["facts"])
         case "artifact":
@@ -144,6 +159,8 @@ def _apply(run: Run, event: Event) -> Run:
             return replace(run, artifacts=(*others, {key: event[key] for key in ("id", "kind_of", "path") if key in event}))
         case "note":
             return replace(run, notes=(*run.notes, event["text"]))
+        case "extended":
+            return replace(run, state="queued", steps=_again(run.steps, event["steps"]), more_levels=(*run.more_levels, *event["levels"]))
         case "stop_requested":
             return run if run.is_terminal else replace(run, state="stopping")
         case "finished":
@@ -157,3 +174,9 @@ def _apply(run: Run, event: Event) -> Run:
 
 def _with_step(run: Run, step: Step) -> Run:
     return replace(run, steps=tuple(step if known.name == step.name else known for known in run.steps))
+
+
+def _again(steps: tuple[Step, ...], names: list[str]) -> tuple[Step, ...]:
+    """The steps of a run that is taken up again: what exports and measures waits anew, the rest stays as it was."""
+    known = {step.name: step for step in steps}
+    return tuple(known[name] if name in known and name in ("train", "merge") else Step(name) for name in names)

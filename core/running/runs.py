@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,10 @@ LOG = "worker.log"
 STOP_GRACE_S = 33.0
 
 
-def plan(recipe: Recipe) -> tuple[str, ...]:
+def plan(recipe: Recipe, more_levels: tuple[str, ...] = ()) -> tuple[str, ...]:
     """The steps of a run of `recipe`, in order. Each leaves an artifact or figures behind and is skipped when they are there."""
     merge = ("merge",) if recipe.is_adapter else ()
-    export = ("gguf", "measure") if recipe.levels else ()
+    export = ("gguf", "measure") if recipe.levels or more_levels else ()
     return ("train", *merge, *export, "prove")
 
 
@@ -141,9 +141,13 @@ def start(run_id: str) -> None:
 
 def load(run_id: str, *, lock_is_ours: bool = False) -> Run:
     """The run as its events tell it; ``interrupted`` when they say it goes on and nobody holds its lock."""
-    run_dir = folder(run_id)
-    run = events.fold(events.read(run_dir))
-    if run.is_terminal or lock_is_ours or is_held(run_dir / RUN_LOCK):
+    run = events.fold(events.read(folder(run_id)))
+    return run if lock_is_ours else as_found(run_id, run)
+
+
+def as_found(run_id: str, run: Run) -> Run:
+    """`run` as its events tell it, or ``interrupted`` when they say it goes on and nobody holds its lock."""
+    if run.is_terminal or is_held(folder(run_id) / RUN_LOCK):
         return run
     error = UserError(
         "The run ended without a word: its process was killed or the machine went down.",
@@ -158,6 +162,33 @@ def list_runs() -> list[Run]:
     """Every run of the workspace, newest first."""
     found = sorted((path.parent.name for path in paths.runs_dir().glob(f"*/{events.FILE_NAME}")), reverse=True)
     return [load(run_id) for run_id in found if paths.ID_PATTERN.fullmatch(run_id)]
+
+
+def add_levels(run_id: str, names: Iterable[str]) -> None:
+    """Quantise the run's merged model to more levels: the run is taken up again, and makes, measures and proves what is new.
+
+    Raises:
+        UserError: an unknown level, one that needs an importance matrix, nothing new, no merged model yet, or the run is going on.
+    """
+    from core.export import artifacts
+    from core.export.quantise import parse_levels
+
+    run_dir = folder(run_id)
+    made = artifacts.of_run(run_dir)
+    known = {artifact.level for artifact in made}
+    wanted = [level for level in parse_levels(names) if level.name not in known]
+    if blind := next((level.name for level in wanted if level.needs_imatrix), None):
+        raise UserError(f"{blind} needs an importance matrix, which is not made here.", "levels", "Choose a level of 3 bits or more.")
+    if not wanted:
+        raise UserError("Every level asked for is there already.", run_id, "Choose one that is not in the list yet.")
+    if not any(artifact.kind == "merged" for artifact in made):
+        raise UserError(f"Run {run_id} has no merged model yet.", run_id, "Let the run finish its merge first.")
+    if is_held(run_dir / RUN_LOCK):
+        raise UserError(f"Run {run_id} is already going on.", run_id, "Wait until it ends, or stop it.")
+    levels = tuple(level.name for level in wanted)
+    run = load(run_id)
+    events.append(run_dir, "extended", levels=levels, steps=plan(recipe_of(run_id), (*run.more_levels, *levels)))
+    start(run_id)
 
 
 def pids(run_id: str) -> list[int]:

@@ -36,11 +36,9 @@ def merge(run_dir: Path) -> None:
 def gguf(run_dir: Path) -> None:
     from core.export.gguf import make_gguf
 
-    recipe = load_recipe(run_dir / "recipe.yaml")
+    levels = [*load_recipe(run_dir / "recipe.yaml").levels, *events.fold(events.read(run_dir)).more_levels]
     merged = artifacts.read(run_dir / "artifacts" / "merged")
-    made = make_gguf(
-        merged, list(recipe.levels), run_dir / "artifacts", run_id=run_dir.name, log=run_dir / LOG, on_event=progress(run_dir, "gguf")
-    )
+    made = make_gguf(merged, levels, run_dir / "artifacts", run_id=run_dir.name, log=run_dir / LOG, on_event=progress(run_dir, "gguf"))
     for artifact in made:
         announce(run_dir, artifact)
 

@@ -39,7 +39,7 @@ def main(run_dir: Path) -> int:
         device = _wait_for_device(run_dir, launch["device"])
         try:
             events.append(run_dir, "started", pid=known.pid)
-            for step in plan(recipe):
+            for step in plan(recipe, events.fold(events.read(run_dir)).more_levels):
                 _do(run_dir, step, launch)
         finally:
             device.release()

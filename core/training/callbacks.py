@@ -31,7 +31,7 @@ class RunCallback(TrainerCallback):
     ) -> None:
         if state.is_world_process_zero and logs and "loss" in logs:
             values = {name: float(logs[name]) for name in LOGGED if name in logs}
-            events.append(self.run_dir, "train_log", step=state.global_step, **values)
+            events.append(self.run_dir, "train_log", step=state.global_step, memory_bytes=memory_bytes(), **values)
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float] | None = None, **_: Any
@@ -56,6 +56,17 @@ class RunCallback(TrainerCallback):
             checkpoints.seal(root / f"checkpoint-{state.global_step}")
             checkpoints.rotate(root, self.keep_checkpoints)
             events.append(self.run_dir, "checkpoint", step=state.global_step)
+
+
+def memory_bytes() -> int:
+    """What training holds now: the peak on its GPU since the last look, or the main memory of this process."""
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        return peak
+    import psutil
+
+    return psutil.Process().memory_info().rss
 
 
 def agreed(flag: bool, device: torch.device) -> bool:

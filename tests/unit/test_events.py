@@ -91,3 +91,23 @@ def test_events_of_a_newer_version_change_nothing(tmp_path):
     before = events.fold(events.read(tmp_path))
     write(tmp_path, ("teleported", {"to": "mars"}))
     assert events.fold(events.read(tmp_path)) == before
+
+
+def test_more_levels_take_a_finished_run_up_again_and_keep_what_was_trained(tmp_path):
+    write(
+        tmp_path,
+        CREATED,
+        ("step_finished", {"step": "train", "elapsed_s": 3.5}),
+        ("finished", {"state": "done"}),
+        ("extended", {"levels": ["q4_0"], "steps": ["train", "merge", "gguf", "measure", "prove"]}),
+    )
+    run = events.fold(events.read(tmp_path))
+    assert run.state == "queued" and run.more_levels == ("q4_0",)
+    assert [(step.name, step.state) for step in run.steps][:3] == [("train", "done"), ("merge", "waiting"), ("gguf", "waiting")]
+    assert run.steps[0].elapsed_s == 3.5
+
+
+def test_a_log_of_a_hundred_thousand_points_is_folded_in_seconds():
+    points = [{"t": 1.0, "kind": "train_log", "step": step, "loss": 1.0} for step in range(100_000)]
+    run = events.fold(points)
+    assert len(run.losses) == 100_000 and run.optimizer_step == 99_999

@@ -1,0 +1,150 @@
+"""A run as a page watches it: read from disk once, and after that only what was added."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+from core import events, paths
+from core.events import Event, Run
+from core.running import runs
+
+KEPT_RUNS = 500  # in memory, the ones looked at last
+SMOOTHING = 0.9  # of the exponential mean of the loss
+RECENT_POINTS = 20  # that the rate is taken over
+
+
+@dataclass
+class Curves:
+    """What training logged, one entry per logged optimizer step, oldest first; absent values are None."""
+
+    steps: list[int] = field(default_factory=list[int])
+    times: list[float] = field(default_factory=list[float])
+    loss: list[float | None] = field(default_factory=list[float | None])
+    smooth: list[float | None] = field(default_factory=list[float | None])
+    learning_rate: list[float | None] = field(default_factory=list[float | None])
+    tokens: list[float | None] = field(default_factory=list[float | None])
+    tokens_per_s: list[float | None] = field(default_factory=list[float | None])
+    memory_bytes: list[float | None] = field(default_factory=list[float | None])
+    attempt: int = 0  # index of the first entry of this attempt
+
+    def add(self, event: Event) -> None:
+        if self.steps and event["step"] <= self.steps[-1]:
+            self.cut(event["step"] - 1)
+        loss = event.get("loss")
+        before = self.smooth[-1] if self.smooth else None
+        smooth = loss if before is None or loss is None or loss != loss else SMOOTHING * before + (1 - SMOOTHING) * loss
+        tokens, at = event.get("num_tokens"), float(event["t"])
+        self.tokens_per_s.append(self._speed(tokens, at))
+        self.steps.append(event["step"])
+        self.times.append(at)
+        self.loss.append(loss)
+        self.smooth.append(before if smooth is None else smooth)
+        self.learning_rate.append(event.get("learning_rate"))
+        self.tokens.append(tokens)
+        self.memory_bytes.append(event.get("memory_bytes"))
+
+    def _speed(self, tokens: float | None, at: float) -> float | None:
+        if tokens is None or len(self.steps) <= self.attempt or (last := self.tokens[-1]) is None:
+            return None
+        elapsed_s = at - self.times[-1]
+        return (tokens - last) / elapsed_s if elapsed_s > 0 and tokens > last else None
+
+    def cut(self, step: int) -> None:
+        """Forget what lies behind `step`: training goes on from an earlier checkpoint."""
+        keep = bisect_right(self.steps, step)
+        for column in dataclasses.fields(self):
+            if column.name != "attempt":
+                del getattr(self, column.name)[keep:]
+        self.attempt = keep
+
+    def seconds_per_step(self) -> float | None:
+        """Over the newest points of this attempt; None before there are two."""
+        first = max(self.attempt, len(self.steps) - RECENT_POINTS)
+        if len(self.steps) - first < 2:
+            return None
+        return (self.times[-1] - self.times[first]) / max(1, self.steps[-1] - self.steps[first])
+
+
+@dataclass
+class Live:
+    """One watched run. `version` changes whenever there is something new to show."""
+
+    run: Run = field(default_factory=Run)
+    curves: Curves = field(default_factory=Curves)
+    offset: int = 0
+    is_held: bool = False
+    part: tuple[Any, float, float] | None = None  # (what, done, at) where the part of a step that is going on began
+    latest_s: float = 0.0
+
+    @property
+    def version(self) -> str:
+        return f"{self.run.run_id}:{self.offset}:{self.run.state}"
+
+    def add(self, event: Event) -> None:
+        self.run = events.fold([event], self.run)
+        self.latest_s = float(event.get("t", 0.0))
+        match event.get("kind"):
+            case "train_log":
+                self.curves.add(event)
+            case "train_began":
+                self.curves.cut(event["step"])
+            case "progress":
+                what = (event.get("step"), event.get("id"), event.get("total"))
+                if self.part is None or self.part[0] != what:
+                    self.part = (what, float(event.get("done", 0)), self.latest_s)
+            case "step_started" | "step_finished" | "finished":
+                self.part = None
+            case _:
+                return
+
+    def remaining_s(self) -> float | None:
+        """How long the part that is going on still takes at its rate so far; None while nobody can say."""
+        if self.run.state != "running":
+            return None
+        if self.run.stage == "train":
+            per_step = self.curves.seconds_per_step()
+            left = self.run.max_steps - self.run.optimizer_step
+            return per_step * left if per_step is not None and left > 0 else None
+        if self.part is None:
+            return None
+        _, began_at, began_s = self.part
+        done, total = float(self.run.progress.get("done", 0)), float(self.run.progress.get("total", 0))
+        moved = done - began_at
+        return (total - done) * (self.latest_s - began_s) / moved if moved > 0 else None
+
+
+_known: OrderedDict[str, Live] = OrderedDict()
+_lock = threading.RLock()
+
+
+def watch(run_id: str) -> Live:
+    """The run as it stands now. Cheap to call every second: only new events are read.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    run_dir = runs.folder(run_id)
+    path = run_dir / events.FILE_NAME
+    with _lock:
+        live = _known.get(str(run_dir))
+        if live is None or (path.stat().st_size if path.exists() else 0) < live.offset:
+            live = Live()
+        for event, offset in events.read_from(run_dir, live.offset):
+            live.add(event)
+            live.offset = offset
+        _known[str(run_dir)] = live
+        _known.move_to_end(str(run_dir))
+        while len(_known) > KEPT_RUNS:
+            _known.popitem(last=False)
+        return dataclasses.replace(live, run=runs.as_found(run_id, live.run))
+
+
+def all_runs() -> list[Run]:
+    """Every run of the workspace, newest first, each as `watch` sees it."""
+    found = sorted((path.parent.name for path in paths.runs_dir().glob(f"*/{events.FILE_NAME}")), reverse=True)
+    return [watch(run_id).run for run_id in found if paths.ID_PATTERN.fullmatch(run_id)]

@@ -1,0 +1,73 @@
+"""What a page sees of a run equals what its events say, and a second look reads only what was added."""
+
+import pytest
+
+from core import events, paths
+from core.errors import UserError
+from core.running import live
+
+
+@pytest.fixture
+def run_dir(workspace):
+    folder = paths.runs_dir() / "r-1"
+    folder.mkdir(parents=True)
+    events.append(folder, "created", run_id="r-1", name="m", method="lora", steps=["train", "merge"])
+    return folder
+
+
+def log(folder, step, **values):
+    events.append(folder, "train_log", step=step, **values)
+
+
+def test_what_was_added_between_two_looks_is_there_and_equals_the_fold(run_dir):
+    events.append(run_dir, "train_began", step=0, max_steps=9)
+    log(run_dir, 1, loss=3.0)
+    assert live.watch("r-1").run.optimizer_step == 1
+    log(run_dir, 2, loss=2.0, learning_rate=1e-4)
+    seen = live.watch("r-1")
+    assert seen.run.losses == events.fold(events.read(run_dir)).losses == {1: 3.0, 2: 2.0}
+    assert seen.curves.steps == [1, 2] and seen.curves.loss == [3.0, 2.0]
+    assert seen.curves.smooth == [3.0, pytest.approx(2.9)]
+
+
+def test_going_on_from_a_checkpoint_forgets_the_points_after_it(run_dir):
+    for step in range(1, 8):
+        log(run_dir, step, loss=float(step))
+    live.watch("r-1")
+    events.append(run_dir, "train_began", step=4, max_steps=9)
+    log(run_dir, 5, loss=0.5)
+    curves = live.watch("r-1").curves
+    assert curves.steps == [1, 2, 3, 4, 5] and curves.loss[-1] == 0.5
+
+
+def test_a_line_that_is_still_being_written_is_read_when_it_is_whole(run_dir):
+    live.watch("r-1")
+    with (run_dir / events.FILE_NAME).open("a") as file:
+        file.write('{"t": 1, "kind": "note", "text": "ha')
+        file.flush()
+        assert live.watch("r-1").run.notes == ()
+        file.write('lf"}\n')
+    assert live.watch("r-1").run.notes == ("half",)
+
+
+def test_speed_and_remaining_time_come_from_the_newest_points(run_dir):
+    curves = live.Curves()
+    for step in range(1, 5):
+        curves.add({"kind": "train_log", "step": step, "t": 2.0 * step, "num_tokens": 100.0 * step})
+    assert curves.tokens_per_s == [None, 50.0, 50.0, 50.0]
+    assert curves.seconds_per_step() == 2.0
+
+
+def test_a_run_that_nobody_holds_is_interrupted(run_dir):
+    events.append(run_dir, "started", pid=1)
+    assert live.watch("r-1").run.state == "interrupted"
+    assert live.all_runs()[0].state == "interrupted"
+
+
+def test_a_deleted_run_is_not_remembered(run_dir):
+    live.watch("r-1")
+    import shutil
+
+    shutil.rmtree(run_dir)
+    with pytest.raises(UserError, match="There is no run"):
+        live.watch("r-1")
