@@ -1,0 +1,210 @@
+"""What a publication would send: the files, what is left out and why, the card, and what speaks against it. No network."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core import paths
+from core.errors import UserError
+from core.export.artifacts import MANIFEST, Artifact
+from core.publish.card import model_card, proof_sentences
+from core.publish.facts import CardFacts, facts_of, provenance
+from core.redact import redact
+
+ALLOWED_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".md", ".jinja", ".gguf")
+PROVENANCE = "transmute.json"
+CARD = "README.md"
+# Names that are never sent, whatever their suffix: states of the trainer, and what is written anew for the Hub.
+NEVER = re.compile(r"(optimizer|scheduler|rng_state|trainer_state|training_args|scaler)", re.IGNORECASE)
+REWRITTEN = {MANIFEST: f"replaced by {PROVENANCE}, without local paths", CARD: "replaced by the model card"}
+READ_LIMIT_BYTES = 2 * 2**20  # larger text files are vocabularies
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """One file of the future repository: copied from `local`, or written from `text`."""
+
+    path: str
+    size_bytes: int
+    local: Path | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Refused:
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Nothing may be sent while there are `problems`; `notes` are worth knowing and stop nothing."""
+
+    repo_id: str
+    suggested_repo_id: str
+    files: tuple[PlannedFile, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    proofs: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(file.size_bytes for file in self.files)
+
+
+def preflight(artifacts: Sequence[Artifact], repo_id: str, facts: CardFacts | None = None) -> Plan:
+    """The plan to publish `artifacts` as the model repository `repo_id`.
+
+    Raises:
+        UserError: no artifact is named.
+    """
+    if not artifacts:
+        raise UserError("Nothing is chosen to publish.", "publish", "Name at least one artifact.")
+    facts = facts or facts_of(artifacts)
+    files: list[PlannedFile] = []
+    refused: list[Refused] = []
+    for artifact in artifacts:
+        for name, local in _candidates(artifact):
+            if reason := refusal(name, local):
+                refused.append(Refused(name, reason))
+            else:
+                files.append(PlannedFile(name, local.stat().st_size, local))
+    problems = [*repo_problems(repo_id), *_artifact_problems(artifacts, files), *_leaks(files)]
+    notes = _notes(artifacts, repo_id, facts)
+    generated = {
+        CARD: model_card(artifacts, repo_id, facts),
+        PROVENANCE: json.dumps(provenance(artifacts, facts), ensure_ascii=False, indent=2) + "\n",
+    }
+    files += [PlannedFile(name, len(text.encode()), text=text) for name, text in generated.items()]
+    proofs = {
+        "passed": all(artifact.proofs.get("passed", False) for artifact in artifacts),
+        "sentences": proof_sentences(artifacts[0].proofs),
+        "by_artifact": {artifact.id: artifact.proofs for artifact in artifacts},
+    }
+    return Plan(repo_id, suggest_repo_id(artifacts, repo_id), tuple(files), tuple(refused), tuple(problems), tuple(notes), proofs)
+
+
+def dry_run(artifacts: Sequence[Artifact], repo_id: str) -> dict[str, Any]:
+    """The plan as plain values, ready for JSON: repo_id, files, total_bytes, card, refused, problems, notes, proofs."""
+    plan = preflight(artifacts, repo_id)
+    return {
+        "repo_id": plan.repo_id,
+        "suggested_repo_id": plan.suggested_repo_id,
+        "files": [
+            {"path": file.path, "size_bytes": file.size_bytes, "local": str(file.local) if file.local else None} for file in plan.files
+        ],
+        "total_bytes": plan.total_bytes,
+        "card": next(file.text for file in plan.files if file.path == CARD),
+        "refused": [{"path": item.path, "reason": item.reason} for item in plan.refused],
+        "problems": list(plan.problems),
+        "notes": list(plan.notes),
+        "proofs": plan.proofs,
+    }
+
+
+def refusal(name: str, local: Path) -> str:
+    """Why a file is not sent; empty when it is."""
+    base = local.name
+    if name in REWRITTEN:
+        return REWRITTEN[name]
+    if local.is_symlink() or not local.is_file():
+        return "not a regular file"
+    if any(part.startswith(".") for part in Path(name).parts):
+        return "hidden file"
+    if NEVER.match(base):
+        return "state of the training, not of the model"
+    if local.suffix.lower() not in ALLOWED_SUFFIXES:
+        return f"only {' '.join(ALLOWED_SUFFIXES)} are sent"
+    text = _text(local)
+    if text and redact(text) != text:
+        return "holds what looks like an access token"
+    return ""
+
+
+def repo_problems(repo_id: str) -> list[str]:
+    """What is wrong with a repository's name, by the Hub client's own rules."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        return [str(error)]
+    if repo_id.count("/") != 1:
+        return [f"{repo_id!r} does not say whose it is. Write USER/NAME."]
+    return []
+
+
+def suggest_repo_id(artifacts: Sequence[Artifact], repo_id: str) -> str:
+    """`repo_id` as the Hub's habits have it: a repository of GGUF files ends in ``-GGUF``, one of an adapter in ``-adapter``."""
+    ending = {"gguf": "-GGUF", "adapter": "-adapter", "merged": ""}[artifacts[0].kind]
+    return repo_id if repo_id.lower().endswith(ending.lower()) else repo_id + ending
+
+
+def _candidates(artifact: Artifact) -> Iterator[tuple[str, Path]]:
+    """Every file of the artifact as (path in the repository, local file), the listed ones first, then what else lies in its folder."""
+    listed = [entry.name for entry in artifact.files]
+    yield from ((name, artifact.folder / name) for name in listed)
+    if (artifact.folder / MANIFEST).is_file():
+        for local in sorted(artifact.folder.rglob("*")):
+            name = local.relative_to(artifact.folder).as_posix()
+            if name not in listed and not local.is_dir():
+                yield name, local
+
+
+def _artifact_problems(artifacts: Sequence[Artifact], files: list[PlannedFile]) -> Iterator[str]:
+    kinds = {artifact.kind for artifact in artifacts}
+    if len(kinds) > 1:
+        yield f"{' and '.join(sorted(kinds))} artifacts belong in repositories of their own."
+    elif kinds != {"gguf"} and len(artifacts) > 1:
+        yield f"One repository holds one {artifacts[0].kind} model; publish them one by one."
+    for path, count in Counter(file.path for file in files).items():
+        if count > 1 and kinds == {"gguf"}:
+            yield f"{count} artifacts have a file {path}."
+    if not any(file.path.endswith((".safetensors", ".gguf")) for file in files):
+        yield "There are no weights among the files."
+    sizes = {file.local: file.size_bytes for file in files}
+    for artifact in artifacts:
+        if artifact.proofs.get("passed") is False:
+            yield f"A proof of {artifact.id} does not hold; what would be published is not what was trained."
+        for entry in artifact.files:
+            if entry.sha256 and sizes.get(artifact.folder / entry.name, entry.size_bytes) != entry.size_bytes:
+                yield f"{entry.name} of {artifact.id} has changed since it was made."
+
+
+def _leaks(files: list[PlannedFile]) -> Iterator[str]:
+    """Text files that name folders of this machine."""
+    local = [str(folder) for folder in (paths.home(), paths.PROJECT, Path.home()) if len(folder.parts) > 1]
+    for file in files:
+        text = _text(file.local) if file.local else ""
+        if found := next((folder for folder in local if folder in text), None):
+            yield f"{file.path} names a folder of this machine ({found}); remove it there."
+
+
+def _notes(artifacts: Sequence[Artifact], repo_id: str, facts: CardFacts) -> Iterator[str]:
+    for artifact in artifacts:
+        if "passed" not in artifact.proofs:
+            yield f"{artifact.id} is not proved; `prove` compares it with what was trained."
+    if artifacts[0].kind == "adapter" and artifacts[0].base_model == "starter":
+        yield "The adapter's base is the embedded starter model, which is not on the Hub: others can use the merged model or the GGUF files."
+    if not facts.license:
+        yield "The licence of the base model is not known here; add it to the card before sending."
+    if (better := suggest_repo_id(artifacts, repo_id)) != repo_id:
+        yield f"Such repositories are usually named {better}."
+
+
+def _text(path: Path | None) -> str:
+    """The text of a small text file; empty for weights, vocabularies and what is not UTF-8."""
+    if path is None or path.suffix.lower() not in (".json", ".txt", ".md", ".jinja") or path.stat().st_size > READ_LIMIT_BYTES:
+        return ""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return ""

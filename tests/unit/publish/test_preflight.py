@@ -1,0 +1,167 @@
+"""What would be sent is exactly the allow-list, and what speaks against it is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from core import paths
+from core.errors import UserError
+from core.export import artifacts
+from core.export.artifacts import Artifact
+from core.publish.preflight import dry_run, preflight, repo_problems, suggest_repo_id
+
+TOKEN = "hf_" + "CANARYcanary0123456789abcd"
+PROVED = {"template_identical": True, "tokens_identical": True, "merge_kl": 2e-7, "merge_top1": 1.0, "passed": True}
+
+
+def make(root: Path, kind: artifacts.Kind, files: dict[str, str], level: str | None = None, **fields: object) -> Artifact:
+    """A real artifact on disk: `files` (name to text) and a manifest with their hashes."""
+    folder = root / (kind if level is None else f"{kind}-{level}")
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    values = {
+        "id": folder.name.lower(),
+        "kind": kind,
+        "level": level,
+        "name": "Starter-Identity",
+        "base_model": "starter",
+        "proofs": PROVED,
+    }
+    return artifacts.write(Artifact.model_validate(values | fields), folder)
+
+
+def merged(root: Path, **fields: object) -> Artifact:
+    files = {
+        "config.json": "{}",
+        "model.safetensors": "weights",
+        "tokenizer.json": "{}",
+        "tokenizer.model": "pieces",
+        "chat_template.jinja": "{{ 1 }}",
+    }
+    return make(root, "merged", files, **fields)
+
+
+def gguf(root: Path, level: str) -> Artifact:
+    return make(root, "gguf", {f"Starter-Identity-{level}.gguf": "GGUF"}, level)
+
+
+@pytest.fixture(autouse=True)
+def templates_need_no_real_gguf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files here are named .gguf and are not; reading one is tested with the header."""
+    monkeypatch.setattr("core.publish.facts.template_of", lambda artifact: "{{ messages }}")
+
+
+def test_only_the_files_of_the_model_are_sent(tmp_path: Path, workspace: Path) -> None:
+    artifact = merged(tmp_path)
+    junk = [
+        "training_args.bin",
+        "optimizer.pt",
+        "optimizer.safetensors",
+        "scheduler.pt",
+        "rng_state.pth",
+        "pytorch_model.bin",
+        "worker.log",
+    ]
+    junk += ["trainer_state.json", ".hidden.json", "events.jsonl", "adapter.pkl", "notes.md/optimizer.json", "manifest.json", "README.md"]
+    for name in junk:
+        if not (artifact.folder / name).exists():
+            (artifact.folder / name).parent.mkdir(exist_ok=True)
+            (artifact.folder / name).write_text("junk")
+    (artifact.folder / "elsewhere.json").symlink_to("/etc/hostname")
+    plan = preflight([artifact], "someone/Starter-Identity")
+    sent = {file.path for file in plan.files}
+    model = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer.model", "chat_template.jinja"}
+    assert sent == model | {"README.md", "transmute.json"}
+    assert {item.path for item in plan.refused} == {*junk, "elsewhere.json"}
+    assert plan.problems == ()
+    assert plan.total_bytes == sum(file.size_bytes for file in plan.files) > 0
+
+
+def test_a_token_in_a_file_keeps_that_file_back(tmp_path: Path, workspace: Path) -> None:
+    artifact = merged(tmp_path)
+    (artifact.folder / "generation_config.json").write_text(json.dumps({"token": TOKEN}))
+    plan = preflight([artifact], "someone/x")
+    assert [(item.path, item.reason) for item in plan.refused if item.path == "generation_config.json"] == [
+        ("generation_config.json", "holds what looks like an access token")
+    ]
+    assert TOKEN not in json.dumps(dry_run([artifact], "someone/x"))
+
+
+def test_a_folder_of_this_machine_inside_a_file_is_a_problem(tmp_path: Path, workspace: Path) -> None:
+    artifact = make(tmp_path, "merged", {"config.json": json.dumps({"_name_or_path": str(workspace / "x")}), "model.safetensors": "w"})
+    assert any("names a folder of this machine" in problem for problem in preflight([artifact], "someone/x").problems)
+
+
+def test_the_published_provenance_has_no_local_paths(tmp_path: Path, workspace: Path) -> None:
+    run_dir = paths.runs_dir() / "261123-191203-4f2a"
+    recipe = {"method": "qlora", "dataset": str(tmp_path / "identity.json"), "base_model": "starter", "learning_rate": 1e-4}
+    paths.write_text(run_dir / "recipe.yaml", "\n".join(f"{key}: {value}" for key, value in recipe.items()))
+    paths.write_json(run_dir / "dataset.json", {"train": {"name": str(tmp_path / "identity.json"), "num_rows": 3}})
+    artifact = merged(tmp_path, run_id=run_dir.name, base_path=str(tmp_path / "base"), base_model=str(tmp_path / "my-base"))
+    plan = preflight([artifact], "someone/x")
+    written = {file.path: file.text or "" for file in plan.files if file.local is None}
+    assert set(written) == {"README.md", "transmute.json"}
+    for text in written.values():
+        assert str(tmp_path) not in text
+    provenance = json.loads(written["transmute.json"])
+    assert provenance["recipe"]["dataset"] == "identity.json"
+    assert provenance["artifacts"][0]["base_model"] == "my-base"
+    assert {file["name"] for file in provenance["artifacts"][0]["files"]} >= {"config.json", "model.safetensors"}
+
+
+def test_several_levels_share_one_repository(tmp_path: Path, workspace: Path) -> None:
+    plan = preflight([gguf(tmp_path, "Q4_0"), gguf(tmp_path, "F16")], "someone/Starter-Identity-GGUF")
+    assert [file.path for file in plan.files][:2] == ["Starter-Identity-Q4_0.gguf", "Starter-Identity-F16.gguf"]
+    assert plan.problems == ()
+    assert plan.proofs["passed"] is True
+
+
+def test_kinds_do_not_share_a_repository(tmp_path: Path, workspace: Path) -> None:
+    plan = preflight([gguf(tmp_path, "Q4_0"), merged(tmp_path)], "someone/x")
+    assert "gguf and merged artifacts belong in repositories of their own." in plan.problems
+
+
+def test_a_failed_proof_and_a_changed_file_are_problems(tmp_path: Path, workspace: Path) -> None:
+    artifact = merged(tmp_path, proofs=PROVED | {"passed": False})
+    (artifact.folder / "model.safetensors").write_text("other weights")
+    problems = " ".join(preflight([artifact], "someone/x").problems)
+    assert "A proof of merged does not hold" in problems
+    assert "model.safetensors of merged has changed" in problems
+
+
+def test_what_is_not_proved_or_has_no_weights_is_said(tmp_path: Path, workspace: Path) -> None:
+    artifact = make(tmp_path, "adapter", {"adapter_config.json": "{}"}, proofs={})
+    plan = preflight([artifact], "someone/x-adapter")
+    assert "There are no weights among the files." in plan.problems
+    assert any("is not proved" in note for note in plan.notes)
+    assert any("embedded starter" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize(
+    "repo_id", ["no-owner", "a/b/c", "some one/x", "someone/-x", "someone/x..y", "someone/" + "x" * 120, "someone/x.git", ""]
+)
+def test_a_bad_repository_name_is_a_problem(repo_id: str) -> None:
+    assert len(repo_problems(repo_id)) == 1
+
+
+def test_names_are_suggested_by_the_hubs_habits(tmp_path: Path) -> None:
+    assert repo_problems("someone/Starter-Identity") == []
+    assert suggest_repo_id([gguf(tmp_path, "Q4_0")], "someone/x") == "someone/x-GGUF"
+    assert suggest_repo_id([gguf(tmp_path, "Q4_0")], "someone/x-gguf") == "someone/x-gguf"
+    assert suggest_repo_id([merged(tmp_path)], "someone/x") == "someone/x"
+
+
+def test_nothing_chosen_is_an_error_with_a_remedy() -> None:
+    with pytest.raises(UserError, match="Nothing is chosen"):
+        preflight([], "someone/x")
+
+
+def test_the_dry_run_is_plain_json(tmp_path: Path, workspace: Path) -> None:
+    plan = json.loads(json.dumps(dry_run([merged(tmp_path)], "someone/x")))
+    assert set(plan) == {"repo_id", "suggested_repo_id", "files", "total_bytes", "card", "refused", "problems", "notes", "proofs"}
+    assert plan["card"].startswith("---\n")
+    assert {"path", "size_bytes", "local"} == set(plan["files"][0])
