@@ -17,6 +17,7 @@ from typing import Any
 import core
 from core import events, paths, process
 from core.data.dataset import Dataset, import_dataset, open_dataset
+from core.data.tokenizer import load_tokenizer, save_tokenizer
 from core.errors import UserError
 from core.events import Run
 from core.locks import FileLock, is_held
@@ -57,9 +58,12 @@ def create(recipe: Recipe, token: str | None = None, hardware: Hardware | None =
     data = {"train": _dataset_entry(import_dataset(resolve_data(recipe.dataset)))}
     if recipe.eval_dataset:
         data["eval"] = _dataset_entry(import_dataset(resolve_data(recipe.eval_dataset)))
+    tokenizer = load_tokenizer(model.path)
     run_id = paths.new_run_id()
     run_dir = paths.runs_dir() / run_id
     run_dir.mkdir(parents=True)
+    sentencepiece = model.path / "tokenizer.model"
+    save_tokenizer(tokenizer, run_dir / "tokenizer", sentencepiece if sentencepiece.is_file() else None)
     threads = max(1, hardware.cpu_count // max(1, recipe.num_processes or len(hardware.gpus) or 1))
     launch = command(run_dir, recipe, hardware, threads)
     paths.write_text(run_dir / "recipe.yaml", recipe.to_yaml())

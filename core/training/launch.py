@@ -40,10 +40,9 @@ def command(run_dir: Path, recipe: Recipe, hardware: Hardware, threads: int) -> 
     worker = ("-m", "core.worker", str(run_dir))
     if num_processes == 1 and config in ("cpu", "single_gpu", "ddp"):
         return Launch((sys.executable, *worker), env, config, 1)
-    launcher = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(SPACES / "accelerate" / f"{config}.yaml"))
+    file = "cpu" if config == "ddp" and not hardware.gpus else config
+    launcher = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(SPACES / "accelerate" / f"{file}.yaml"))
     options = ("--num_processes", str(num_processes), "--num_machines", "1", "--main_process_port", "0")
-    if not hardware.gpus:
-        options += ("--cpu",) if config == "ddp" else ()
     return Launch((*launcher, *options, *worker), env, config, num_processes)
 
 

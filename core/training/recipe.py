@@ -314,9 +314,10 @@ def _value(key: str, text: str) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         value = text
-    if key == "levels" and isinstance(value, str):
-        return [level.strip() for level in value.split(",") if level.strip()]
-    if value is None and key in Recipe.model_fields and isinstance(Recipe.model_fields[key].default, str):
+    default = Recipe.model_fields[key].default if key in Recipe.model_fields else None
+    if isinstance(default, tuple) and not isinstance(value, list):
+        return [part.strip() for part in text.split(",") if part.strip()]  # ``levels=f16,q4_0``; ``levels=`` clears it
+    if value is None and isinstance(default, str):
         return ""  # ``eval_dataset=`` clears it
     # YAML 1.1 reads 1e-4 as text; pydantic then makes it a number where the knob is one.
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from trl.trainer.sft_config import SFTConfig
 
 from core import events, paths
-from core.data.tokenizer import ChatTokenizer, load_tokenizer, save_tokenizer
+from core.data.tokenizer import load_tokenizer
 from core.errors import UserError
 from core.export import artifacts
 from core.training import checkpoints
@@ -39,7 +40,7 @@ def train(run_dir: Path) -> None:
     base = Path(launch["model"]["path"])
     known = events.fold(events.read(run_dir))
 
-    chat_tokenizer = load_tokenizer(base)
+    chat_tokenizer = load_tokenizer(run_dir / "tokenizer")
     train_conversations, eval_conversations = conversations_of(run_dir)
     train_rows = rows_of(train_conversations, chat_tokenizer, recipe)
     eval_rows = rows_of(eval_conversations, chat_tokenizer, recipe)
@@ -54,7 +55,7 @@ def train(run_dir: Path) -> None:
         args=training_arguments(run_dir, recipe),
         train_dataset=Dataset.from_list([dict(row) for row in train_rows]),
         eval_dataset=Dataset.from_list([dict(row) for row in eval_rows]) if eval_rows else None,
-        processing_class=hub_tokenizer(chat_tokenizer, base, run_dir),
+        processing_class=AutoTokenizer.from_pretrained(run_dir / "tokenizer", local_files_only=True),
         peft_config=lora_config(recipe) if recipe.is_adapter else None,
         callbacks=[callback],
     )
@@ -80,19 +81,6 @@ def train(run_dir: Path) -> None:
     if is_main:
         events.append(run_dir, "facts", facts={"train_s": round(time.monotonic() - began, 2)})
     save(trainer, run_dir, recipe, launch, stored_dtype(base))
-
-
-def hub_tokenizer(chat_tokenizer: ChatTokenizer, base: Path, run_dir: Path) -> Any:
-    """The tokenizer as transformers wants it, read back from what will be saved with the model."""
-    folder = run_dir / "tokenizer"
-    if not folder.is_dir():
-        with paths.building(folder) as partial:
-            save_tokenizer(chat_tokenizer, partial, sentencepiece_file(base))
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-
-
-def sentencepiece_file(base: Path) -> Path | None:
-    return base / "tokenizer.model" if (base / "tokenizer.model").is_file() else None
 
 
 def precision(recipe: Recipe) -> str:
@@ -237,7 +225,6 @@ def save(trainer: AnswerTrainer, run_dir: Path, recipe: Recipe, launch: dict[str
         return
     kind = "adapter" if recipe.is_adapter else "merged"
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
-    base = Path(launch["model"]["path"])
     with paths.building(run_dir / "artifacts" / kind) as folder:
         if kind == "merged":
             state = {name: weight.to(dtype) for name, weight in state.items()}
@@ -245,7 +232,7 @@ def save(trainer: AnswerTrainer, run_dir: Path, recipe: Recipe, launch: dict[str
         model.save_pretrained(folder, state_dict=state)
         if kind == "adapter":
             forget_local_path(folder / "adapter_config.json", launch["model"]["name"])
-        save_tokenizer(load_tokenizer(base), folder, sentencepiece_file(base))
+        shutil.copytree(run_dir / "tokenizer", folder, dirs_exist_ok=True)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's template; the card is written at publication
         artifact = artifacts.write(describe(run_dir, recipe, launch, kind), folder)
     events.append(run_dir, "artifact", id=artifact.id, kind_of=kind, path=f"artifacts/{kind}")

@@ -23,8 +23,9 @@ def test_assignments_are_read_as_the_type_of_their_knob():
     assert changed.levels == ("f16", "q4_0") and changed.target_modules == "q_proj,v_proj"
 
 
-def test_an_empty_assignment_clears_a_text():
-    assert recipe.override(presets.preset("demo"), ["eval_dataset="]).eval_dataset == ""
+def test_an_empty_assignment_clears_a_text_or_a_list():
+    changed = recipe.override(presets.preset("demo"), ["eval_dataset=", "levels="])
+    assert changed.eval_dataset == "" and changed.levels == ()
 
 
 def test_an_assignment_without_an_equals_sign_is_refused():
