@@ -14,6 +14,11 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from core.export import converter
+
+# The workspace of the tests is empty; llama.cpp's converter, once fetched by `make setup`, is used from where it lies.
+if "LLAMA_CPP_DIR" not in os.environ and converter.is_fetched():
+    os.environ["LLAMA_CPP_DIR"] = str(converter.converter_dir())
 # Read at import time by the libraries, so they must stand before the first import of any of them.
 os.environ.update(
     {
