@@ -1,0 +1,53 @@
+"""Transmute's page: ``python app.py`` on your own machine, or the entry point of a Space. It builds the page and launches it."""
+
+import spaces  # isort: skip  # noqa: F401 - a Space wants it before gradio and torch
+
+import argparse
+import os
+import sys
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+from core import paths, redact
+from core.errors import UserError
+from ui import access, layout, theme
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+demo = layout.build()
+
+
+def main() -> None:
+    """Start the server. Off a Space it is for this machine alone, unless TRANSMUTE_PASSWORD is set."""
+    parser = argparse.ArgumentParser(description="Open Transmute's page in a browser.")
+    parser.add_argument("--host", default="0.0.0.0" if access.on_space() else "127.0.0.1", help="where to listen")  # noqa: S104
+    parser.add_argument("--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", "7860")), help="which port")
+    parser.add_argument("--share", action="store_true", help="a public link through Gradio's tunnel; needs a password")
+    options = parser.parse_args()
+    password = os.environ.get("TRANSMUTE_PASSWORD", "")
+    is_open = options.share or options.host not in LOOPBACK
+    if is_open and not password and not access.on_space():
+        remedy = "Set the environment variable TRANSMUTE_PASSWORD (the user is transmute), or leave out --share and --host."
+        sys.exit(str(UserError("Without a password the page is for this machine only.", "--share, --host", remedy)))
+    redact.install()
+    demo.launch(
+        server_name=options.host,
+        server_port=options.port,
+        share=options.share,
+        auth=("transmute", password) if password and not access.on_space() else None,
+        theme=theme.theme(),
+        head=theme.HEAD,
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        allowed_paths=[],
+        blocked_paths=[str(paths.home()), str(paths.PROJECT)],
+        max_file_size="2gb",
+    )
+
+
+if __name__ == "__main__":
+    main()

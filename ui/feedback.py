@@ -1,0 +1,106 @@
+"""The one place where an error becomes something on the page: problem, where, remedy; never a traceback, never a server path."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import re
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from core import paths
+from core.errors import UserError
+from core.redact import redact
+from ui.view import text
+
+log = logging.getLogger("transmute")
+
+
+def slot(elem_id: str | None = None) -> gr.HTML:
+    """An empty place for messages; `Shell.listen(slot=...)` fills and clears it."""
+    return gr.HTML("", elem_id=elem_id, elem_classes=["feedback"], container=False, padding=False)
+
+
+def said(problem: str, where: str = "", remedy: str = "", tone: str = "error") -> str:
+    """A card of up to three parts. `tone` is error, warning or good."""
+    parts = [f'<p class="what">{text(problem)}</p>']
+    if where:
+        parts.append(f'<p class="where"><span>Where</span> {text(where)}</p>')
+    if remedy:
+        parts.append(f'<p class="remedy"><span>What to do</span> {text(remedy)}</p>')
+    role = "alert" if tone == "error" else "status"
+    return f'<div class="message {tone}" role="{role}">{"".join(parts)}</div>'
+
+
+def card(error: Exception) -> str:
+    """The card of an error: a UserError as it says itself, anything else in one sentence with a number to find it in the log."""
+    known = as_user_error(error)
+    return said(known.problem, known.where, known.remedy)
+
+
+def as_user_error(error: Exception) -> UserError:
+    """`error` as it may be shown: secrets and server paths taken out; what we did not foresee goes to the log and gets a number."""
+    if isinstance(error, UserError):
+        return UserError(*(for_page(part) for part in (error.problem, error.where, error.remedy)), code=error.code)
+    number = secrets.token_hex(3)
+    log.error("unforeseen error %s", number, exc_info=error)
+    remedy = f"Try again; if it stays, look for {number} in the server's log."
+    return UserError("Something went wrong that Transmute did not foresee.", "", remedy, code="BUG")
+
+
+def for_page(sentence: str) -> str:
+    """`sentence` without secrets and without the folders of this server."""
+    for folder in (paths.home(), paths.PROJECT):
+        sentence = sentence.replace(f"{folder}/", "")
+    return re.sub(r"(?<![\w.])/(?:[\w.+@-]+/)+", "", redact(sentence))
+
+
+def mapped(handler: Callable[..., Any], num_outputs: int) -> Callable[..., Any]:
+    """`handler` with one output more, the slot: empty when all went well, the error's card (and nothing else changed) when not."""
+    unchanged = (gr.skip(),) * num_outputs
+
+    def whole(value: Any) -> tuple[Any, ...]:
+        return ("", *_as_outputs(value, num_outputs))
+
+    if inspect.isgeneratorfunction(handler):
+
+        @functools.wraps(handler)
+        def answered(*values: Any, **named: Any) -> Any:
+            try:
+                for value in handler(*values, **named):
+                    yield whole(value)
+            except Exception as error:  # noqa: BLE001 - the page's last line of defence; the log keeps the traceback
+                yield (card(error), *unchanged)
+    else:
+
+        @functools.wraps(handler)
+        def answered(*values: Any, **named: Any) -> Any:
+            try:
+                return whole(handler(*values, **named))
+            except Exception as error:  # noqa: BLE001 - the page's last line of defence; the log keeps the traceback
+                return (card(error), *unchanged)
+
+    return answered
+
+
+def for_programs(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """`handler` as a named endpoint: an error reaches the client as one sentence."""
+
+    @functools.wraps(handler)
+    def answered(*values: Any, **named: Any) -> Any:
+        try:
+            return handler(*values, **named)
+        except Exception as error:  # noqa: BLE001 - the endpoint's last line of defence; the log keeps the traceback
+            raise gr.Error(str(as_user_error(error)), print_exception=False) from None
+
+    return answered
+
+
+def _as_outputs(value: Any, num_outputs: int) -> tuple[Any, ...]:
+    if num_outputs == 0:
+        return ()
+    return tuple(value) if num_outputs > 1 else (value,)

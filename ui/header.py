@@ -1,0 +1,106 @@
+"""The line at the top of the page: the machine, the storage, who you are, and what is running. Live, and the same on every tab."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from functools import lru_cache
+
+import gradio as gr
+
+from core import doctor, paths
+from core.running import runs
+from core.training import hardware
+from ui import access
+from ui.access import Caller, allowed
+from ui.shell import Shell
+from ui.view import count, size, text
+
+EVERY_S = 3.0
+ROLES = {
+    "owner": "owner, all rights",
+    "signed_in": "signed in, read-only",
+    "public": "visitor, read-only",
+}
+
+
+def build(shell: Shell) -> None:
+    """The line itself, filled when the page opens and again every few seconds."""
+    with gr.Row(equal_height=True, elem_classes=["topline"]):
+        line = gr.HTML('<div class="top"><h1>Transmute</h1></div>', container=False, padding=False, elem_id="header")
+        if access.has_login():
+            gr.LoginButton(size="sm", scale=0, min_width=200, variant="secondary")
+    timer = gr.Timer(EVERY_S)
+    shell.listen([timer.tick, shell.demo.load], show, outputs=line, queue=False)
+
+
+@allowed("public")
+def show(caller: Caller) -> str:
+    """The header as HTML."""
+    tick = int(time.monotonic() // (EVERY_S / 2))
+    facts = (_machine(), _memory(tick), _storage(), _who(caller), _work(tick))
+    cells = "".join(
+        f'<span class="{"warning" if warns else ""}">{text(label)} <b>{text(value)}</b></span>' for label, value, warns in facts
+    )
+    return f'<div class="top" role="status" aria-live="off"><h1>Transmute</h1>{cells}</div>'
+
+
+@lru_cache(maxsize=1)
+def _machine() -> tuple[str, str, bool]:
+    found = hardware.detect()
+    if not found.gpus:
+        return "CPU only", count(found.cpu_count, "core"), False
+    names = sorted({gpu.name for gpu in found.gpus})
+    return "GPU", f"{len(found.gpus)} × {', '.join(names)}" if len(found.gpus) > 1 else names[0], False
+
+
+@lru_cache(maxsize=1)
+def _memory(_tick: int) -> tuple[str, str, bool]:
+    """GPU memory in use where there is a GPU, main memory where not; read once per tick however many pages are open."""
+    used, total = _gpu_memory() if hardware.detect().gpus else (0, 0)
+    if not total:
+        import psutil
+
+        total = hardware.ram_bytes()
+        used = min(total, psutil.virtual_memory().total - psutil.virtual_memory().available)
+    return "Memory", f"{used / 1e9:.1f} of {size(total)}", used > 0.92 * total
+
+
+def _gpu_memory() -> tuple[int, int]:
+    """Bytes in use and in all, over every GPU; zeros when the driver's program does not answer."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return 0, 0
+    query = [program, "--query-gpu=memory.used,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=3, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return 0, 0
+    pairs = [line.split(",") for line in answer.splitlines() if line.count(",") == 1]
+    numbers = [(int(used), int(total)) for used, total in pairs if used.strip().isdigit() and total.strip().isdigit()]
+    return sum(used for used, _ in numbers) * 2**20, sum(total for _, total in numbers) * 2**20
+
+
+@lru_cache(maxsize=1)
+def _storage() -> tuple[str, str, bool]:
+    state = doctor.persistence(paths.home()).state
+    said = {"ok": "kept over a restart", "warn": "lost at a restart", "fail": "cannot be written"}
+    return "Storage", said[state], state != "ok"
+
+
+def _who(caller: Caller) -> tuple[str, str, bool]:
+    if caller.is_local:
+        return "You", "this machine, all rights", False
+    if caller.role == "public":
+        return "You", ROLES["public"], False
+    return caller.name, ROLES[caller.role], False
+
+
+@lru_cache(maxsize=1)
+def _work(_tick: int) -> tuple[str, str, bool]:
+    """How many runs go on and how many wait."""
+    states = [run.state for run in runs.list_runs()]
+    going, waiting = states.count("running") + states.count("stopping"), states.count("queued")
+    words = [f"{number} {word}" for number, word in ((going, "running"), (waiting, "queued")) if number]
+    return "Runs", ", ".join(words) or "none running", False

@@ -1,0 +1,75 @@
+"""What every tab is given: the ids that travel from one tab to the next, and the one way to attach a handler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+
+from ui import feedback
+
+DATASET, TRAIN, RUNS, MODELS, CHAT, PUBLISH = "dataset", "train", "runs", "models", "chat", "publish"
+TABS: tuple[tuple[str, str], ...] = (
+    (DATASET, "Dataset"),
+    (TRAIN, "Train"),
+    (RUNS, "Runs"),
+    (MODELS, "Models"),
+    (CHAT, "Chat"),
+    (PUBLISH, "Publish"),
+)
+# Only ids and form values are ever kept in the browser, so this need not be a secret; it must outlive a restart of the app.
+BROWSER_SECRET = "transmute-ids-only"  # noqa: S105
+
+
+def kept(name: str, value: Any) -> gr.BrowserState:
+    """A value that the browser keeps over a reload and a restart of the app. Never a token, never anything private."""
+    return gr.BrowserState(value, storage_key=f"transmute-{name}", secret=BROWSER_SECRET)
+
+
+@dataclass
+class Shell:
+    """Handed to each tab's ``build(shell)``. The three states hold ids only (empty text: none chosen yet)."""
+
+    demo: gr.Blocks
+    tabs: gr.Tabs
+    dataset_id: gr.BrowserState
+    run_id: gr.BrowserState
+    artifact_id: gr.BrowserState
+    messages: gr.HTML  # the page's own place for messages, under the header
+    tab: dict[str, gr.Tab] = field(default_factory=dict)  # by id; `shell.tab[RUNS].select` fires when a tab is opened
+
+    def go(self, tab_id: str) -> gr.Tabs:
+        """The update that opens another tab; return it for the output `shell.tabs`."""
+        return gr.Tabs(selected=tab_id)
+
+    def listen(
+        self,
+        triggers: Callable[..., Any] | Sequence[Callable[..., Any]],
+        handler: Callable[..., Any],
+        *,
+        inputs: Sequence[Any] | Any = (),
+        inputs_kwargs: dict[str, Any] | None = None,
+        outputs: Sequence[Any] | Any = (),
+        slot: gr.HTML | None = None,
+        **options: Any,
+    ) -> Any:
+        """Attach `handler`, which must carry `@allowed`, to events such as ``button.click`` or ``shell.demo.load``.
+
+        An error appears as a card in `slot`, which is cleared when all goes well. The listener is private.
+        """
+        assert hasattr(handler, "allowed_role"), f"{handler.__name__} has no @allowed mark"
+        to = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+        fn = feedback.mapped(handler, len(to))
+        options = {"show_progress": "hidden", "api_visibility": "private"} | options
+        wired = {"fn": fn, "inputs": inputs or None, "inputs_kwargs": inputs_kwargs, "outputs": [slot or self.messages, *to], **options}
+        if not isinstance(triggers, (list, tuple)):
+            return triggers(**wired)
+        return gr.on(triggers, **wired)
+
+
+def listen_api(handler: Callable[..., Any], name: str) -> None:
+    """Offer `handler`, which must carry `@allowed` and typed parameters, as the public endpoint `name`."""
+    assert hasattr(handler, "allowed_role"), f"{handler.__name__} has no @allowed mark"
+    gr.api(feedback.for_programs(handler), api_name=name)
