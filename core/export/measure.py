@@ -50,7 +50,7 @@ def measure(
     eval_sha256 = fingerprint(conversations, max_tokens, max_length)
     reference_sha256 = next(file.sha256 for file in reference.files if file.name.endswith(".gguf"))
     known = {"eval_sha256": eval_sha256, "reference_sha256": reference_sha256}
-    figures = {level.id: level.measured for level in levels if _is_cached(level, known)}
+    figures = {level.id: measured for level in levels if (measured := _cached(level, known))}
     waiting = {level.id: level for level in levels if level.id not in figures}
     if not waiting:
         return figures
@@ -93,8 +93,12 @@ def _check(levels: Sequence[Artifact], reference: Artifact, conversations: Seque
         raise UserError("There is no answer to measure on.", "the evaluation conversations", "Give conversations with assistant turns.")
 
 
-def _is_cached(level: Artifact, known: dict[str, str]) -> bool:
-    return bool(known["reference_sha256"]) and "perplexity" in level.measured and known.items() <= level.measured.items()
+def _cached(level: Artifact, known: dict[str, str]) -> dict[str, Any] | None:
+    """What the manifest on disk holds, if it was measured on the same data against the same reference."""
+    if not known["reference_sha256"] or not (level.folder / artifacts.MANIFEST).is_file():
+        return None
+    measured = artifacts.read(level.folder).measured
+    return measured if "perplexity" in measured and known.items() <= measured.items() else None
 
 
 def _file_figures(level: Artifact) -> dict[str, Any]:

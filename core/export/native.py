@@ -88,10 +88,10 @@ class LlamaModel:
         self._abort = llama_cpp.ggml_abort_callback(lambda _data: should_stop())
         llama_cpp.llama_set_abort_callback(self.context, self._abort, ctypes.c_void_p(0))
 
-    def set_threads(self, threads: int) -> None:
+    def set_threads(self, generating: int, reading: int) -> None:
         import llama_cpp
 
-        llama_cpp.llama_set_n_threads(self.context, threads, threads)
+        llama_cpp.llama_set_n_threads(self.context, generating, reading)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a rendered conversation: special tokens recognised, BOS first if the file says so and never twice."""
@@ -154,8 +154,9 @@ class LlamaModel:
 
     def logits_at(self, ids: Sequence[int], positions: Sequence[int]) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
         """Logits after the tokens at `positions`, batch by batch: (positions, (P, V)). The array is only valid until the next step."""
-        self._forget_from(0)
-        for start, end, logits in self._decode(ids, 0, set(positions)):
+        keep = min(common_prefix(self.cached, ids), *positions)  # conversations often share their system message
+        self._forget_from(keep)
+        for start, end, logits in self._decode(ids, keep, set(positions)):
             yield sorted(position for position in positions if start <= position < end), logits
 
     def forget(self) -> None:

@@ -1,0 +1,20 @@
+"""A child for the tests of `core.export.jobs`: each job says what becomes of it."""
+
+import os
+
+from core.childio import serve
+from core.errors import UserError
+
+
+def handle(payload, emit):
+    for job in payload["jobs"]:
+        emit({"event": "progress", "done": 1, "total": 2})
+        if job["do"] == "crash":
+            os.abort()
+        if job["do"] == "refuse":
+            raise UserError("No.", job["id"], "Stop asking.", "NO")
+        emit({"event": "done", "id": job["id"], "value": os.getpid()})
+
+
+if __name__ == "__main__":
+    serve(handle)

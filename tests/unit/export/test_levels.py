@@ -1,0 +1,53 @@
+"""The table of levels is llama.cpp's, names are forgiving, and file names follow the GGUF convention."""
+
+import pytest
+
+from core.errors import UserError
+from core.export.gguf import file_name, folder_name
+from core.export.quantise import DEMO_LEVELS, LEVELS, level, parse_levels
+
+
+def test_every_level_of_llama_cpp_is_there_with_its_number():
+    import llama_cpp
+
+    numbers = {
+        name.removeprefix("LLAMA_FTYPE_").removeprefix("MOSTLY_").removeprefix("ALL_"): value
+        for name, value in vars(llama_cpp).items()
+        if name.startswith("LLAMA_FTYPE_")
+    }
+    del numbers["GUESSED"], numbers["NVFP4"]  # neither can be asked for: one means unknown, llama-quantize does not offer the other
+    assert {known.encoding: known.ftype for known in LEVELS} == numbers
+
+
+def test_levels_are_unique_and_ordered_by_size_within_their_group():
+    assert len({known.name.lower() for known in LEVELS}) == len(LEVELS)
+    for group in ("article", "k", "iq"):
+        bits = [known.bits for known in LEVELS if known.group == group]
+        assert bits == sorted(bits, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("written", "name"), [("Q4_0", "q4_0"), ("q4_k_m", "Q4_K_M"), ("Q4_K", "Q4_K_M"), (" F16 ", "f16"), ("iq4_xs", "IQ4_XS")]
+)
+def test_names_are_taken_in_any_case(written, name):
+    assert level(written).name == name
+
+
+def test_an_unknown_level_names_the_choices():
+    with pytest.raises(UserError, match="q3_9") as refusal:
+        level("q3_9")
+    assert "Q4_K_M" in refusal.value.remedy
+
+
+def test_a_list_of_levels_keeps_its_order_and_drops_repetitions():
+    assert [known.name for known in parse_levels("q4_0,F16,Q4_0,,Q4_K_M")] == ["q4_0", "f16", "Q4_K_M"]
+    assert [known.name for known in parse_levels(DEMO_LEVELS)] == list(DEMO_LEVELS)
+
+
+def test_files_and_folders_are_named_as_the_convention_has_it():
+    assert file_name("Starter Identity", level("q4_0")) == "Starter-Identity-Q4_0.gguf"
+    assert file_name("Vicuna-7B-v1.5", level("Q4_K_M")) == "Vicuna-7B-v1.5-Q4_K_M.gguf"
+    assert file_name("../../etc/passwd", level("f16")) == "etc-passwd-F16.gguf"
+    assert file_name("你好", level("f16")) == "你好-F16.gguf"
+    assert file_name("///", level("f16")) == "Model-F16.gguf"
+    assert folder_name(level("Q4_K_M")) == "gguf-q4-k-m"
