@@ -1,0 +1,78 @@
+"""Rules of the house that a reader can check by looking, checked by looking."""
+
+from __future__ import annotations
+
+import ast
+import re
+import stat
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from core.paths import PROJECT
+
+ROOMS = ("core", "ui", "examples", "benchmarks")
+SOURCES = [PROJECT / "app.py", *(path for room in ROOMS for path in sorted((PROJECT / room).rglob("*.py")))]
+FORBIDDEN_CALLS = {
+    "os.system",
+    "os.popen",
+    "subprocess.getoutput",
+    "subprocess.getstatusoutput",
+    "asyncio.create_subprocess_shell",
+    "eval",
+    "exec",
+    "pickle.load",
+    "pickle.loads",
+    "huggingface_hub.login",
+    "login",
+}
+FORBIDDEN_KEYWORDS = {"shell": True, "trust_remote_code": True, "use_safetensors": False, "weights_only": False}
+
+
+def calls(file: Path) -> Iterator[ast.Call]:
+    yield from (node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(PROJECT)))
+def test_no_shell_no_pickle_no_foreign_code(file: Path) -> None:
+    for call in calls(file):
+        assert ast.unparse(call.func) not in FORBIDDEN_CALLS, f"line {call.lineno}"
+        for keyword in call.keywords:
+            if keyword.arg in FORBIDDEN_KEYWORDS and isinstance(keyword.value, ast.Constant):
+                assert keyword.value.value is not FORBIDDEN_KEYWORDS[keyword.arg], f"line {call.lineno}: {keyword.arg}"
+
+
+def test_child_processes_never_inherit_the_whole_environment() -> None:
+    """Every start of a process in the engine passes `env=`, built from the allow-list (R7); those that ask nvidia-smi need none."""
+    engine = [file for file in SOURCES if file.is_relative_to(PROJECT / "core") and file.name not in ("hardware.py", "usage.py")]
+    for file in engine:
+        for call in calls(file):
+            if ast.unparse(call.func) in ("subprocess.run", "subprocess.Popen", "subprocess.check_output", "subprocess.check_call"):
+                named = {keyword.arg for keyword in call.keywords}
+                assert "env" in named, f"{file.relative_to(PROJECT)}:{call.lineno} starts a process without env="
+
+
+def test_every_requirement_is_pinned_except_torch() -> None:
+    for name in ("requirements.txt", "requirements-dev.txt", "requirements-gpu.txt"):
+        for line in (PROJECT / name).read_text(encoding="utf-8").splitlines():
+            if line and not line.startswith(("#", "-r ")):
+                assert re.match(r"[\w.\[\]-]+==[\w.]+(\s--config-settings=\S+)*$|torch>=", line), line
+    torch = [line for line in (PROJECT / "requirements.txt").read_text(encoding="utf-8").splitlines() if line.startswith("torch")]
+    assert torch == ['torch>=2.11,<2.12; python_version >= "3.12"', 'torch>=2.11,<2.14; python_version < "3.12"']
+
+
+def test_versions_agree() -> None:
+    import core
+    from core.export import converter
+
+    pins = (PROJECT / "requirements.txt").read_text(encoding="utf-8")
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == core.__version__
+    assert f"llama-cpp-python=={converter.VERSION} " in pins
+    assert f"## {core.__version__}" in (PROJECT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_ci_script_can_be_run() -> None:
+    assert (PROJECT / ".ci/run").stat().st_mode & stat.S_IXUSR
