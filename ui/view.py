@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
-from core.cli.output import duration, size
+from core.units import duration, size
 
 __all__ = ["chip", "count", "duration", "empty", "facts", "meter", "percent", "sentence", "size", "table", "text"]
 
