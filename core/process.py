@@ -28,6 +28,7 @@ ALWAYS_SET = {
     "TOKENIZERS_PARALLELISM": "false",
     # OpenMP threads that spin while they wait starve each other as soon as anything else runs: 500 against 1,660 tokens/s measured.
     "OMP_WAIT_POLICY": "PASSIVE",
+    "GGML_NO_BACKTRACE": "1",  # an abort of llama.cpp would start a debugger first, which takes seconds
     "PYTHONUNBUFFERED": "1",
     "PYTHONUTF8": "1",
 }
