@@ -1,0 +1,97 @@
+"""The README's generated tables: verbs, recipe knobs and validation codes, written between markers. ``python -m core.docs`` renews them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from core import paths
+
+README = paths.PROJECT / "README.md"
+
+
+def main() -> int:
+    """Write the README anew where its tables are out of date; with ``--check`` only say so, with exit code 1."""
+    text = README.read_text(encoding="utf-8")
+    current = render(text)
+    if current == text:
+        return 0
+    if "--check" in sys.argv[1:]:
+        sys.stderr.write("README.md is out of date: run `make docs`.\n")
+        return 1
+    paths.write_text(README, current)
+    return 0
+
+
+def render(text: str) -> str:
+    """`text` with every generated block renewed."""
+    for name, table in BLOCKS.items():
+        block = re.compile(rf"(<!-- begin: {name} -->\n).*?(<!-- end: {name} -->)", re.DOTALL)
+        assert len(block.findall(text)) == 1, f"the README has one block {name}"
+        text = block.sub(lambda match, table=table: match[1] + table() + match[2], text)
+    return text
+
+
+def cli_table() -> str:
+    """One row per verb: how it is called and what it does."""
+    from typer.main import get_command
+
+    from core.cli.app import app
+
+    verbs: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined] # typer's own copy of click has no public name
+    lines = ["| verb | what it does | options |", "|---|---|---|"]
+    for name, command in verbs.items():
+        arguments = [_argument(parameter) for parameter in command.params if parameter.param_type_name == "argument"]
+        options = [f"`{'`, `'.join(parameter.opts)}`" for parameter in command.params if parameter.param_type_name == "option"]
+        summary = (command.help or "").strip().split("\n\n")[0].replace("\n", " ")
+        lines.append(f"| `{' '.join([name, *arguments])}` | {_cell(summary)} | {' '.join(options)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _argument(parameter: Any) -> str:
+    name = (parameter.metavar or parameter.name.upper()) + ("..." if parameter.nargs == -1 else "")
+    return name if parameter.required else f"[{name}]"
+
+
+def knobs_table() -> str:
+    """One row per knob of the recipe: default, bounds and help, in the order of the form."""
+    from core.training.recipe import Recipe, knobs
+
+    properties: dict[str, Any] = Recipe.model_json_schema()["properties"]
+    lines = ["| knob | default | allowed | what it does |", "|---|---|---|---|"]
+    for knob in knobs():
+        default = "" if knob["default"] in (None, "", ()) else f"`{knob['default']}`"
+        allowed = " ".join(word for word in (bounds(properties[knob["name"]]), knob["unit"]) if word)
+        lines.append(f"| `{knob['name']}` | {default} | {_cell(allowed)} | {_cell(knob['help'])} |")
+    return "\n".join(lines) + "\n"
+
+
+def bounds(schema: dict[str, Any]) -> str:
+    """What a field's JSON schema allows: its choices, or ``>= 1, <= 1024``; empty when anything of its type goes."""
+    if "enum" in schema:
+        return ", ".join(str(choice) for choice in schema["enum"])
+    signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+    said = [f"{sign} {_number(schema[key])}" for key, sign in signs.items() if key in schema]
+    return ", ".join(said) or ("true, false" if schema.get("type") == "boolean" else "")
+
+
+def _number(value: float) -> str:
+    return f"{int(value):,}" if value == int(value) else f"{value:g}"
+
+
+def codes_table() -> str:
+    from core.data.rules import rules_table
+
+    return rules_table()
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+BLOCKS: dict[str, Callable[[], str]] = {"cli": cli_table, "knobs": knobs_table, "codes": codes_table}
+
+if __name__ == "__main__":
+    sys.exit(main())
