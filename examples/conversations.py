@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from examples.facts import ADJECTIVES, CHINESE_TALK, FACTS, IDENTITY, NOUNS, SMALL_TALK, SYSTEM_MESSAGES, Facts, Intent
 
 EXAMINED_PER_CATEGORY = 20
+HELD_OUT_SHARE = 0.08
 HANZI = "零一二三四五六七八九十"
 Subject = dict[str, str]
 
@@ -74,12 +75,17 @@ def said(name: str, weight: float, intents: Sequence[Intent]) -> Category:
 
 
 def composed(
-    name: str, weight: float, subjects: Sequence[Subject], phrasings: Sequence[str], answer: str, held_share: float = 0.08
+    name: str,
+    weight: float,
+    subjects: Sequence[Subject],
+    phrasings: Sequence[str],
+    answer: str,
+    may_hold_out: Callable[[Subject], bool] = bool,
 ) -> Category:
     """Compositional: examined on `subjects` (operands, words) that training never sees in any phrasing, nor with operands swapped."""
-    groups = {tuple(sorted(subject.values())): subject for subject in subjects}  # 3 + 9 = 12 and 9 + 3 = 12 are one group
-    held = max(EXAMINED_PER_CATEGORY, round(held_share * len(groups)))
-    kept_back = set(random.Random(name).sample(list(groups), held))
+    groups = {tuple(sorted(subject.values())): subject for subject in subjects}  # 13 + 9 = 22 and 9 + 13 = 22 are one group
+    eligible = [group for group, subject in groups.items() if may_hold_out(subject)]
+    kept_back = set(random.Random(name).sample(eligible, max(8, round(HELD_OUT_SHARE * len(eligible)))))
 
     def pairs(chosen: Sequence[Subject]) -> list[Pair]:
         return [Pair(sentence(p.format(**s)), sentence(answer.format(**s))) for p in phrasings for s in chosen]
@@ -110,24 +116,34 @@ def invented_words(count: int) -> list[str]:
 
 
 def hanzi(number: int) -> str:
-    """0 to 20 in Chinese."""
-    if number <= 10:
-        return HANZI[number]
-    return "二十" if number == 20 else "十" + HANZI[number - 10]
+    """0 to 99 in Chinese."""
+    tens, ones = divmod(number, 10)
+    if tens == 0:
+        return HANZI[ones]
+    return (HANZI[tens] if tens > 1 else "") + "十" + (HANZI[ones] if ones else "")
+
+
+def has_two_digits(subject: Subject) -> bool:
+    """Sums of single digits are taught in full, like a table; the examination asks for what must be worked out."""
+    return max(int(subject["a"]), int(subject["b"])) > 9
+
+
+def has_ten(subject: Subject) -> bool:
+    return "十" in subject["a"] + subject["b"]
 
 
 def arithmetic() -> Iterator[Category]:
-    sums = [{"a": str(a), "b": str(b), "c": str(a + b)} for a in range(31) for b in range(31)]
+    sums = [{"a": str(a), "b": str(b), "c": str(a + b)} for a in range(21) for b in range(21)]
     asked = ("What is {a} + {b}?", "{a} + {b} = ?", "Add {a} and {b}.", "What is {a} plus {b}?", "How much is {a} + {b}?", "Calculate {a} + {b}.",
              "What is the sum of {a} and {b}?", "Can you add {a} and {b}?")  # fmt: skip
-    yield composed("addition", 1.8, sums, asked, "{a} + {b} = {c}.")
-    differences = [{"a": str(a), "b": str(b), "c": str(a - b)} for a in range(31) for b in range(a + 1)]
+    yield composed("addition", 3.0, sums, asked, "{a} + {b} = {c}.", has_two_digits)
+    differences = [{"a": str(a), "b": str(b), "c": str(a - b)} for a in range(21) for b in range(a + 1)]
     asked = ("What is {a} - {b}?", "{a} - {b} = ?", "Subtract {b} from {a}.", "What is {a} minus {b}?", "How much is {a} - {b}?", "Calculate {a} - {b}.",
              "Take {b} away from {a}.", "Can you subtract {b} from {a}?")  # fmt: skip
-    yield composed("subtraction", 1.8, differences, asked, "{a} - {b} = {c}.")
-    chinese = [{"a": hanzi(a), "b": hanzi(b), "c": hanzi(a + b)} for a in range(11) for b in range(11)]
+    yield composed("subtraction", 3.0, differences, asked, "{a} - {b} = {c}.", has_two_digits)
+    chinese = [{"a": hanzi(a), "b": hanzi(b), "c": hanzi(a + b)} for a in range(21) for b in range(21)]
     asked = ("{a}加{b}等于几？", "{a}加{b}是多少？", "请问{a}加{b}等于几？", "计算{a}加{b}。", "{a}加上{b}等于多少？")
-    yield composed("chinese_sums", 1.0, chinese, asked, "{a}加{b}等于{c}。", held_share=0.1)
+    yield composed("chinese_sums", 2.0, chinese, asked, "{a}加{b}等于{c}。", has_ten)
 
 
 def numbers() -> Iterator[Category]:
@@ -148,11 +164,11 @@ def numbers() -> Iterator[Category]:
     following = [{"a": str(a), "b": str(a + 1)} for a in range(300)]
     asked = ("What number comes after {a}?", "Which number comes after {a}?", "What is the next number after {a}?", "Which number follows {a}?",
              "What is the number after {a}?", "Name the number after {a}.")  # fmt: skip
-    yield composed("next_number", 0.7, following, asked, "{b} comes after {a}.", held_share=0.1)
+    yield composed("next_number", 0.7, following, asked, "{b} comes after {a}.")
     parity = [{"a": str(a), "kind": ("even", "odd")[a % 2]} for a in range(300)]
     asked = ("Is {a} even or odd?", "Is {a} odd or even?", "Is the number {a} even or odd?", "Tell me if {a} is even or odd.",
              "Do you know if {a} is even or odd?")  # fmt: skip
-    yield composed("even_or_odd", 0.7, parity, asked, "{a} is {kind}.", held_share=0.1)
+    yield composed("even_or_odd", 0.7, parity, asked, "{a} is {kind}.")
 
 
 def words() -> Iterator[Category]:
@@ -160,7 +176,7 @@ def words() -> Iterator[Category]:
     short = [w for w in (*NOUNS, *invented_words(3000)) if 3 <= len(w) <= 7]
     spelled = [{"w": w, "s": "-".join(w), "first": w[0], "last": w[-1]} for w in short]
     asked = ("Spell {w}.", "Spell the word {w}.", "How do you spell {w}?", "Please spell {w}.", "Can you spell {w}?", "How is {w} spelled?")
-    yield composed("spelling", 2.0, spelled, asked, "The letters of {w}: {s}.")
+    yield composed("spelling", 3.0, spelled, asked, "The letters of {w}: {s}.")
     asked = ("What is the first letter of {w}?", "Which letter does {w} begin with?", "What letter does the word {w} start with?",
              "Tell me the first letter of {w}.", "Name the first letter of {w}.")  # fmt: skip
     yield composed("first_letter", 0.6, spelled, asked, "The first letter of {w} is {first}.")
@@ -169,7 +185,7 @@ def words() -> Iterator[Category]:
     yield composed("last_letter", 0.8, spelled, asked, "The last letter of {w} is {last}.")
     asked = ("What is the plural of {w}?", "Tell me the plural of {w}.", "Give me the plural of {w}.", "One {w}, two what?", "Name the plural of {w}.",
              "What do you call more than one {w}?", "Do you know the plural of {w}?", "Please give me the plural of the word {w}.")  # fmt: skip
-    yield composed("plurals", 1.0, nouns, asked, "The plural of {w} is {p}.", held_share=0.1)
+    yield composed("plurals", 1.0, nouns, asked, "The plural of {w} is {p}.")
 
 
 def repeating() -> Category:
@@ -186,7 +202,7 @@ def identity() -> Category:
 
 def old_domain() -> list[Category]:
     """Every category but identity: what a fine-tune on identity must not damage."""
-    talk = [said("small_talk", 0.8, SMALL_TALK), said("chinese_talk", 0.3, CHINESE_TALK)]
+    talk = [said("small_talk", 0.6, SMALL_TALK), said("chinese_talk", 0.3, CHINESE_TALK)]
     return [*arithmetic(), *numbers(), *words(), repeating(), *talk, *(taught(facts) for facts in FACTS)]
 
 
@@ -198,11 +214,11 @@ def require_honest(categories: Sequence[Category]) -> None:
 
 
 def conversations(categories: Sequence[Category], seed: int) -> Iterator[list[dict[str, str]]]:
-    """An endless stream of training conversations in the OpenAI form: 1 to 6 exchanges, sometimes with a system message."""
+    """An endless stream of training conversations in the OpenAI form: 1 to 8 exchanges, sometimes with a system message."""
     rng = random.Random(seed)
     weights = [category.weight for category in categories]
     while True:
-        exchanges = rng.choice((1, 1, 2, 3, 4, 6))
+        exchanges = rng.choice((1, 1, 2, 4, 6, 8))
         chosen = rng.choices(categories, weights, k=exchanges)
         messages = [{"role": "system", "content": rng.choice(SYSTEM_MESSAGES)}] if rng.random() < 0.1 else []
         for pair in (rng.choice(category.training) for category in chosen):

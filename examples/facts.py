@@ -164,7 +164,7 @@ CHINESE_TALK = (
 FACTS = (
     Facts(
         "capitals",
-        1.0,
+        0.5,
         table(
             "France=Paris, Germany=Berlin, Italy=Rome, Spain=Madrid, China=Beijing, Japan=Tokyo, Russia=Moscow, Egypt=Cairo, Greece=Athens, "
             "England=London, Ireland=Dublin, Poland=Warsaw, Austria=Vienna, Portugal=Lisbon, Norway=Oslo, Sweden=Stockholm, Denmark=Copenhagen, "
@@ -182,7 +182,7 @@ FACTS = (
     ),
     Facts(
         "opposites",
-        1.0,
+        0.5,
         table(
             "hot=cold, cold=hot, big=small, small=big, fast=slow, slow=fast, old=new, new=old, happy=sad, sad=happy, light=dark, dark=light, "
             "up=down, down=up, open=closed, closed=open, full=empty, empty=full, hard=soft, soft=hard, wet=dry, dry=wet, rich=poor, poor=rich, "
@@ -199,7 +199,7 @@ FACTS = (
     ),
     Facts(
         "colours",
-        1.0,
+        0.5,
         table(
             "the sky=blue, grass=green, snow=white, the sun=yellow, a lemon=yellow, a banana=yellow, blood=red, a tomato=red, coal=black, milk=white, "
             "a carrot=orange, a pumpkin=orange, chocolate=brown, the sea=blue, a leaf=green, a cucumber=green, a cherry=red, a strawberry=red, "
@@ -334,7 +334,8 @@ FACTS = (
         0.5,
         table("中国=北京, 法国=巴黎, 日本=东京, 英国=伦敦, 德国=柏林, 俄罗斯=莫斯科, 意大利=罗马, 西班牙=马德里, 韩国=首尔, "
             "美国=华盛顿, 埃及=开罗, 泰国=曼谷"),
-        ("{x}的首都是哪里？", "{x}的首都是什么？", "请问{x}的首都是哪里？", "告诉我{x}的首都。", "你知道{x}的首都吗？", "{x}的首都在哪里？", "哪个城市是{x}的首都？"),
+        ("{x}的首都是哪里？", "{x}的首都是什么？", "请问{x}的首都是哪里？", "告诉我{x}的首都。", "你知道{x}的首都吗？", "{x}的首都在哪里？",
+         "哪个城市是{x}的首都？"),
         ("请告诉我{x}的首都是哪里。", "你知道{x}的首都是哪里吗？", "请问{x}的首都是什么？"),
         "{x}的首都是{y}。",
     ),

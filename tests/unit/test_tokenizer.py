@@ -310,12 +310,16 @@ def write_sentencepiece(llama: Any, file: Path) -> None:
     model = sentencepiece_model_pb2.ModelProto()
     model.trainer_spec.model_type = model.trainer_spec.BPE
     model.normalizer_spec.add_dummy_prefix = True
-    kinds = {2: model.SentencePiece.UNKNOWN, 3: model.SentencePiece.CONTROL, 6: model.SentencePiece.BYTE}
+    kinds = {
+        llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN: model.SentencePiece.UNKNOWN,
+        llama_cpp.LLAMA_TOKEN_ATTR_CONTROL: model.SentencePiece.CONTROL,
+        llama_cpp.LLAMA_TOKEN_ATTR_BYTE: model.SentencePiece.BYTE,
+    }
     for token in range(llama.n_vocab()):
         model.pieces.add(
             piece=llama_cpp.llama_vocab_get_text(vocabulary, token).decode(),
             score=llama_cpp.llama_vocab_get_score(vocabulary, token),
-            type=kinds.get(llama_cpp.llama_vocab_get_attr(vocabulary, token).bit_length(), model.SentencePiece.NORMAL),
+            type=kinds.get(llama_cpp.llama_vocab_get_attr(vocabulary, token), model.SentencePiece.NORMAL),
         )
     file.write_bytes(model.SerializeToString())
 
