@@ -87,7 +87,7 @@ def _lines(cursor: Cursor) -> Iterator[Record]:
     while True:
         data, pos = cursor.data, cursor.pos
         end = data.find(b"\n", pos)
-        if end < 0 and len(data) - pos > MAX_RECORD_BYTES:
+        if (end if end >= 0 else len(data)) - pos > MAX_RECORD_BYTES:
             yield _too_long(cursor)
             continue
         if end < 0 and cursor.more():

@@ -14,6 +14,7 @@ TURN_KEYS = frozenset(("from", "role", "value", "content", "text"))
 SPACE = re.compile(rb"[ \t\r\n]*+")
 SEPARATOR = re.compile(rb"[ \t\r\n,]*+")
 SCALAR = re.compile(STRING + rb'|[^ \t\r\n,\[\]{}"]++')
+KEY_COLON = re.compile(rb"[ \t\r\n]*+:")
 FIRST_KEY = re.compile(rb'\{[ \t\r\n]*+"([^"\\\n]*+)"')
 CLOSER = {0x7B: 0x7D, 0x5B: 0x5D}  # { and }, [ and ]
 QUOTE = 0x22
@@ -31,17 +32,28 @@ class End(NamedTuple):
 
 
 class Starts:
-    """Finds where records begin, by the key they begin with: the usual keys and those seen in this file."""
+    """Finds where records begin: by the key they begin with (the usual ones and those seen in this file) or by their indentation.
+
+    A quote inside a JSON string is escaped and a line end is written ``\\n``, so neither can be met inside a valid text.
+    """
 
     def __init__(self) -> None:
         self._keys: dict[str, None] = dict.fromkeys(FIRST_KEYS)
+        self._indent = b""
         self._compile()
 
     def _compile(self) -> None:
-        keys = b"|".join(re.escape(key.encode()) for key in self._keys)
-        start = rb'\{[ \t\r\n]*+"(?:' + keys + rb')"[ \t\r\n]*+:'
+        start = rb'\{(?=[ \t\r\n]*+"(?:' + b"|".join(re.escape(key.encode()) for key in self._keys) + rb")\b)"
+        start += rb"|(?<=\n" + re.escape(self._indent) + rb")\{"
         self.pattern = re.compile(start)
         self.tokens = re.compile(STRING + rb"|(" + start + rb")|[{}\[\]]")
+
+    def stand_after(self, gap: bytes) -> None:
+        """Remember the indentation of a record that stands behind `gap` on a line of its own."""
+        indent = gap.rpartition(b"\n")[2] if b"\n" in gap else b""
+        if indent != self._indent and len(indent) <= 16 and not indent.strip(b" \t"):
+            self._indent = indent
+            self._compile()
 
     def learn(self, raw: bytes, value: Any) -> None:
         """Remember the first key of a good record."""
@@ -64,7 +76,9 @@ def find_end(data: bytes, start: int, stop: int, starts: Starts, ignore_until: i
     """Scan the value that begins at `start`, no further than `stop`. Record starts before `ignore_until` are taken as nested objects."""
     if data[start : start + 1] not in (b"{", b"["):
         match = SCALAR.match(data, start, stop)
-        return End("broken", start) if match is None else End("complete" if match.end() < stop else "open", match.end())
+        if match is None or KEY_COLON.match(data, match.end()):
+            return End("broken", start)
+        return End("complete" if match.end() < stop else "open", match.end())
     expected = bytearray()
     for token in starts.tokens.finditer(data, start, stop):
         at = token.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from core.data.cursor import KEPT_BYTES, MAX_RECORD_BYTES, Cursor, Record
 from core.data.parse import STRING, Parsed, parse, parse_valid
@@ -87,14 +88,15 @@ class ListReader:
 
     def _skip_separator(self) -> int:
         """Step over white space and commas; how many commas there were."""
-        cursor, commas = self._cursor, 0
+        cursor, gap = self._cursor, b""
         while True:
             match = SEPARATOR.match(cursor.data, cursor.pos)
             assert match
-            commas += match[0].count(b",")
+            gap = gap[-KEPT_BYTES:] + match[0]
             cursor.advance(match.end())
             if cursor.pos < len(cursor.data) or not cursor.more():
-                return commas
+                self._starts.stand_after(gap)
+                return gap.count(b",")
 
     def _with_separator(self, commas: int, record: Record) -> Record:
         expected = 1 if self._in_list and not self._is_first else 0
@@ -184,24 +186,27 @@ class ListReader:
     def _resume_at(self, length: int | None) -> int | None:
         """Where to go on after a broken record of the apparent `length`; None when more text is needed to tell."""
         cursor, data = self._cursor, self._cursor.data
+        start = next_record(data, cursor.pos, len(data), self._starts)
         end = None if length is None else cursor.pos + length
-        if end is not None and (match := SEPARATOR.match(data, end)) and match[0].count(b",") == 1:
-            following = parse_at(data, match.end(), self._starts)
-            if following and type(following[1].value) is dict and not is_turn(following[1].value):
-                return end
-        if (start := next_record(data, cursor.pos, len(data), self._starts)) is not None:
+        following = None if end is None else self._after(end)
+        is_joined = type(following) is dict and not is_turn(following)
+        if start is not None and (end is None or start < end or not is_joined):
             return start
-        if (
-            end is not None
-            and (match := SEPARATOR.match(data, end))
-            and (match[0].count(b",") or data[match.end() : match.end() + 1] in (b"]", b""))
-        ):
+        if following is not None:
             return end
         if not cursor.at_end:
             return None
         rest = data.rstrip(BETWEEN)
         closes = self._in_list and rest.endswith(b"]") and len(rest) - 1 > cursor.pos
         return len(rest) - 1 if closes else len(data)
+
+    def _after(self, end: int) -> Any:
+        """The readable value that one comma separates from `end`; None when there is none."""
+        match = SEPARATOR.match(self._cursor.data, end)
+        if not match or match[0].count(b",") != 1:
+            return None
+        following = parse_at(self._cursor.data, match.end(), self._starts)
+        return following[1].value if following else None
 
 
 def wrapped_list(cursor: Cursor) -> re.Match[bytes] | None:
