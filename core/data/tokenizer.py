@@ -120,9 +120,17 @@ def chat_tokenizer(tokenizer: Tokenizer, template: str, names: dict[str, str | N
             where,
             "Name an eos_token in tokenizer_config.json that the vocabulary holds.",
         )
-    ids = {f"{key}_id": tokenizer.token_to_id(name) if name else None for key, name in found.items()}
-    digest = hashlib.sha256((tokenizer.to_str() + template).encode()).hexdigest()
-    return ChatTokenizer(tokenizer=tokenizer, template=template, sha256=digest, **found, **ids)
+    ids = {key: tokenizer.token_to_id(name) if name else None for key, name in found.items()}
+    return ChatTokenizer(
+        tokenizer=tokenizer,
+        template=template,
+        **found,
+        bos_token_id=ids["bos_token"],
+        eos_token_id=ids["eos_token"],
+        pad_token_id=ids["pad_token"],
+        unk_token_id=ids["unk_token"],
+        sha256=hashlib.sha256((tokenizer.to_str() + template).encode()).hexdigest(),
+    )
 
 
 def save_tokenizer(chat: ChatTokenizer, folder: Path, tokenizer_model: Path | None = None) -> None:
@@ -138,12 +146,18 @@ def save_tokenizer(chat: ChatTokenizer, folder: Path, tokenizer_model: Path | No
             "clean_up_tokenization_spaces": False,
             "model_max_length": 10**30,
             **{key: name for key, name in names.items() if name is not None},
+            "added_tokens_decoder": added_tokens_decoder(chat.tokenizer),
         },
     )
     write_json(folder / "special_tokens_map.json", {key: name for key, name in names.items() if name is not None})
     write_text(folder / "chat_template.jinja", chat.template)
     if tokenizer_model is not None and tokenizer_model.resolve() != (folder / "tokenizer.model").resolve():
         shutil.copyfile(tokenizer_model, folder / "tokenizer.model")
+
+
+def added_tokens_decoder(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
+    """The added tokens by id, as llama.cpp's converter reads them: it does not look into tokenizer.json for SentencePiece models."""
+    return {str(token["id"]): {key: token[key] for key in token if key != "id"} for token in json.loads(tokenizer.to_str())["added_tokens"]}
 
 
 def adds(chat: ChatTokenizer, token_id: int | None, place: int) -> bool:
@@ -158,7 +172,8 @@ def read_sentencepiece(model_file: Path) -> Any:
     """The parsed `ModelProto` of a SentencePiece model file."""
     from sentencepiece import sentencepiece_model_pb2
 
-    model = sentencepiece_model_pb2.ModelProto()
+    messages: Any = sentencepiece_model_pb2  # protobuf makes its classes when it is imported
+    model = messages.ModelProto()
     model.ParseFromString(model_file.read_bytes())
     return model
 
