@@ -9,7 +9,7 @@ from pathlib import Path
 from core.conversation import Conversation
 from core.data.cursor import Record
 from core.data.reader import read_records
-from core.data.records import beginning_of
+from core.data.records import beginning_of, read_record
 from core.data.rules import Finding, shorten
 
 
@@ -45,7 +45,9 @@ class DuplicateIndex:
             if (first := ids.get(record.row)) is not None:
                 yield record, Finding("duplicate-id", {"text": shorten(str(record.value["id"])), "other": first})
             if (first := conversations.get(record.row)) is not None:
-                yield record, Finding("duplicate-conversation", {"text": beginning_of(record.value), "other": first})
+                conversation, _, _ = read_record(record.value, record.row)
+                assert conversation, "only conversations are compared"
+                yield record, Finding("duplicate-conversation", {"text": beginning_of(conversation), "other": first})
             if record.row == last:
                 return
 

@@ -110,7 +110,7 @@ def _odd_line(cursor: Cursor, line: bytes, is_last: bool) -> Iterator[Record]:
     if values := _several(line):
         for number, (raw, parsed) in enumerate(values):
             cursor.advance(cursor.data.index(raw, cursor.pos))
-            extra = (Finding("misplaced-comma", {"text": "no line end"}),) if number else ()
+            extra = (Finding("shared-line"),) if number else ()
             yield cursor.take(cursor.pos + len(raw), parsed._replace(findings=(*parsed.findings, *extra)))
         return
     parsed = parse(line)

@@ -30,7 +30,7 @@ TEXT_RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
 
 
 def read_record(value: Any, row: int) -> tuple[Conversation | None, list[Finding], str]:
-    """The conversation of a record (None when an error stands in the way), the findings, and its format's name."""
+    """The conversation of a record (None when an error stands in the way), the findings, and its format: ``conversations (from/value)``."""
     findings: list[Finding] = []
     turns_key = _turns_key(value, findings)
     if turns_key is None:
@@ -39,10 +39,10 @@ def read_record(value: Any, row: int) -> tuple[Conversation | None, list[Finding
     if len(value) > 2:
         findings += [Finding("extra-key", {"text": shorten(key)}) for key in value if key not in RECORD_KEYS]
     turns: list[Turn] = []
-    names: set[str] = set()
+    keys: set[str] = set()
     previous: str | None = None
     for number, item in enumerate(value[turns_key]):
-        turn, role = _read_turn(item, number, findings, names)
+        turn, role = _read_turn(item, number, findings, keys)
         _check_order(role, previous, number, item, findings)
         previous = role or "?"
         if turn is not None:
@@ -50,7 +50,7 @@ def read_record(value: Any, row: int) -> tuple[Conversation | None, list[Finding
     _check_end(value[turns_key], previous, findings)
     if system := _system_key(value, turns, findings):
         turns.insert(0, system)
-    layout = " and ".join(f'"{name}"' for name in (turns_key, *sorted(names)))
+    layout = f"{turns_key} ({', '.join(sorted(keys))})" if keys else ""
     if any(is_error(finding) for finding in findings):
         return None, findings, layout
     return Conversation(identifier, tuple(turns)), findings, layout
@@ -87,7 +87,7 @@ def _identifier(value: dict[str, Any], row: int, findings: list[Finding]) -> str
     return str(identifier)
 
 
-def _read_turn(item: Any, number: int, findings: list[Finding], names: set[str]) -> tuple[Turn | None, Role | None]:
+def _read_turn(item: Any, number: int, findings: list[Finding], keys: set[str]) -> tuple[Turn | None, Role | None]:
     """The turn, when it is fit for use, and its role, when that is known."""
     if type(item) is not dict:
         findings.append(Finding("turn-not-object", {"kind": KINDS[type(item)], "text": shorten(item)}, number))
@@ -99,7 +99,7 @@ def _read_turn(item: Any, number: int, findings: list[Finding], names: set[str])
         findings.append(Finding("missing-value", {"text": ", ".join(shorten(name) for name in item) or "none"}, number))
         return None, role
     if role_key is not None:
-        names.update((role_key, value_key))
+        keys.add(f"{role_key}/{value_key}")
     if len(item) > 2:
         extra = [key for key in item if key not in (role_key, value_key)]
         findings += [Finding("extra-key", {"text": shorten(key)}, number) for key in extra]
@@ -185,6 +185,6 @@ def _system_key(value: dict[str, Any], turns: list[Turn], findings: list[Finding
     return Turn("system", system)
 
 
-def beginning_of(value: dict[str, Any]) -> str:
-    """How the first turn of a record begins that `read_record` found turns in."""
-    return _beginning(next(value[key] for key in TURNS_KEYS if key in value)[0])
+def beginning_of(conversation: Conversation) -> str:
+    """How the first turn that says anything begins, for a person to find it again."""
+    return shorten(next((turn.content for turn in conversation.turns if turn.content.strip()), ""))

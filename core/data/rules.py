@@ -72,6 +72,8 @@ _TABLE: tuple[Rule, ...] = (
          "Delete the comma at {text}; it is ignored here, but other tools refuse the whole file."),
     Rule("misplaced-comma", "warning", "Missing or doubled comma between records", "The records are not separated by exactly one comma, but by {text}.",
          "Put one comma between the records instead of {text}; other tools refuse the whole file."),
+    Rule("shared-line", "warning", "Two records on one line", "The record stands on one line with the record before it.",
+         "Put a line end between the two records; other tools refuse the line."),
     Rule("nan-or-infinity", "error", "NaN or Infinity", "The record holds {text}, which is not JSON.", "Replace {text} by a number or by text in quotes."),
     Rule("nul-character", "error", "NUL character", "The text holds the NUL character, at {text}.", "Delete the NUL at {text}; C programs end the text there."),
     Rule("lone-surrogate", "error", "Lone surrogate", "The text holds half a character ({escape}), at {text}, which no UTF-8 can hold.",

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from core.conversation import Conversation
 from core.data.cursor import FileFinding
 from core.data.duplicates import DuplicateIndex, fingerprint
+from core.data.records import beginning_of
 from core.data.render import tokenize
 from core.data.rows import Checked, check_rows
 from core.data.rules import RULES, Finding, Issue, is_error, make_issue, shorten
@@ -90,7 +91,7 @@ def examine(
 
 def _check_length(conversation: Conversation, tokenizer: ChatTokenizer, max_length: int | None, findings: list[Finding]) -> bool:
     """Whether anything is left to learn within max_length."""
-    beginning = shorten(conversation.turns[0].content)
+    beginning = beginning_of(conversation)
     try:
         sample = tokenize(conversation, tokenizer, max_length)
     except UserError as error:
@@ -120,7 +121,7 @@ def _evaluation_rows(eval_path: Path, account: _Account) -> dict[int, int]:
 
 def _check_eval(conversation: Conversation, evaluated: dict[int, int], findings: list[Finding]) -> None:
     if evaluated and (other := evaluated.get(fingerprint(conversation))) is not None:
-        findings.append(Finding("eval-leak", {"text": shorten(conversation.turns[0].content), "other": other}))
+        findings.append(Finding("eval-leak", {"text": beginning_of(conversation), "other": other}))
 
 
 class _Account:

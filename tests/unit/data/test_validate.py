@@ -148,6 +148,10 @@ def test_a_record_of_another_format_is_named_and_read(tmp_path: Path) -> None:
     report = report_on(tmp_path / "data.json", [record(0), openai, record(1)])
     assert found(report, 1) == [("mixed-formats", None)]
     assert report.num_valid == 3
+    assert (
+        one(report, "mixed-formats").problem
+        == "This record is in the messages (role/content) format, the ones before it in conversations (from/value)."
+    )
 
 
 @pytest.mark.parametrize("cut", [40, 90, 130, 150])
@@ -179,7 +183,7 @@ def test_a_truncated_file_is_named_once_and_keeps_what_is_whole(tmp_path: Path, 
         (f"[{dump(GOOD)}][{dump(record(2))}]".encode(), {"content-after-list": 1}, 2),
         (f'{{"version": 2, "data": [{dump(GOOD)}, {dump(record(2))}]}}'.encode(), {"object-not-list": 1}, 2),
         (f"{dump(GOOD)},\n{dump(record(2))}".encode(), {"trailing-comma": 1}, 2),
-        (f"{dump(GOOD)}{dump(record(2))}\n".encode(), {"misplaced-comma": 1}, 2),
+        (f"{dump(GOOD)}{dump(record(2))}\n".encode(), {"shared-line": 1}, 2),
         (f"{dump(GOOD)}\r\n{dump(record(2))}\r\n".encode(), {"crlf-line-ends": 1}, 2),
         (f"{dump(GOOD)}\n\n{dump(record(2))}\n".encode(), {}, 2),
         (dump(GOOD).encode(), {}, 1),

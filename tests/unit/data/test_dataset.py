@@ -1,0 +1,108 @@
+"""Imported data stays byte for byte, opens row by row, and splits without leaking."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from core import paths
+from core.conversation import Conversation, Turn
+from core.data.dataset import BATCH_ROWS, import_dataset, list_datasets, open_dataset, split
+from core.errors import UserError
+from tests.unit.data.files import dump, record, talk
+
+BROKEN = [record(0), talk(("gpt", "Hi")), record(2), 7, talk(("system", "s"), ("human", "你好"), ("gpt", "😀"), id="chinese")]
+
+
+def write(folder: Path, records: list[object], name: str = "talks.json") -> Path:
+    (folder / name).write_text(dump(records), encoding="utf-8")
+    return folder / name
+
+
+def test_a_file_is_kept_byte_for_byte_with_its_rows_report_and_rejected_rows(workspace: Path, tmp_path: Path) -> None:
+    source = write(tmp_path, BROKEN)
+    progress: list[tuple[int, int]] = []
+    dataset = import_dataset(source, on_progress=lambda done, total: progress.append((done, total)))
+    assert dataset.id == "ds-" + paths.sha256_file(source)[:12]
+    assert dataset.source.read_bytes() == source.read_bytes()
+    assert (dataset.name, dataset.source.name, dataset.folder.parent) == ("talks", "source.json", workspace / "datasets")
+    assert [conversation.id for conversation in dataset] == ["row_0", "row_2", "chinese"]
+    assert dataset[2] == dataset[-1] == Conversation("chinese", (Turn("system", "s"), Turn("user", "你好"), Turn("assistant", "😀")))
+    assert dataset.source_position(1) == (2, 1)
+    assert [(row["row"], row["codes"]) for row in dataset.rejected()] == [(1, ["first-turn-assistant"]), (3, ["record-not-object"])]
+    assert json.loads(next(dataset.rejected())["raw"]) == BROKEN[1]
+    report = dataset.report()
+    assert (report.num_rows, report.num_valid, report.num_rejected) == (5, 3, 2)
+    assert progress[-1] == (source.stat().st_size, source.stat().st_size)
+
+
+def test_the_same_bytes_are_one_dataset(workspace: Path, tmp_path: Path) -> None:
+    first = import_dataset(write(tmp_path, BROKEN), name="First")
+    again = import_dataset(write(tmp_path, BROKEN, "other.json"), name="Second")
+    assert (again.id, again.name) == (first.id, "First")
+    assert [dataset.id for dataset in list_datasets()] == [first.id]
+    assert len(open_dataset(first.id)) == 3
+
+
+def test_a_half_import_is_not_a_dataset(workspace: Path, tmp_path: Path) -> None:
+    dataset = import_dataset(write(tmp_path, BROKEN))
+    (dataset.folder / "dataset.json").unlink()
+    assert list_datasets() == []
+    assert len(import_dataset(tmp_path / "talks.json")) == 3
+
+
+def test_any_row_of_many_opens_and_the_index_is_checked(workspace: Path, tmp_path: Path) -> None:
+    count = BATCH_ROWS * 2 + 5
+    dataset = import_dataset(write(tmp_path, [record(number) for number in range(count)]))
+    assert len(dataset) == count
+    for number in (0, 1, BATCH_ROWS - 1, BATCH_ROWS, BATCH_ROWS * 2, count - 1):
+        assert dataset[number].id == f"row_{number}"
+    assert [conversation.id for conversation in dataset[2:5]] == ["row_2", "row_3", "row_4"]
+    assert sum(1 for _ in dataset) == count
+    for outside in (count, -count - 1):
+        with pytest.raises(IndexError):
+            dataset[outside]
+
+
+@pytest.mark.parametrize("content", [b"", b"\x1f\x8b\x08\x00rest"])
+def test_a_file_that_is_no_text_is_refused_and_leaves_nothing(workspace: Path, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "data.json").write_bytes(content)
+    with pytest.raises(UserError):
+        import_dataset(tmp_path / "data.json")
+    assert list((workspace / "datasets").iterdir()) == []
+
+
+def test_unknown_files_and_ids_are_user_errors(workspace: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no file"):
+        import_dataset(tmp_path / "nothing.json")
+    for identifier in ("ds-000000000000", "../secret", ""):
+        with pytest.raises(UserError, match="no dataset"):
+            open_dataset(identifier)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(0, 12), max_size=40), st.floats(0, 0.9), st.integers(0, 5))
+def test_a_split_takes_every_row_once_and_keeps_the_same_conversation_on_one_side(kinds: list[int], fraction: float, seed: int) -> None:
+    dataset = [Conversation(str(row), (Turn("user", str(kind)), Turn("assistant", "x"))) for row, kind in enumerate(kinds)]
+    train, held_out = split(dataset, fraction, seed)
+    assert sorted(train + held_out) == list(range(len(kinds)))
+    assert train == sorted(train)
+    assert held_out == sorted(held_out)
+    assert not {kinds[row] for row in train} & {kinds[row] for row in held_out}
+    assert bool(train) or not kinds
+    assert len(held_out) <= max(1, round(len(kinds) * fraction)) * (fraction > 0)
+    assert split(dataset, fraction, seed) == (train, held_out)
+
+
+def test_a_split_by_share_has_that_share_and_another_seed_draws_others() -> None:
+    dataset = [Conversation(str(row), (Turn("user", str(row)),)) for row in range(200)]
+    train, held_out = split(dataset, 0.1, seed=1)
+    assert (len(train), len(held_out)) == (180, 20)
+    assert split(dataset, 0.1, seed=2)[1] != held_out
+    assert split(dataset, 0.0, seed=1) == (list(range(200)), [])
+    with pytest.raises(UserError, match="evaluation share"):
+        split(dataset, 1.0, seed=1)
