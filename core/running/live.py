@@ -5,15 +5,20 @@ from __future__ import annotations
 import dataclasses
 import threading
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from core import events, paths
 from core.events import Event, Run
+from core.redact import redact
 from core.running import runs
 
 KEPT_RUNS = 500  # in memory, the ones looked at last
+KEPT_LOGS = 32
+KEPT_LINES = 400  # of a log on the page
+LONGEST_LINE = 4000  # bytes of a line on the page
 SMOOTHING = 0.9  # of the exponential mean of the loss
 RECENT_POINTS = 20  # that the rate is taken over
 
@@ -118,7 +123,36 @@ class Live:
         return (total - done) * (self.latest_s - began_s) / moved if moved > 0 else None
 
 
+@dataclass
+class LogTail:
+    """The end of a run's log, without secrets. Lines are read once; `total` counts them all."""
+
+    lines: deque[str] = field(default_factory=lambda: deque[str](maxlen=KEPT_LINES))
+    total: int = 0
+    offset: int = 0
+
+    @property
+    def text(self) -> str:
+        return "".join(self.lines)
+
+    @property
+    def version(self) -> str:
+        return str(self.offset)
+
+    def read(self, path: Path) -> None:
+        with path.open("rb") as file:
+            file.seek(self.offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self.offset += len(line)
+                self.total += 1
+                shown = line.rstrip(b"\r\n").rpartition(b"\r")[2]  # a bar that is drawn again and again: its last state, as a terminal has it
+                self.lines.append(redact(shown[:LONGEST_LINE].decode(errors="replace")) + "\n")
+
+
 _known: OrderedDict[str, Live] = OrderedDict()
+_logs: OrderedDict[str, LogTail] = OrderedDict()
 _lock = threading.RLock()
 
 
@@ -142,6 +176,23 @@ def watch(run_id: str) -> Live:
         while len(_known) > KEPT_RUNS:
             _known.popitem(last=False)
         return dataclasses.replace(live, run=runs.as_found(run_id, live.run))
+
+
+def log_tail(run_id: str) -> LogTail:
+    """The newest lines that the run's processes wrote."""
+    path = runs.folder(run_id) / runs.LOG
+    with _lock:
+        tail = _logs.get(str(path))
+        size_bytes = path.stat().st_size if path.exists() else 0
+        if tail is None or size_bytes < tail.offset:
+            tail = LogTail()
+        if size_bytes > tail.offset:
+            tail.read(path)
+        _logs[str(path)] = tail
+        _logs.move_to_end(str(path))
+        while len(_logs) > KEPT_LOGS:
+            _logs.popitem(last=False)
+        return dataclasses.replace(tail, lines=tail.lines.copy())
 
 
 def all_runs() -> list[Run]:

@@ -71,3 +71,19 @@ def test_a_deleted_run_is_not_remembered(run_dir):
     shutil.rmtree(run_dir)
     with pytest.raises(UserError, match="There is no run"):
         live.watch("r-1")
+
+
+def test_the_log_is_read_on_from_where_it_was_and_shows_no_secret_and_no_line_twice(run_dir):
+    path = run_dir / "worker.log"
+    path.write_text("first\nhf_abcdefghijklmnopqrstuvwxyz\nhalf")
+    assert live.log_tail("r-1").text == "first\n[secret]\n"
+    with path.open("a") as file:
+        file.write(" a line\n10%\r50%\r100%\n")
+    tail = live.log_tail("r-1")
+    assert tail.text == "first\n[secret]\nhalf a line\n100%\n" and tail.total == 4
+
+
+def test_a_long_log_keeps_its_end_and_counts_every_line(run_dir):
+    (run_dir / "worker.log").write_text("".join(f"line {number}\n" for number in range(1000)))
+    tail = live.log_tail("r-1")
+    assert tail.total == 1000 and len(tail.lines) == live.KEPT_LINES and tail.text.endswith("line 999\n")

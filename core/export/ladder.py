@@ -1,0 +1,44 @@
+"""The quantisation ladder: which levels are worth having, and the sentence that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from core.export.artifacts import Artifact
+
+CLOSE_TOP1 = 0.95  # "nearly as good": the same best token at so many places
+
+
+def is_measured(level: Artifact) -> bool:
+    return level.measured.get("kl_mean") is not None
+
+
+def by_size(levels: Sequence[Artifact]) -> list[Artifact]:
+    """Largest first, as a ladder is walked down."""
+    return sorted(levels, key=lambda level: (-level.size_bytes, level.level or ""))
+
+
+def dominated(levels: Sequence[Artifact]) -> set[str]:
+    """The ids of levels that another one beats: not larger, not farther from f16, and better in one of the two."""
+    measured = [level for level in levels if is_measured(level)]
+    return {level.id for level in measured if any(_beats(other, level) for other in measured)}
+
+
+def _beats(other: Artifact, level: Artifact) -> bool:
+    ours = (level.size_bytes, level.measured["kl_mean"])
+    theirs = (other.size_bytes, other.measured["kl_mean"])
+    return theirs != ours and theirs[0] <= ours[0] and theirs[1] <= ours[1]
+
+
+def smallest_close(levels: Sequence[Artifact]) -> Artifact | None:
+    """The smallest level that still picks the same best token as f16 at `CLOSE_TOP1` of all places."""
+    close = [level for level in levels if level.measured.get("top1_agreement", 0.0) >= CLOSE_TOP1]
+    return min(close, key=lambda level: level.size_bytes, default=None)
+
+
+def four_of(levels: Sequence[Artifact]) -> list[Artifact]:
+    """Up to four levels to compare: the largest, the smallest and those in between, evenly."""
+    ladder = by_size(levels)
+    if len(ladder) <= 4:
+        return ladder
+    return [ladder[round(index * (len(ladder) - 1) / 3)] for index in range(4)]

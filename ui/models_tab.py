@@ -1,0 +1,158 @@
+"""The Models tab: what a run has made, how good each level is, and more levels as a run that goes on by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from core.events import Run
+from core.export import artifacts
+from core.export.artifacts import Artifact
+from core.export.quantise import LEVELS
+from core.running import live, runs
+from ui import feedback, models_view, picks, run_view
+from ui.access import allowed
+from ui.opening import opening, said
+from ui.shell import CHAT, MODELS, PUBLISH, Shell, listen_api
+from ui.view import count, size
+
+EVERY_S = 2.0
+ARTICLE = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
+NONE_CHOSEN = "Choose at least one model below."
+
+
+def build(shell: Shell) -> None:
+    top = opening(MODELS, "Chat with these", models_view.NO_MODELS)
+    slot = feedback.slot()
+    with gr.Row(visible=False, elem_classes=["split"]) as body:
+        with gr.Column(scale=1, min_width=280, elem_classes=["side"]):
+            chosen = gr.Radio([], label="Run", elem_classes=["pick"])
+            picked = gr.CheckboxGroup([], label="Chosen models", elem_classes=["ticks"], elem_id="models-picked")
+            publish = gr.Button("Publish these", interactive=False, elem_id="models-publish")
+        with gr.Column(scale=3, min_width=320):
+            table = gr.HTML("", container=False, padding=False)
+            plot = gr.HTML("", container=False, padding=False)
+            proofs = gr.HTML("", container=False, padding=False)
+            gr.HTML('<h2 class="part">More levels</h2>', container=False, padding=False)
+            going = gr.HTML("", container=False, padding=False, elem_id="models-going")
+            more = gr.CheckboxGroup([], label="Levels that are not made yet", elem_classes=["ticks"], elem_id="models-more")
+            quantise = gr.Button("Quantise", interactive=False, elem_id="models-quantise")
+    seen = gr.State("")
+    timer, live_slot = gr.Timer(EVERY_S), feedback.slot()
+    shown = [*top.outputs, body, chosen, picked, publish, table, plot, proofs, going, more, quantise, seen]
+    shell.listen(
+        [timer.tick, shell.demo.load, shell.run_id.change],
+        look,
+        inputs=[shell.run_id, picked, more, seen],
+        outputs=shown,
+        slot=live_slot,
+        queue=False,
+    )
+    shell.listen(chosen.input, choose, inputs=chosen, outputs=shell.run_id, slot=slot, queue=False)
+    shell.listen(picked.change, name_action, inputs=picked, outputs=[top.action, top.reason, publish], slot=slot, queue=False)
+    shell.listen(more.change, name_quantise, inputs=[chosen, more], outputs=quantise, slot=slot, queue=False)
+    shell.listen(quantise.click, quantise_more, inputs=[chosen, more], slot=slot)
+    shell.listen(top.action.click, to_chat, inputs=picked, outputs=[shell.artifact_id, shell.tabs], slot=slot, queue=False)
+    shell.listen(publish.click, to_publish, inputs=picked, outputs=[shell.artifact_id, shell.tabs], slot=slot, queue=False)
+    listen_api(list_artifacts, "list_artifacts")
+
+
+@allowed("public")
+def look(run_id: str, picked: list[str], more: list[str], seen: str) -> tuple[Any, ...]:
+    """What changed since `seen`: new runs, new levels, new figures, or the work that goes on."""
+    found = picks.runs_with_models()
+    if not found:
+        return (*said(models_view.NO_MODELS, "There is no model yet."), gr.Row(visible=False), *(gr.skip(),) * 9, "")
+    run_id = next((run.run_id for run in found if run.run_id == run_id), found[0].run_id)
+    watched, made = live.watch(run_id), picks.of_run(run_id)
+    listed = tuple((run.run_id, run.name) for run in found)
+    figures = tuple((artifact.id, len(artifact.measured), artifact.proofs.get("passed")) for artifact in made)
+    now = [str(hash((run_id, listed, figures))), watched.version]
+    old = seen.split("|") if seen else ["", ""]
+    evidence = _evidence(found, run_id, made, picked) if now[0] != old[0] else (gr.skip(),) * 10
+    work = _work(watched, made, more) if now != old else (gr.skip(),) * 3
+    return (*evidence, *work, "|".join(now))
+
+
+def _evidence(found: list[Run], run_id: str, made: list[Artifact], picked: list[str]) -> tuple[Any, ...]:
+    choices = picks.choices_of(made)
+    kept = picks.known(picked, choices) or picks.first_choice(made)
+    action, reason, publish = name_action_of(kept)
+    return (
+        models_view.overview(made), action, reason, gr.Row(visible=True),
+        gr.Radio([(f"{run.name}\n{run.method} · {run.run_id}", run.run_id) for run in found], value=run_id),
+        gr.CheckboxGroup(choices, value=kept), publish,
+        models_view.level_table(made), models_view.level_plot(made), models_view.proofs(made),
+    )  # fmt: skip
+
+
+def _work(watched: live.Live, made: list[Artifact], more: list[str]) -> tuple[Any, ...]:
+    missing = _missing(made)
+    names = [name for _, name in missing]
+    kept = [name for name in more if name in names]
+    if not kept and not any(artifact.kind == "gguf" for artifact in made):
+        kept = [name for name in ARTICLE if name in names]
+    going = run_view.progress(watched) + (run_view.error_of(watched.run) if watched.run.more_levels else "")
+    return going, gr.CheckboxGroup(missing, value=kept), _quantise_button(watched.run, kept)
+
+
+def _missing(made: list[Artifact]) -> list[tuple[str, str]]:
+    """The levels that can be made and are not there, each with the size to expect."""
+    there = {artifact.level for artifact in made}
+    merged = next((artifact for artifact in made if artifact.kind == "merged"), None)
+    weights = 0 if merged is None else sum(file.size_bytes for file in merged.files if file.name.endswith(".safetensors")) / 2
+    offered = [level for level in LEVELS if level.group in ("article", "k", "iq") and not level.needs_imatrix and level.name not in there]
+    return [(f"{level.name} · about {size(weights * level.bits / 8)}", level.name) for level in offered]
+
+
+def _quantise_button(run: Run, names: list[str]) -> gr.Button:
+    if not run.is_terminal:
+        return gr.Button("Quantise when the run is through", interactive=False)
+    return gr.Button(f"Quantise {count(len(names), 'level')}" if names else "Choose levels to quantise", interactive=bool(names))
+
+
+def name_action_of(picked: list[str]) -> tuple[Any, Any, Any]:
+    """Chat button, its reason, publish button, for what is picked."""
+    too_many = len(picked) > picks.MAX_SIDE_BY_SIDE
+    why_not = NONE_CHOSEN if not picked else f"At most {picks.MAX_SIDE_BY_SIDE} side by side; {len(picked)} are chosen." if too_many else ""
+    _, action, reason = said("", why_not, f"Chat with {count(len(picked), 'model')}" if picked else "Chat with these")
+    return action, reason, gr.Button(f"Publish {count(len(picked), 'model')}" if picked else "Publish these", interactive=bool(picked))
+
+
+@allowed("public")
+def name_action(picked: list[str]) -> tuple[Any, Any, Any]:
+    return name_action_of(picked)
+
+
+@allowed("public")
+def name_quantise(run_id: str, names: list[str]) -> gr.Button:
+    return _quantise_button(live.watch(run_id).run, names)
+
+
+@allowed("owner")
+def quantise_more(run_id: str, names: list[str]) -> tuple[()]:
+    runs.add_levels(run_id, names)
+    return ()
+
+
+@allowed("public")
+def choose(run_id: str) -> str:
+    return run_id
+
+
+@allowed("public")
+def to_chat(picked: list[str]) -> tuple[str, gr.Tabs]:
+    return picks.join(picked), gr.Tabs(selected=CHAT)
+
+
+@allowed("public")
+def to_publish(picked: list[str]) -> tuple[str, gr.Tabs]:
+    return picks.join(picked), gr.Tabs(selected=PUBLISH)
+
+
+@allowed("public")
+def list_artifacts() -> list[dict[str, Any]]:
+    """Every model of the workspace: id, run, kind, level, name, size in bytes, measured figures and proofs."""
+    fields = {"id", "run_id", "kind", "level", "name", "base_model", "measured", "proofs"}
+    return [artifact.model_dump(mode="json", include=fields) | {"size_bytes": artifact.size_bytes} for artifact in artifacts.everywhere()]

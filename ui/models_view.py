@@ -1,0 +1,84 @@
+"""How the models of a run look: their levels as a table and as a plot, and what was proved about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from core.export import ladder
+from core.export.artifacts import Artifact
+from core.publish.card import proof_sentences
+from ui import plots
+from ui.view import chip, count, empty, sentence, size, table, text
+
+NO_MODELS = empty("No model yet.", "Every run that finishes leaves its models here: an adapter, a merged model and its quantised levels.")
+KINDS = {"adapter": "adapter", "merged": "merged model", "gguf": "GGUF"}
+HEADS = ("Level", "Size", "Bits per weight", "Perplexity", "KL to f16", "Same top token", "Tokens/s", "")
+FORMATS = {"bits_per_weight": ".2f", "perplexity": ".3f", "kl_mean": ".4f", "top1_agreement": ".1%", "tokens_per_s": ",.0f"}
+
+
+def overview(made: Sequence[Artifact]) -> str:
+    """``Starter-Identity at 7 levels: q5_0 is the smallest that stays close to f16.``"""
+    levels = [artifact for artifact in made if artifact.kind == "gguf"]
+    others = " and ".join(KINDS[artifact.kind] for artifact in made if artifact.kind != "gguf")
+    if not levels:
+        return sentence(f"{made[0].name} is there as {others}.", "Quantise it below to run it with llama.cpp and to compare sizes.")
+    lead = f"{made[0].name} is there at {count(len(levels), 'level')}."
+    if close := ladder.smallest_close(levels):
+        share = f"{close.measured['top1_agreement']:.1%}"
+        lead = f"{made[0].name} is there at {count(len(levels), 'level')}; {close.level} is the smallest that stays close to f16."
+        return sentence(lead, f"At {close.level} ({size(close.size_bytes)}) the likeliest token is f16's own at {share} of all places.")
+    return sentence(lead, "How close each level stays to f16 has not been measured." if not any(map(ladder.is_measured, levels)) else "")
+
+
+def label(artifact: Artifact) -> str:
+    """``q4_0 · 2.7 MB``, as it stands in a list of one run's models."""
+    return f"{artifact.level or KINDS[artifact.kind]} · {size(artifact.size_bytes)}"
+
+
+def full_label(artifact: Artifact) -> str:
+    """``Starter-Identity · q4_0 · 2.7 MB``, as it stands in a list of everything."""
+    return f"{artifact.name} · {label(artifact)}"
+
+
+def level_table(made: Sequence[Artifact]) -> str:
+    """One row per GGUF level, largest first; an empty cell was not measured."""
+    levels = ladder.by_size([artifact for artifact in made if artifact.kind == "gguf"])
+    if not levels:
+        return ""
+    beaten = ladder.dominated(levels)
+    rows = [_row(level, level.id in beaten) for level in levels]
+    tokens = next((level.measured["num_tokens"] for level in levels if "num_tokens" in level.measured), None)
+    on = f" on {tokens:,} tokens of conversations that were not trained on" if isinstance(tokens, int) else ""
+    note = f'<p class="quiet">Measured on this machine{on}. Beaten: another level is no larger and closer to f16.</p>'
+    return table(HEADS, rows, "Quantisation levels", numeric=range(1, 7)) + (note if any(map(ladder.is_measured, levels)) else "")
+
+
+def _row(level: Artifact, is_beaten: bool) -> list[str]:
+    known: dict[str, Any] = level.measured
+    cells = ["" if known.get(name) is None else text(format(known[name], form)).replace("%", " %") for name, form in FORMATS.items()]
+    return [f"<b>{text(level.level)}</b>", text(size(level.size_bytes)), *cells, chip("beaten") if is_beaten else ""]
+
+
+def level_plot(made: Sequence[Artifact]) -> str:
+    """Size against KL of the measured levels; empty with fewer than two."""
+    levels = [artifact for artifact in made if artifact.kind == "gguf" and ladder.is_measured(artifact)]
+    if len(levels) < 2:
+        return ""
+    beaten = ladder.dominated(levels)
+    points = [plots.Point(level.level or "", level.size_bytes, level.measured["kl_mean"], level.id in beaten) for level in levels]
+    return plots.ladder(points, size, lambda value: f"{value:.3g}")
+
+
+def proofs(made: Sequence[Artifact]) -> str:
+    """What was proved, as sentences; says so when nothing was."""
+    known = next((artifact.proofs for artifact in reversed(made) if artifact.proofs), None)
+    head = '<h2 class="part">Proofs</h2>'
+    if known is None:
+        return f'{head}<p class="quiet">Nothing has been proved about these models yet; the last step of a run does it.</p>'
+    items = "".join(f"<li>{text(said)}</li>" for said in proof_sentences(known) if said not in VERDICTS)
+    verdict = chip("every proof holds", "good") if known.get("passed") else chip("a proof does not hold: do not publish", "error")
+    return f'{head}<p>{verdict}</p><ul class="notes">{items}</ul>'
+
+
+VERDICTS = ("Every proof holds.", "A proof does not hold.")

@@ -1,0 +1,63 @@
+"""Which models can be chosen, and the ids that travel from one tab to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from core.events import Run
+from core.export import artifacts, ladder
+from core.export.artifacts import Artifact
+from core.running import live, runs
+from ui.models_view import full_label, label
+
+MAX_SIDE_BY_SIDE = 4
+
+
+def join(ids: Iterable[str]) -> str:
+    """Several artifact ids as the one text that `Shell.artifact_id` holds."""
+    return ",".join(ids)
+
+
+def split(ids: str) -> list[str]:
+    return [identifier for identifier in ids.split(",") if identifier]
+
+
+def runs_with_models() -> list[Run]:
+    """Newest first."""
+    return [run for run in live.all_runs() if run.artifacts]
+
+
+def of_run(run_id: str) -> list[Artifact]:
+    """The run's models: quantised levels first, largest to smallest, then merged model and adapter."""
+    made = artifacts.of_run(runs.folder(run_id))
+    levels = ladder.by_size([artifact for artifact in made if artifact.kind == "gguf"])
+    return levels + [artifact for kind in ("merged", "adapter") for artifact in made if artifact.kind == kind]
+
+
+def first_choice(made: list[Artifact]) -> list[str]:
+    """What is chosen when nobody has chosen yet: four levels across the ladder, else the merged model."""
+    levels = [artifact for artifact in made if artifact.kind == "gguf"]
+    return [artifact.id for artifact in (ladder.four_of(levels) or made[:1])]
+
+
+def choices_of(made: list[Artifact]) -> list[tuple[str, str]]:
+    return [(label(artifact), artifact.id) for artifact in made]
+
+
+def everything() -> list[tuple[str, str]]:
+    """Every model of the workspace as (label, id), the newest run first."""
+    found = [(run, of_run(run.run_id)) for run in runs_with_models()]
+    names = [made[0].name for _, made in found if made]
+    choices: list[tuple[str, str]] = []
+    for run, made in found:
+        for artifact in made:
+            # Two runs may have given their models the same name; then the run's id tells them apart.
+            suffix = f" · {run.run_id[-4:]}" if names.count(artifact.name) > 1 else ""
+            choices.append((full_label(artifact) + suffix, artifact.id))
+    return choices
+
+
+def known(ids: Iterable[str], choices: list[tuple[str, str]]) -> list[str]:
+    """Those of `ids` that can be chosen still."""
+    there = {identifier for _, identifier in choices}
+    return [identifier for identifier in ids if identifier in there]

@@ -1,0 +1,181 @@
+"""Plots as inline SVG: light, sharp at every width, in the page's own colours, and still when nothing changed.
+
+Lines are drawn in a stretched SVG; numbers and points are ordinary HTML placed in per cent, so that they never stretch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ui.view import text
+
+BUCKETS = 240  # of a line; each keeps its lowest and its highest point
+COLUMNS = 48  # places under the pointer that tell their numbers
+Number = Callable[[float], str]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve: `tone` is a class of the style sheet (main, faint, points)."""
+
+    name: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+    tone: str = "main"
+
+
+@dataclass(frozen=True)
+class Axis:
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+
+    def place(self, value: float) -> float:
+        """Where `value` lies, in per cent."""
+        return 100 * (value - self.low) / (self.high - self.low)
+
+
+def decimate(xs: Sequence[float], ys: Sequence[float], buckets: int = BUCKETS) -> list[tuple[float, float]]:
+    """At most two points per bucket, its lowest and its highest, in order: no peak is lost."""
+    points = [(x, y) for x, y in zip(xs, ys, strict=False) if y is not None and math.isfinite(y)]
+    if len(points) <= 2 * buckets:
+        return points
+    kept: list[tuple[float, float]] = []
+    size = len(points) / buckets
+    for index in range(buckets):
+        bucket = points[int(index * size) : int((index + 1) * size)]
+        ends = {min(bucket, key=_height), max(bucket, key=_height)}
+        kept.extend(sorted(ends))
+    return kept
+
+
+def _height(point: tuple[float, float]) -> float:
+    return point[1]
+
+
+def axis(values: Sequence[float], wanted: int = 4) -> Axis:
+    """An axis around `values` with about `wanted` round ticks."""
+    low, high = min(values), max(values)
+    if high - low < 1e-12 * max(1.0, abs(high)):
+        margin = abs(high) * 0.1 or 1.0
+        low, high = low - margin, high + margin
+    rough = (high - low) / wanted
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return Axis(first * step, last * step, tuple(index * step for index in range(first, last + 1)))
+
+
+def chart(title: str, lines: Sequence[Line], number: Number, unit: str = "", x_name: str = "step") -> str:
+    """A plot with a title, the newest value, a legend when there are several lines, and numbers under the pointer."""
+    drawn = [(line, decimate(line.xs, line.ys)) for line in lines]
+    drawn = [(line, points) for line, points in drawn if points]
+    if not drawn:
+        return ""
+    x = axis([point[0] for _, points in drawn for point in points], 5)
+    x = Axis(min(p[0][0] for _, p in drawn), max(p[-1][0] for _, p in drawn), x.ticks)
+    if x.high <= x.low:
+        x = Axis(x.low - 0.5, x.high + 0.5, (x.low,))
+    y = axis([point[1] for _, points in drawn for point in points])
+    main = next((pair for pair in drawn if pair[0].tone == "main"), drawn[0])
+    label = f"{title}: {number(main[1][-1][1])} at {x_name} {main[1][-1][0]:,.0f}, between {number(y.low)} and {number(y.high)}"
+    return (
+        f'<figure class="plot"><figcaption><span class="title">{text(title)}</span><span class="now">{text(number(main[1][-1][1]) + unit)}</span>'
+        f'{_legend([line for line, _ in drawn])}</figcaption><div class="canvas">{_marks(x, y, number)}'
+        f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{text(label)}">'
+        f"{''.join(_path(line, points, x, y) for line, points in drawn if line.tone != 'points')}</svg>"
+        f"{''.join(_dots(line, points, x, y) for line, points in drawn if line.tone == 'points')}"
+        f"{_columns(drawn, x, number, x_name)}</div></figure>"
+    )
+
+
+def _legend(lines: Sequence[Line]) -> str:
+    if len(lines) < 2:
+        return ""
+    keys = "".join(f'<span class="key {line.tone}"><i></i>{text(line.name)}</span>' for line in lines)
+    return f'<span class="legend">{keys}</span>'
+
+
+def _marks(x: Axis, y: Axis, number: Number) -> str:
+    across = "".join(
+        f'<div class="rule" style="bottom:{y.place(tick):.2f}%"><span>{text(number(tick))}</span></div>'
+        for tick in y.ticks
+        if y.low <= tick <= y.high
+    )
+    along = "".join(
+        f'<span class="tick" style="left:{x.place(tick):.2f}%">{tick:,.0f}</span>' for tick in x.ticks if x.low <= tick <= x.high
+    )
+    return f'<div class="marks" aria-hidden="true">{across}{along}</div>'
+
+
+def _path(line: Line, points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
+    placed = " ".join(f"{x.place(at):.2f},{100 - y.place(value):.2f}" for at, value in points)
+    return f'<polyline class="{line.tone}" points="{placed}" vector-effect="non-scaling-stroke"/>'
+
+
+def _dots(line: Line, points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
+    return "".join(
+        f'<i class="dot" style="left:{x.place(at):.2f}%;bottom:{y.place(value):.2f}%" aria-hidden="true"></i>' for at, value in points
+    )
+
+
+def _columns(drawn: Sequence[tuple[Line, list[tuple[float, float]]]], x: Axis, number: Number, x_name: str) -> str:
+    """Narrow strips over the plot; each shows its numbers when the pointer is over it."""
+    width = 100 / COLUMNS
+    said: dict[int, dict[str, tuple[float, float]]] = {}
+    for line, points in drawn:
+        for at, value in points:
+            said.setdefault(min(COLUMNS - 1, int(x.place(at) / width)), {})[line.name] = (at, value)
+    strips: list[str] = []
+    for index, values in sorted(said.items()):
+        at = max(at for at, _ in values.values())
+        rows = "".join(f"<span>{text(name)} <b>{text(number(value))}</b></span>" for name, (_, value) in values.items())
+        side = "right" if index > COLUMNS / 2 else "left"
+        strips.append(
+            f'<div class="strip {side}" style="left:{index * width:.2f}%;width:{width:.2f}%"><div class="tip">'
+            f"<span>{text(x_name)} {at:,.0f}</span>{rows}</div></div>"
+        )
+    return f'<div class="strips" aria-hidden="true">{"".join(strips)}</div>'
+
+
+@dataclass(frozen=True)
+class Point:
+    """One quantisation level in the size and quality plot."""
+
+    name: str
+    size_bytes: float
+    kl: float
+    is_dominated: bool
+
+
+def ladder(points: Sequence[Point], size: Number, number: Number) -> str:
+    """Size against KL: what lies lower left is better; hollow points are beaten by another in both."""
+    x, y = axis([0.0, *(point.size_bytes for point in points)], 4), axis([0.0, *(point.kl for point in points)], 4)
+    across = "".join(f'<div class="rule" style="bottom:{y.place(tick):.2f}%"><span>{text(number(tick))}</span></div>' for tick in y.ticks)
+    along = "".join(f'<span class="tick" style="left:{x.place(tick):.2f}%">{text(size(tick))}</span>' for tick in x.ticks)
+    dots = "".join(
+        f'<i class="dot{" hollow" if point.is_dominated else ""}" style="left:{x.place(point.size_bytes):.2f}%;bottom:{y.place(point.kl):.2f}%">'
+        f"<b{_side(point, points, x, y)}>{text(point.name)}</b></i>"
+        for point in points
+    )
+    said = "; ".join(f"{point.name} {size(point.size_bytes)}, KL {number(point.kl)}" for point in points)
+    beaten = '<span class="key hollow"><i></i>beaten by a smaller and closer level</span>' if any(p.is_dominated for p in points) else ""
+    return (
+        '<figure class="plot ladder"><figcaption><span class="title">Size and distance from f16</span>'
+        f'<span class="legend"><span class="key points"><i></i>level</span>{beaten}</span></figcaption>'
+        f'<div class="canvas" role="img" aria-label="{text(said)}"><div class="marks" aria-hidden="true">{across}{along}</div>{dots}</div>'
+        '<p class="axes"><span>KL to f16 upwards: lower is closer</span><span>file size to the right</span></p></figure>'
+    )
+
+
+def _side(point: Point, points: Sequence[Point], x: Axis, y: Axis) -> str:
+    """Labels go to the right of their point, to the left near the right edge, and below when another point is close."""
+    sides: list[str] = []
+    if x.place(point.size_bytes) > 80:
+        sides.append("left")
+    near = [other for other in points if other is not point and abs(x.place(other.size_bytes) - x.place(point.size_bytes)) < 12]
+    if any(0 <= y.place(other.kl) - y.place(point.kl) < 9 for other in near):
+        sides.append("below")
+    return f' class="{" ".join(sides)}"' if sides else ""
