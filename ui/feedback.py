@@ -7,7 +7,7 @@ import inspect
 import logging
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -59,12 +59,20 @@ def for_page(sentence: str) -> str:
     return re.sub(r"(?<![\w.])/(?:[\w.+@-]+/)+", "", redact(sentence))
 
 
-def mapped(handler: Callable[..., Any], num_outputs: int) -> Callable[..., Any]:
-    """`handler` with one output more, the slot: empty when all went well, the error's card (and nothing else changed) when not."""
-    unchanged = (gr.skip(),) * num_outputs
+def mapped(handler: Callable[..., Any], outputs: Sequence[Any] | dict[str, Any]) -> Callable[..., Any]:
+    """`handler` with one output more, the slot: empty when all went well, the error's card (and nothing else changed) when not.
+
+    Where `outputs` is a dict, the handler returns a dict with the names it changes.
+    """
+    unchanged = (gr.skip(),) * len(outputs)
 
     def whole(value: Any) -> tuple[Any, ...]:
-        return ("", *_as_outputs(value, num_outputs))
+        if isinstance(outputs, dict):
+            assert value.keys() <= outputs.keys(), f"{handler.__name__} gives {value.keys() - outputs.keys()}, which nothing shows"
+            return ("", *(value.get(name, gr.skip()) for name in outputs))
+        if len(outputs) == 1:
+            return ("", value)
+        return ("", *(value if outputs else ()))
 
     if inspect.isgeneratorfunction(handler):
 
@@ -98,9 +106,3 @@ def for_programs(handler: Callable[..., Any]) -> Callable[..., Any]:
             raise gr.Error(str(as_user_error(error)), print_exception=False) from None
 
     return answered
-
-
-def _as_outputs(value: Any, num_outputs: int) -> tuple[Any, ...]:
-    if num_outputs == 0:
-        return ()
-    return tuple(value) if num_outputs > 1 else (value,)

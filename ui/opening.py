@@ -22,6 +22,11 @@ class Opening:
     def outputs(self) -> list[Any]:
         return [self.sentence, self.action, self.reason]
 
+    @property
+    def named(self) -> dict[str, Any]:
+        """For a handler that returns a dict: `said_by_name` gives values for these."""
+        return {"sentence": self.sentence, "action": self.action, "reason": self.reason}
+
 
 def opening(tab_id: str, verb: str, lead: str) -> Opening:
     """The sentence `lead` (HTML of `ui.view`), the button `verb`, disabled until there is something to do, and room for the reason."""
@@ -39,3 +44,8 @@ def said(lead: str, why_not: str = "", verb: str | None = None, note: str = "") 
     update: dict[str, Any] = {"interactive": not why_not} | ({"value": verb} if verb else {})
     line = why_not or note
     return lead, gr.update(**update), f'<p role="status">{text(line)}</p>' if line else ""
+
+
+def said_by_name(lead: str, why_not: str = "", verb: str | None = None, note: str = "") -> dict[str, Any]:
+    """Values for `Opening.named`, as `said`."""
+    return dict(zip(("sentence", "action", "reason"), said(lead, why_not, verb, note), strict=True))

@@ -51,19 +51,21 @@ class Shell:
         *,
         inputs: Sequence[Any] | Any = (),
         inputs_kwargs: dict[str, Any] | None = None,
-        outputs: Sequence[Any] | Any = (),
+        outputs: Sequence[Any] | dict[str, Any] | Any = (),
         slot: gr.HTML | None = None,
         **options: Any,
     ) -> Any:
         """Attach `handler`, which must carry `@allowed`, to events such as ``button.click`` or ``shell.demo.load``.
 
         An error appears as a card in `slot`, which is cleared when all goes well. The listener is private.
+        With a dict of named `outputs` the handler returns a dict too, of the names it changes.
         """
         assert hasattr(handler, "allowed_role"), f"{handler.__name__} has no @allowed mark"
-        to = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
-        fn = feedback.mapped(handler, len(to))
+        to = outputs if isinstance(outputs, (list, tuple, dict)) else [outputs]
+        fn = feedback.mapped(handler, to)
+        shown = list(to.values()) if isinstance(to, dict) else list(to)
         options = {"show_progress": "hidden", "api_visibility": "private"} | options
-        wired = {"fn": fn, "inputs": inputs or None, "inputs_kwargs": inputs_kwargs, "outputs": [slot or self.messages, *to], **options}
+        wired = {"fn": fn, "inputs": inputs or None, "inputs_kwargs": inputs_kwargs, "outputs": [slot or self.messages, *shown], **options}
         if not isinstance(triggers, (list, tuple)):
             return triggers(**wired)
         return gr.on(triggers, **wired)

@@ -1,0 +1,52 @@
+"""Long work beside the page: done in a thread that goes on when the browser leaves, watched by a generator that tells how far it is."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+POLL_S = 0.25
+
+
+@dataclass
+class Work:
+    """How far the work is, and at the end what came out."""
+
+    done: int = 0
+    total: int = 0
+    elapsed_s: float = 0.0
+    result: Any = None
+    is_finished: bool = False
+
+
+def watch(do: Callable[[Callable[[int, int], None]], Any], patience_s: float = 0.4) -> Iterator[Work]:
+    """Run ``do(on_progress)`` in a thread; yield how far it is now and then, and last the finished work.
+
+    Work that ends within `patience_s` is yielded only once. An error of `do` is raised here.
+    """
+    work, began = Work(), time.monotonic()
+    failure: list[BaseException] = []
+
+    def on_progress(done: int, total: int) -> None:
+        work.done, work.total = done, total
+
+    def run() -> None:
+        try:
+            work.result = do(on_progress)
+        except BaseException as error:  # noqa: BLE001 - handed to the generator's caller below
+            failure.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(patience_s)
+    while thread.is_alive():
+        work.elapsed_s = time.monotonic() - began
+        yield work
+        thread.join(POLL_S)
+    if failure:
+        raise failure[0]
+    work.elapsed_s, work.is_finished = time.monotonic() - began, True
+    yield work

@@ -1,0 +1,125 @@
+"""What the Dataset tab asks of the engine: import within a visitor's limits, a row by its number, token lengths."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from core import paths
+from core.conversation import Conversation
+from core.data.dataset import Dataset, import_dataset, list_datasets, open_dataset
+from core.data.render import LossOn, tokenize
+from core.data.tokenizer import ChatTokenizer, load_tokenizer
+from core.data.validate import Report
+from core.errors import UserError
+from core.export import artifacts
+from core.training import models
+from ui.access import Caller
+from ui.view import size
+
+EXAMPLES = {"identity": "identity.json", "broken": "broken.json"}
+VISITOR_BYTES = 5 * 10**6  # of a file that somebody who is not the owner may have checked
+VISITORS_BYTES = 500 * 10**6  # that datasets may take up before visitors have to wait for the owner
+LENGTHS_S = 2.0  # at most this long is spent on counting tokens
+
+
+class Lengths(NamedTuple):
+    """Token counts of the first conversations, and how many of those lose a part of an answer."""
+
+    tokens: list[int]
+    num_cut: int
+
+
+def import_example(name: str) -> Dataset:
+    return import_dataset(paths.EXAMPLES / EXAMPLES[name], name=name)
+
+
+def import_upload(upload: str, caller: Caller, on_progress: Callable[[int, int], None]) -> Dataset:
+    """Take an uploaded file into the workspace; the upload itself is removed."""
+    path = Path(upload)
+    try:
+        check_size(path.stat().st_size, caller)
+        return import_dataset(path, name=path.stem, on_progress=on_progress)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def check_size(size_bytes: int, caller: Caller) -> None:
+    """Refuse what a visitor may not have done here."""
+    if caller.role == "owner":
+        return
+    if size_bytes > VISITOR_BYTES:
+        remedy = "Take a part of it, or duplicate this Space and use your own."
+        raise UserError(
+            f"Visitors may have files of up to {size(VISITOR_BYTES)} checked; this one has {size(size_bytes)}.", "the upload", remedy
+        )
+    if sum(dataset.manifest.size_bytes for dataset in list_datasets()) > VISITORS_BYTES:
+        raise UserError("The room for visitors' files is used up.", "the workspace of this Space", "Duplicate this Space and use your own.")
+
+
+def earlier(caller: Caller) -> list[tuple[str, str]]:
+    """What was imported before, as choices; other people's data is the owner's to see."""
+    if caller.role != "owner":
+        return []
+    return [(f"{found.name}, {found.manifest.num_rows:,} rows", found.id) for found in list_datasets()]
+
+
+def tokenizers() -> list[tuple[str, str]]:
+    """The models whose tokenizer and template can be looked through: the starter and what was trained here."""
+    made = [artifact for artifact in artifacts.everywhere() if artifact.kind == "merged"]
+    return [("Embedded starter", "starter"), *((artifact.name, artifact.id) for artifact in reversed(made))]
+
+
+def tokenizer_of(model: str) -> ChatTokenizer:
+    """The tokenizer of one of `tokenizers`."""
+    if model not in {value for _, value in tokenizers()}:
+        raise UserError(f"There is no model {model!r} here.", "the tokenizer", "Choose one from the list.")
+    return _load(models.resolve(model).path)
+
+
+@lru_cache(maxsize=4)
+def _load(folder: Path) -> ChatTokenizer:
+    return load_tokenizer(folder)
+
+
+@lru_cache(maxsize=16)
+def report_of(dataset_id: str) -> Report:
+    """The report on a dataset; it never changes, since its id is its content."""
+    return open_dataset(dataset_id).report()
+
+
+@lru_cache(maxsize=16)
+def lengths(dataset_id: str, model: str, max_length: int, loss_on: LossOn) -> Lengths:
+    """Token counts of as many conversations, from the first on, as can be counted in a moment."""
+    tokenizer, deadline = tokenizer_of(model), time.monotonic() + LENGTHS_S
+    found = Lengths([], 0)
+    for conversation in open_dataset(dataset_id):
+        try:
+            sample = tokenize(conversation, tokenizer, max_length, loss_on)
+        except UserError:
+            continue  # the template refuses it; its row says so
+        found.tokens.append(sample.full_length)
+        found = found._replace(num_cut=found.num_cut + (sample.truncated_answer_tokens > 0))
+        if time.monotonic() > deadline:
+            break
+    return found
+
+
+def conversation_of(dataset: Dataset, row: int) -> Conversation | None:
+    """The conversation in this row of the source file; None when the row was rejected."""
+    index = bisect_left(range(len(dataset)), row, key=lambda number: dataset.source_position(number)[0])
+    if index < len(dataset) and dataset.source_position(index)[0] == row:
+        return dataset[index]
+    return None
+
+
+def rejected_row(dataset: Dataset, row: int) -> tuple[str, list[str]]:
+    """The raw text of a rejected row, and the codes that say why."""
+    for fields in dataset.rejected():
+        if fields["row"] == row:
+            return fields["raw"], fields["codes"]
+    raise UserError(f"There is no row {row}: the file has {dataset.manifest.num_rows:,} rows.", dataset.name, "Rows are counted from 0.")
