@@ -40,6 +40,7 @@ class LlamaModel:
 
         self.header = gguf_header(path)
         self.cached: list[int] = []
+        self._prompt: tuple[list[int], NDArray[np.float32]] | None = None
         llama_cpp.llama_backend_init()
         silence()
         params = llama_cpp.llama_model_default_params()
@@ -145,11 +146,20 @@ class LlamaModel:
     def text_stream(self) -> PieceStream:
         return PieceStream(self)
 
-    def feed(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """The logits after `ids`, shape (V,); only what follows the longest prefix already in the cache is decoded."""
+    def feed(self, ids: list[int]) -> NDArray[np.float32]:
+        """The logits after `ids`, shape (V,); only what follows the longest prefix already in the cache is decoded.
+
+        The last prompt's logits are kept, because decoding its last token alone rounds differently than decoding it with the others:
+        the same question with the same seed gets the same answer.
+        """
+        if self._prompt and self._prompt[0] == ids and self.cached[: len(ids)] == ids:
+            self._forget_from(len(ids))
+            return self._prompt[1]
         keep = common_prefix(self.cached, ids[:-1])
         self._forget_from(keep)
         *_, (_, _, logits) = self._decode(ids, keep, {len(ids) - 1})
+        if len(ids) - keep > 1:
+            self._prompt = (list(ids), logits[0].copy())
         return logits[0]
 
     def logits_at(self, ids: Sequence[int], positions: Sequence[int]) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
