@@ -37,8 +37,8 @@ def label(artifact: Artifact) -> str:
 
 
 def full_label(artifact: Artifact) -> str:
-    """``Starter-Identity · q4_0 · 2.7 MB``, as it stands in a list of everything."""
-    return f"{artifact.name} · {label(artifact)}"
+    """``Starter-Identity · q4_0``, as it stands in a list of everything."""
+    return f"{artifact.name} · {artifact.level or KINDS[artifact.kind]}"
 
 
 def level_table(made: Sequence[Artifact]) -> str:
@@ -50,7 +50,8 @@ def level_table(made: Sequence[Artifact]) -> str:
     rows = [_row(level, level.id in beaten) for level in levels]
     tokens = next((level.measured["num_tokens"] for level in levels if "num_tokens" in level.measured), None)
     on = f" on {tokens:,} tokens of conversations that were not trained on" if isinstance(tokens, int) else ""
-    note = f'<p class="quiet">Measured on this machine{on}. Beaten: another level is no larger and closer to f16.</p>'
+    beat = " Beaten: another level is no larger and closer to f16." if beaten else ""
+    note = f'<p class="quiet">Measured on this machine{on}.{beat}</p>'
     return table(HEADS, rows, "Quantisation levels", numeric=range(1, 7)) + (note if any(map(ladder.is_measured, levels)) else "")
 
 

@@ -95,7 +95,7 @@ def _legend(lines: Sequence[Line]) -> str:
     if len(lines) < 2:
         return ""
     keys = "".join(f'<span class="key {line.tone}"><i></i>{text(line.name)}</span>' for line in lines)
-    return f'<span class="legend">{keys}</span>'
+    return f'<span class="keys">{keys}</span>'
 
 
 def _marks(x: Axis, y: Axis, number: Number) -> str:
@@ -164,18 +164,15 @@ def ladder(points: Sequence[Point], size: Number, number: Number) -> str:
     beaten = '<span class="key hollow"><i></i>beaten by a smaller and closer level</span>' if any(p.is_dominated for p in points) else ""
     return (
         '<figure class="plot ladder"><figcaption><span class="title">Size and distance from f16</span>'
-        f'<span class="legend"><span class="key points"><i></i>level</span>{beaten}</span></figcaption>'
+        f'<span class="keys"><span class="key points"><i></i>level</span>{beaten}</span></figcaption>'
         f'<div class="canvas" role="img" aria-label="{text(said)}"><div class="marks" aria-hidden="true">{across}{along}</div>{dots}</div>'
         '<p class="axes"><span>KL to f16 upwards: lower is closer</span><span>file size to the right</span></p></figure>'
     )
 
 
 def _side(point: Point, points: Sequence[Point], x: Axis, y: Axis) -> str:
-    """Labels go to the right of their point, to the left near the right edge, and below when another point is close."""
-    sides: list[str] = []
-    if x.place(point.size_bytes) > 80:
-        sides.append("left")
-    near = [other for other in points if other is not point and abs(x.place(other.size_bytes) - x.place(point.size_bytes)) < 12]
-    if any(0 <= y.place(other.kl) - y.place(point.kl) < 9 for other in near):
-        sides.append("below")
-    return f' class="{" ".join(sides)}"' if sides else ""
+    """Labels stand to the right of their point; to the left near the right edge, or when another point is close on the right."""
+    across, up = x.place(point.size_bytes), y.place(point.kl)
+    others = [(x.place(other.size_bytes) - across, abs(y.place(other.kl) - up)) for other in points if other is not point]
+    is_crowded = any(0 <= to_right < 14 and apart < 8 for to_right, apart in others)
+    return ' class="left"' if across > 80 or is_crowded else ""

@@ -29,10 +29,10 @@ def build(shell: Shell) -> None:
             resume = gr.Button("Resume run", variant="primary", visible=False, elem_id="runs-resume")
             to_models = gr.Button("See its models", variant="primary", visible=False, elem_id="runs-models")
     slot = feedback.slot()
-    with gr.Row(visible=False, elem_classes=["split"]) as body:
+    with gr.Row(visible=False, elem_classes=["split", "watch"]) as body:
         with gr.Column(scale=1, min_width=280, elem_classes=["side"]):
             chosen = gr.Radio([], label="Runs", elem_classes=["pick"])
-            hardware = gr.HTML("", container=False, padding=False)
+            hardware = gr.HTML("", container=False, padding=False, elem_classes=["last"])
         with gr.Column(scale=3, min_width=320):
             status = gr.HTML("", container=False, padding=False)
             plots = gr.HTML("", container=False, padding=False)

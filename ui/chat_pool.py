@@ -1,0 +1,226 @@
+"""Loaded models, shared by everybody who chats: one process per model, asked in turn, unloaded when nobody uses it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from core.chat.engine import Engine, Messages, Piece, open_engine
+from core.chat.sampling import Sampling
+from core.errors import UserError
+from core.export.artifacts import Artifact
+from core.training.hardware import cpu_count
+
+IDLE_S = 600.0  # unloaded after so long
+SWEEP_S = 15.0
+MAX_LOADED = 8
+MEMORY_FACTOR = 1.3  # of the file's size: weights, cache and the process itself
+LOOK_S = 0.1  # between two looks at what the models have written
+HEARTBEAT_S = 0.5  # a page that is gone is noticed after at most so long
+
+
+@dataclass
+class Column:
+    """One model's answer while it grows."""
+
+    artifact: Artifact
+    state: Literal["waiting", "loading", "writing", "done"] = "waiting"
+    pieces: list[str] = field(default_factory=list[str])
+    stop: str = ""
+    stats: dict[str, Any] = field(default_factory=dict[str, Any])
+    notices: list[str] = field(default_factory=list[str])
+    error: UserError | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+    def add(self, piece: Piece) -> None:
+        if piece.notice:
+            self.notices.append(piece.notice)
+        if piece.text:
+            self.pieces.append(piece.text)
+        if piece.done:
+            self.stop, self.stats = piece.done, piece.stats
+
+
+class Place:
+    """A loaded model and the line of those who want it: first come, first served."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.users = 0
+        self.used_s = time.monotonic()
+        self._line: deque[object] = deque()
+        self._moved = threading.Condition()
+
+    def enter(self, given_up: threading.Event) -> bool:
+        """Wait for one's turn; False when `given_up` was set meanwhile, and then there is nothing to leave."""
+        ticket = object()
+        with self._moved:
+            self._line.append(ticket)
+            while self._line[0] is not ticket:
+                if given_up.is_set():
+                    self._line.remove(ticket)
+                    return False
+                self._moved.wait(LOOK_S)
+        return True
+
+    def leave(self) -> None:
+        with self._moved:
+            self._line.popleft()
+            self._moved.notify_all()
+
+
+class Pool:
+    """Every loaded model of this process."""
+
+    def __init__(self, max_loaded: int = MAX_LOADED, idle_s: float = IDLE_S) -> None:
+        self.max_loaded, self.idle_s = max_loaded, idle_s
+        self._places: dict[str, Place] = {}
+        self._lock = threading.Lock()
+        self._sweeper: threading.Thread | None = None
+
+    def take(self, wanted: Sequence[Artifact]) -> list[Place]:
+        """A place for each artifact, loaded already or loading from now on; `give_back` them.
+
+        Raises:
+            UserError: too many models are in use, memory is short, or a file is damaged.
+        """
+        with self._lock:
+            fresh = [artifact for artifact in wanted if artifact.id not in self._places]
+            self._make_room(len(fresh), {artifact.id for artifact in wanted})
+            _require_memory(fresh)
+            for artifact in fresh:
+                self._places[artifact.id] = Place(open_engine(artifact, threads=max(1, cpu_count() // 2)))
+            places = [self._places[artifact.id] for artifact in wanted]
+            for place in places:
+                place.users += 1
+            if self._sweeper is None:
+                self._sweeper = threading.Thread(target=self._sweep, daemon=True)
+                self._sweeper.start()
+            return places
+
+    def give_back(self, places: Sequence[Place]) -> None:
+        with self._lock:
+            for place in places:
+                place.users -= 1
+                place.used_s = time.monotonic()
+
+    def loaded(self) -> list[str]:
+        """The ids of the loaded models."""
+        with self._lock:
+            return list(self._places)
+
+    def unload_idle(self, idle_s: float) -> None:
+        with self._lock:
+            for identifier, place in list(self._places.items()):
+                if not place.users and time.monotonic() - place.used_s >= idle_s:
+                    self._places.pop(identifier).engine.close()
+
+    def _make_room(self, number: int, wanted: set[str]) -> None:
+        idle = sorted((place.used_s, key) for key, place in self._places.items() if not place.users and key not in wanted)
+        for _, key in idle[: max(0, len(self._places) + number - self.max_loaded)]:
+            self._places.pop(key).engine.close()
+        if len(self._places) + number > self.max_loaded:
+            remedy = "Wait until an answer is finished, or choose a model that is loaded already."
+            raise UserError(f"{len(self._places)} models are in use, as many as may be loaded at once.", "the chat", remedy, code="BUSY")
+
+    def _sweep(self) -> None:
+        while True:
+            time.sleep(min(SWEEP_S, self.idle_s))
+            self.unload_idle(self.idle_s)
+
+
+def _require_memory(fresh: Sequence[Artifact]) -> None:
+    import psutil
+
+    needed = sum(artifact.size_bytes for artifact in fresh) * MEMORY_FACTOR
+    available = psutil.virtual_memory().available
+    if needed > available:
+        problem = f"Loading these models needs about {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are free."
+        raise UserError(problem, "the models chosen", "Choose fewer models or smaller levels.", code="MEMORY")
+
+
+class Ask:
+    """One question to several models at once. Iterate `watch`; closing it, or `stop`, ends every answer."""
+
+    def __init__(self, pool: Pool, asked: Sequence[tuple[Artifact, Messages]], sampling: Sampling) -> None:
+        self.columns = [Column(artifact) for artifact, _ in asked]
+        self._pool, self._asked, self._sampling = pool, asked, sampling
+        self._places = pool.take([artifact for artifact, _ in asked])
+        self._stopped = threading.Event()
+
+    def watch(self) -> Iterator[list[Column]]:
+        """The columns whenever they have grown, and at least twice a second; the last ones are whole."""
+        threads = [threading.Thread(target=self._answer, args=(index,), daemon=True) for index in range(len(self.columns))]
+        for thread in threads:
+            thread.start()
+        try:
+            shown, shown_s = "", 0.0
+            while any(thread.is_alive() for thread in threads):
+                now = str([(column.state, len(column.pieces)) for column in self.columns])
+                if now != shown or time.monotonic() - shown_s > HEARTBEAT_S:
+                    shown, shown_s = now, time.monotonic()
+                    yield self.columns
+                time.sleep(LOOK_S)
+            yield self.columns
+        finally:
+            self.stop()
+            threading.Thread(target=self._tidy, args=(threads,), daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        for column, place in zip(self.columns, self._places, strict=True):
+            if column.state == "writing":
+                place.engine.stop()
+
+    def _tidy(self, threads: Sequence[threading.Thread]) -> None:
+        for thread in threads:
+            thread.join()
+        self._pool.give_back(self._places)
+
+    def _answer(self, index: int) -> None:
+        column, place, messages = self.columns[index], self._places[index], self._asked[index][1]
+        if not place.enter(self._stopped):
+            column.state, column.stop = "done", "stopped"
+            return
+        try:
+            column.state = "loading"
+            place.engine.ready()
+            column.state = "writing"
+            for piece in place.engine.stream(messages, self._sampling):
+                column.add(piece)
+                if self._stopped.is_set():
+                    place.engine.stop()
+        except UserError as error:
+            column.error = error
+        finally:
+            place.leave()
+            column.state = "done"
+
+
+_pool = Pool()
+_asks: dict[str, Ask] = {}  # by page
+
+
+def ask(page: str, asked: Sequence[tuple[Artifact, Messages]], sampling: Sampling) -> Iterator[list[Column]]:
+    """Ask on behalf of `page`; a question that this page still has open is stopped first."""
+    stop(page)
+    question = Ask(_pool, asked, sampling)
+    _asks[page] = question
+    try:
+        yield from question.watch()
+    finally:
+        if _asks.get(page) is question:
+            del _asks[page]
+
+
+def stop(page: str) -> None:
+    """End what `page` has asked; it keeps what was written so far."""
+    if question := _asks.get(page):
+        question.stop()

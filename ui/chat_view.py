@@ -1,0 +1,124 @@
+"""How a conversation with several models looks: the prompt, and under it the answers side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ui import feedback
+from ui.chat_pool import Column
+from ui.models_view import label
+from ui.view import chip, count, empty, sentence, text
+
+NOTHING_YET = empty(
+    "Nothing asked yet.", "Choose up to four models, write a prompt and ask: they answer at the same time, from the same seed."
+)
+NO_MODELS = empty("No model to chat with yet.", "Train one first; a run leaves its models here when it is done.")
+STOPS = {
+    "eos": "ended by itself",
+    "stop": "ended at a stop word",
+    "length": "cut at the maximum of tokens",
+    "context": "the context is full",
+    "stopped": "stopped",
+}
+STATES = {"waiting": "waits for its turn", "loading": "loads the model", "writing": "writes", "done": ""}
+Answer = dict[str, Any]
+Turn = dict[str, Any]  # {"prompt", "answers": [Answer, ...]}, newest last; what the browser keeps
+
+
+def overview(names: Sequence[str]) -> str:
+    """``4 models answer side by side.``"""
+    if not names:
+        return NOTHING_YET
+    one = f"{names[0]} answers." if len(names) == 1 else f"{count(len(names), 'model')} answer side by side."
+    return sentence(one, "Same prompt, same seed. The first token that is not the first model's is marked and counted.")
+
+
+def answers_of(columns: Sequence[Column]) -> list[Answer]:
+    """What is kept of the columns: text, where it first differs from the first one's, how it ended, and how fast it was."""
+    first = columns[0]
+    answers: list[Answer] = []
+    for column in columns:
+        mark = None if column is first or column.error else first_difference(first, column)
+        error = feedback.as_user_error(column.error).as_dict() if column.error else None
+        answers.append(
+            {"id": column.artifact.id, "label": label(column.artifact), "name": column.artifact.name, "text": column.text, "mark": mark,
+             "same": column is not first and _is_same(first, column), "state": column.state, "stop": column.stop,
+             "stats": column.stats, "notices": column.notices, "error": error}
+        )  # fmt: skip
+    return answers
+
+
+def first_difference(first: Column, other: Column) -> list[int] | None:
+    """[token, begin, end] of the first token of `other` that is not `first`'s; None while they agree.
+
+    Compared by text, so that models with different vocabularies can be compared too. An answer that goes on where the first has ended
+    differs there, and so does one that ends early: its mark is empty and lies at its end.
+    """
+    reference, begin = first.text, 0
+    for token, piece in enumerate(other.pieces):
+        end = begin + len(piece)
+        known = reference[begin:end]
+        if piece != known and (len(known) == len(piece) or first.state == "done" or not piece.startswith(known)):
+            return [token + 1, begin, end]
+        begin = end
+    if other.state == "done" and other.stop != "stopped" and len(reference) > begin:
+        return [len(other.pieces) + 1, begin, begin]
+    return None
+
+
+def _is_same(first: Column, other: Column) -> bool:
+    return first.state == other.state == "done" and not first.error and not other.error and first.text == other.text
+
+
+def transcript(turns: Sequence[Turn]) -> str:
+    """The whole conversation, the newest question on top."""
+    return f'<div class="talk">{"".join(_turn(turn) for turn in reversed(turns))}</div>' if turns else ""
+
+
+def _turn(turn: Turn) -> str:
+    answers = "".join(_answer(answer) for answer in turn["answers"])
+    return f'<section class="asked" aria-label="Question"><p class="question">{text(turn["prompt"])}</p><div class="replies">{answers}</div></section>'
+
+
+def _answer(answer: Answer) -> str:
+    state = STATES[answer["state"]]
+    busy = "true" if answer["state"] != "done" else "false"
+    notices = "".join(f'<p class="quiet">{text(notice)}</p>' for notice in answer["notices"])
+    error = feedback.said(answer["error"]["problem"], "", answer["error"]["remedy"]) if answer["error"] else ""
+    level, _, size = answer["label"].partition(" · ")
+    return (
+        f'<article class="reply" aria-busy="{busy}" aria-label="{text(answer["name"])} {text(level)}">'
+        f"<header><b>{text(level)}</b><span>{text(size)}</span>{chip(state, 'accent') if state else _verdict(answer)}</header>"
+        f'<p class="name">{text(answer["name"])}</p>{notices}'
+        f'<div class="words">{_marked(answer)}</div>{error}<p class="figures">{text(_figures(answer))}</p></article>'
+    )
+
+
+def _verdict(answer: Answer) -> str:
+    if answer["same"]:
+        return chip("same answer", "good")
+    return chip(f"differs at {answer['mark'][0]:,}", "warning") if answer["mark"] else ""
+
+
+def _marked(answer: Answer) -> str:
+    said: str = answer["text"]
+    if not answer["mark"]:
+        return text(said)
+    _, begin, end = answer["mark"]
+    title = "first difference" if end > begin else "ends here, the first answer goes on"
+    shown = text(said[begin:end]) if said[begin:end].strip() else "&nbsp;"
+    return f'{text(said[:begin])}<mark title="{title}">{shown}</mark>{text(said[end:])}'
+
+
+def _figures(answer: Answer) -> str:
+    stats, parts = answer["stats"], []
+    if stats.get("first_token_s") is not None:
+        parts.append(f"first token after {stats['first_token_s']:.2f} s")
+    if stats.get("tokens_per_s"):
+        parts.append(f"{stats['tokens_per_s']:,.0f} tokens/s")
+    if stats.get("generated_tokens"):
+        parts.append(count(stats["generated_tokens"], "token"))
+    if answer["stop"]:
+        parts.append(STOPS.get(answer["stop"], answer["stop"]))
+    return " · ".join(parts)
