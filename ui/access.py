@@ -54,12 +54,12 @@ def allowed(role: Role) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         if inspect.isgeneratorfunction(handler):
 
             @functools.wraps(handler)
-            def guarded(request: Any, token: Any, *values: Any, **named: Any) -> Any:
+            def guarded(request: Any, token: Any, /, *values: Any, **named: Any) -> Any:
                 yield from handler(*values, **admit(request, token), **named)
         else:
 
             @functools.wraps(handler)
-            def guarded(request: Any, token: Any, *values: Any, **named: Any) -> Any:
+            def guarded(request: Any, token: Any, /, *values: Any, **named: Any) -> Any:
                 return handler(*values, **admit(request, token), **named)
 
         _sign(guarded, handler, hints, wanted)

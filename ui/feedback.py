@@ -20,9 +20,9 @@ from ui.view import text
 log = logging.getLogger("transmute")
 
 
-def slot(elem_id: str | None = None) -> gr.HTML:
+def slot(elem_id: str | None = None, render: bool = True) -> gr.HTML:
     """An empty place for messages; `Shell.listen(slot=...)` fills and clears it."""
-    return gr.HTML("", elem_id=elem_id, elem_classes=["feedback"], container=False, padding=False)
+    return gr.HTML("", elem_id=elem_id, elem_classes=["feedback"], container=False, padding=False, render=render)
 
 
 def said(problem: str, where: str = "", remedy: str = "", tone: str = "error") -> str:

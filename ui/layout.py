@@ -23,10 +23,9 @@ def build() -> gr.Blocks:
         tabs = gr.Tabs(selected=DATASET, render=False)
         ids = {name: kept(name, "") for name in ("dataset_id", "run_id", "artifact_id")}
         opened = kept("tab", DATASET)
-        messages = feedback.slot()
-        shell = Shell(demo=demo, tabs=tabs, messages=messages, **ids)
+        messages = feedback.slot(render=False)
+        shell = Shell(demo=demo, tabs=tabs, form=kept("form", None), messages=messages, **ids)
         header.build(shell)
-        messages.unrender()
         messages.render()
         with tabs.render():
             for tab_id, title in TABS:

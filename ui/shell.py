@@ -37,6 +37,7 @@ class Shell:
     dataset_id: gr.BrowserState
     run_id: gr.BrowserState
     artifact_id: gr.BrowserState
+    form: gr.BrowserState  # the Train tab's form; a state inside a tab would not be there before the tab is opened
     messages: gr.HTML  # the page's own place for messages, under the header
     tab: dict[str, gr.Tab] = field(default_factory=dict)  # by id; `shell.tab[RUNS].select` fires when a tab is opened
 

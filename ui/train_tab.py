@@ -1,12 +1,81 @@
-"""The Train tab."""
+"""The Train tab: choose a method, adjust the recipe, see the exact command, start. The form is generated from `Recipe`."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
 
-from ui.shell import Shell
-from ui.view import empty
+from core.training.presets import PRESETS
+from ui import feedback, form, methods
+from ui import train_handlers as on
+from ui.opening import opening
+from ui.shell import TRAIN, Shell, listen_api
+from ui.view import sentence
+
+VERB = "Start training"
+PRESET_HELP = "A whole recipe to begin with. The published ones equal their sources value by value; change what you like afterwards."
+TITLES = {
+    "demo": "Demo: QLoRA on the embedded starter, two minutes on a CPU",
+    "fastchat-fft": "FastChat: full fine-tune of Llama 2 7B, four GPUs",
+    "article-fft": "The article's full fine-tune: Vicuna 7B 16k, one epoch",
+    "autotrain-sft": "AutoTrain: SFT with a 4-bit adapter, 2023 defaults",
+    "last-layers-sft": "SFT of the last two layers: Vicuna 7B",
+    "mlabonne-qlora": "mlabonne's QLoRA notebook: Llama 2 7B chat",
+    "fastchat-qlora-zero2": "FastChat: QLoRA with DeepSpeed ZeRO-2",
+    "fastchat-lora-zero3": "FastChat: LoRA with DeepSpeed ZeRO-3",
+}
 
 
 def build(shell: Shell) -> None:
-    gr.HTML(empty("Nothing here yet.", "It is being built."))
+    """Lay the tab out and attach its handlers."""
+    begin = on.fresh()
+    values = begin["values"]
+    top = opening(TRAIN, VERB, sentence("Choose a dataset to train on."))
+    slot = feedback.slot()
+    progress = gr.HTML("", container=False, padding=False, elem_classes=["progress"])
+    adapt = gr.Button("Adapt the recipe to this machine", visible=False, size="sm", elem_id="train-adapt")
+    made = form.Form()
+    with gr.Row(elem_classes=["fields"]), gr.Column(elem_classes=["wide"]):
+        preset = gr.Dropdown(
+            [(TITLES.get(name, name), name) for name in PRESETS],
+            value=begin["preset"],
+            label="Preset",
+            info=PRESET_HELP,
+            elem_id="train-preset",
+        )
+    gr.HTML('<h2 class="part">Method</h2>', container=False, padding=False)
+    made.fields["method"] = gr.Radio(
+        methods.CHOICES,
+        value=values["method"],
+        label="Method",
+        show_label=False,
+        container=False,
+        elem_classes=["chips"],
+        elem_id="knob-method",
+    )
+    comparison = gr.HTML(methods.comparison(values), container=False, padding=False, elem_id="train-methods")
+    gr.HTML('<h2 class="part">The recipe</h2>', container=False, padding=False)
+    form.add(made, form.short_names(), values)
+    for group in form.group_names():
+        with gr.Accordion(group, open=False, elem_classes=["group"]) as made.groups[group]:
+            form.add(made, form.in_group(group), values)
+    with gr.Accordion("The exact command and recipe file", open=False, elem_classes=["group"]):
+        command = gr.Code("", language="shell", label="Command", interactive=False, elem_id="train-command")
+        yaml = gr.Code("", language="yaml", label="recipe.yaml", interactive=False, elem_id="train-yaml")
+    shared = {"kept": shell.form, "preset": preset, "comparison": comparison, "adapt": adapt, "command": command, "yaml": yaml}
+    travelling = {"progress": progress, "run_id": shell.run_id, "tabs": shell.tabs}
+    _attach(shell, made, shared | travelling | top.named | made.named, slot)
+    shell.listen(top.action.click, on.start, inputs_kwargs=made.fields, outputs=travelling, slot=slot, concurrency_limit=2)
+    listen_api(on.start_run, "start_run")
+
+
+def _attach(shell: Shell, made: form.Form, at: dict[str, Any], slot: gr.HTML) -> None:
+    state, fields = at["kept"], made.fields
+    typed = [component.input for name, component in fields.items() if name != "method"]
+    judged: dict[str, Any] = {"inputs": state, "inputs_kwargs": fields, "outputs": at, "slot": slot}
+    shell.listen(typed, on.check, **judged, trigger_mode="always_last")
+    shell.listen(fields["method"].input, on.choose_method, **judged)
+    shell.listen(at["adapt"].click, on.adapt, **judged)
+    shell.listen(at["preset"].input, on.take_preset, **judged | {"inputs": [at["preset"], state]})
+    shell.listen([shell.demo.load, shell.tab[TRAIN].select], on.restore, inputs=[shell.dataset_id, state], outputs=at, slot=slot)

@@ -1,0 +1,134 @@
+"""What the Train tab asks of the engine: is this recipe fit to start here, what exactly would run, and starting it."""
+
+from __future__ import annotations
+
+import math
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from core import paths
+from core.data.dataset import list_datasets, open_dataset
+from core.data.validate import validate
+from core.errors import UserError
+from core.running import runs
+from core.training import launch, models
+from core.training import recipe as recipes
+from core.training.hardware import Hardware, detect
+from core.training.recipe import Recipe
+from ui import form
+from ui.access import Caller, refusal
+
+WHERE = "the form"
+FITS_ANY_MACHINE: dict[str, Any] = {
+    "dtype": "auto", "optim": "adamw_torch", "attn_implementation": "auto", "accelerate_config": "auto", "num_processes": 0,
+}  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def machine() -> Hardware:
+    return detect()
+
+
+def example_id(dataset: str) -> str:
+    """The id under which an example's file was imported; the same text for everything else."""
+    if not dataset.startswith(form.EXAMPLES):
+        return dataset
+    file = paths.EXAMPLES / dataset.removeprefix(form.EXAMPLES)
+    return f"ds-{paths.sha256_file(file)[:12]}" if file.is_file() else dataset
+
+
+def why_not(values: dict[str, Any], caller: Caller) -> UserError | None:
+    """The first thing that stands in the way of starting, or None."""
+    if not caller.may("owner"):
+        return refusal("owner")
+    if wrong := form.problems(values):
+        titles = " and ".join(form.rows()[name]["title"].lower() for name in wrong if name in form.rows())
+        return UserError(f"Correct {titles} first.", WHERE, "The field says what it takes.")
+    if not values.get("dataset"):
+        return UserError("Choose a dataset first.", WHERE, "The Dataset tab imports one.", code="NO_DATA")
+    try:
+        check(recipe_of(values, caller))
+    except UserError as error:
+        return error
+    return None
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse what can be known to fail without fetching anything."""
+    launch.check(recipe, machine())
+    if recipe.dataset.startswith("ds-") and open_dataset(recipe.dataset).manifest.num_valid == 0:
+        raise UserError("No conversation of this dataset can be trained.", "dataset", "Its findings on the Dataset tab say how to mend it.")
+    if recipe.base_model == "starter" or not models.HUB_ID.fullmatch(recipe.base_model):
+        models.check_method(recipe, models.resolve(recipe.base_model))
+
+
+def recipe_of(values: dict[str, Any], caller: Caller) -> Recipe:
+    """The recipe in the form. Only somebody at this machine may name files and folders of it (reliability rule R10)."""
+    recipe = recipes.build(form.to_recipe(values), WHERE)
+    if caller.is_local:
+        return recipe
+    for name in ("dataset", "eval_dataset"):
+        given = getattr(recipe, name)
+        if given and not given.startswith("ds-") and Path(given).parent != paths.EXAMPLES:
+            raise UserError("Files are taken by upload only.", form.rows()[name]["title"], "Import the file on the Dataset tab.")
+    is_id = paths.ID_PATTERN.fullmatch(recipe.base_model) or models.HUB_ID.fullmatch(recipe.base_model)
+    if not is_id or ".." in recipe.base_model:
+        raise UserError("The base model is no Hub id.", "Base model", "Write it as on the Hub, for example lmsys/vicuna-7b-v1.5.")
+    return recipe
+
+
+def start(values: dict[str, Any], caller: Caller) -> str:
+    """Create the run, which fetches what is missing with the caller's token, and start it; returns its id."""
+    run_id = runs.create(recipe_of(values, caller), token=caller.token)
+    runs.start(run_id)
+    return run_id
+
+
+def adapted(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with everything that needs another machine set to what works on any."""
+    changed = values | FITS_ANY_MACHINE
+    return changed | ({"quant_storage": "uint8"} if changed.get("method") == "qlora" else {})
+
+
+def num_conversations(dataset: str) -> int | None:
+    """How many conversations of a dataset can be trained, where that is known without reading it."""
+    if dataset.startswith(form.EXAMPLES):
+        return _num_valid(paths.EXAMPLES / dataset.removeprefix(form.EXAMPLES))
+    return next((known.manifest.num_valid for known in list_datasets() if known.id == dataset), None)
+
+
+@lru_cache(maxsize=8)
+def _num_valid(example: Path) -> int | None:
+    return validate(example).num_valid if example.is_file() else None
+
+
+def num_steps(values: dict[str, Any], num_rows: int) -> int:
+    """Optimizer steps of the run, before packing."""
+    share = 0.0 if values["eval_dataset"] else float(values["eval_fraction"])
+    rows = num_rows - round(num_rows * share)
+    processes = int(values["num_processes"]) or max(1, len(machine().gpus))
+    batch = int(values["micro_batch_size"]) * int(values["gradient_accumulation_steps"]) * processes
+    steps = math.ceil(math.ceil(rows / batch) * float(values["num_train_epochs"]))
+    return min(steps, int(values["max_steps"])) if values["max_steps"] else steps
+
+
+def yaml_text(values: dict[str, Any]) -> str:
+    """The recipe as a file for the command line; empty while something in the form is wrong."""
+    if form.problems(values):
+        return ""
+    return Recipe.model_validate(form.to_recipe(values)).to_yaml().replace(f"{paths.EXAMPLES}/", form.EXAMPLES)
+
+
+def command_text(values: dict[str, Any]) -> str:
+    """The command line that does the same, and the worker's own command."""
+    if form.problems(values):
+        return ""
+    recipe = Recipe.model_validate(form.to_recipe(values))
+    threads = max(1, machine().cpu_count // max(1, recipe.num_processes or len(machine().gpus) or 1))
+    made = launch.command(Path("RUN"), recipe, machine(), threads)
+    words = [word.replace(sys.executable, "python").replace(f"{paths.PROJECT}/", "") for word in made.argv]
+    env = " ".join(f"{name}={value!r}" if not value else f"{name}={value}" for name, value in made.env.items())
+    note = "# In Transmute's folder, with the recipe below saved as recipe.yaml:"
+    return f"{note}\npython -m core train recipe.yaml\n\n# Which starts this worker for the training:\n{env} \\\n{' '.join(words)}"

@@ -1,0 +1,160 @@
+"""What the Train tab answers to. Values come and go by the names of the knobs; what the browser keeps is the form, never a token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from core.training.presets import PRESETS, preset
+from core.training.recipe import ADAPTER_METHODS, Recipe
+from ui import background, form, methods
+from ui import train_data as data
+from ui.access import Caller, allowed
+from ui.opening import said_by_name
+from ui.shell import RUNS
+from ui.view import count, duration, meter, sentence, text
+
+DEFAULT = "demo"
+FREE = [name for name in form.rows() if form.is_free(name)]  # fields into which something wrong can be put
+IDENTITY = form.EXAMPLES + "identity.json"
+Shown = dict[str, Any]
+Kept = dict[str, Any]  # {"preset": name, "values": {...}, "carried": the dataset id taken over last}
+
+
+def fresh() -> Kept:
+    return {"preset": DEFAULT, "values": form.to_values(preset(DEFAULT)), "carried": ""}
+
+
+@allowed("public")
+def check(kept: Kept, caller: Caller, **values: Any) -> Shown:
+    """The form was typed into: what is wrong, what differs, what would run."""
+    return _judged(_known(kept) | {"values": values}, caller)
+
+
+@allowed("public")
+def choose_method(kept: Kept, caller: Caller, **values: Any) -> Shown:
+    """Another method. From adapter to weights, or back, the learning rate moves by ten: an adapter takes about ten times as much."""
+    was, now = _known(kept)["values"]["method"], values["method"]
+    rate = values["learning_rate"]
+    if (was in ADAPTER_METHODS) == (now in ADAPTER_METHODS) or not rate:
+        return _judged(_known(kept) | {"values": values}, caller)
+    values["learning_rate"] = float(f"{rate * 10 if now in ADAPTER_METHODS else rate / 10:.6g}")
+    note = f"Learning rate set to {form.plain(values['learning_rate'])}: an adapter takes about ten times what whole weights take."
+    return {"learning_rate": values["learning_rate"]} | _judged(_known(kept) | {"values": values}, caller, note)
+
+
+@allowed("public")
+def take_preset(preset_name: str, kept: Kept, caller: Caller, **values: Any) -> Shown:
+    """Every knob as the preset has it; a dataset that was chosen stays."""
+    known, taken = _known(kept), form.to_values(preset(preset_name))
+    if values.get("dataset") and (not taken["dataset"] or known["carried"]):
+        taken |= _with_dataset(taken, values["dataset"])
+    return _filled(known | {"preset": preset_name, "values": taken}, caller)
+
+
+@allowed("public")
+def restore(dataset_id: str, kept: Kept, caller: Caller) -> Shown:
+    """The page or the tab was opened: the form as the browser kept it, with a dataset chosen since then."""
+    return {"preset": _known(kept)["preset"]} | _filled(_carried(_known(kept), dataset_id), caller)
+
+
+@allowed("public")
+def adapt(kept: Kept, caller: Caller, **values: Any) -> Shown:
+    """What needs another machine is set to what works on this one."""
+    return _filled(_known(kept) | {"values": data.adapted(values)}, caller)
+
+
+@allowed("owner")
+def start(caller: Caller, **values: Any) -> Iterator[Shown]:
+    """Create and start the run, with a word while a model is fetched; then on to Runs."""
+    if reason := data.why_not(values, caller):
+        raise reason
+    for work in background.watch(lambda _: data.start(values, caller), patience_s=1.0):
+        if work.is_finished:
+            yield {"progress": "", "run_id": work.result, "tabs": gr.Tabs(selected=RUNS)}
+        else:
+            yield {"progress": _waiting(str(values["base_model"]), work.elapsed_s)}
+
+
+@allowed("owner")
+def start_run(recipe: dict[str, Any], caller: Caller) -> dict[str, str]:
+    """Start a run of `recipe` (knobs by name; what is left out takes its default) and return its id."""
+    values = form.to_values(Recipe()) | recipe
+    return {"run_id": data.start(values, caller)}
+
+
+def _known(kept: Kept | None) -> Kept:
+    """What the browser kept, as far as it still makes sense: knobs of an older version are dropped, new ones take the preset's value."""
+    base = fresh()
+    if not isinstance(kept, dict) or kept.get("preset") not in PRESETS or not isinstance(kept.get("values"), dict):
+        return base
+    values = form.to_values(preset(kept["preset"]))
+    values |= {name: value for name, value in kept["values"].items() if name in values}
+    return {"preset": kept["preset"], "values": values, "carried": str(kept.get("carried") or "")}
+
+
+def _carried(kept: Kept, dataset_id: str) -> Kept:
+    if not dataset_id or dataset_id == kept["carried"]:
+        return kept
+    if data.example_id(kept["values"]["dataset"] or "") == dataset_id:
+        return kept | {"carried": dataset_id}
+    return kept | {"carried": dataset_id, "values": kept["values"] | _with_dataset(kept["values"], dataset_id)}
+
+
+def _with_dataset(values: Shown, dataset: str) -> Shown:
+    """The dataset, and no evaluation questions of an example that it has nothing to do with."""
+    is_identity = data.example_id(dataset) == data.example_id(IDENTITY)
+    foreign = (values["eval_dataset"] or "").startswith(form.EXAMPLES) and not is_identity
+    share = {"eval_dataset": "", "eval_fraction": values["eval_fraction"] or 0.05} if foreign else {}
+    return values | {"dataset": dataset} | share
+
+
+def _filled(kept: Kept, caller: Caller) -> Shown:
+    """Every field with its value, and what `_judged` says of them."""
+    fields: Shown = dict(kept["values"])
+    for name in form.HAS_CHOICES:
+        fields[name] = gr.Dropdown(form.choices(name, caller), value=fields[name])
+    return fields | _judged(kept, caller)
+
+
+def _judged(kept: Kept, caller: Caller, note: str = "") -> Shown:
+    """Everything that follows from the values: errors at their fields, groups, methods, command, and whether it can start."""
+    values, wrong = kept["values"], form.problems(kept["values"])
+    changed = form.differing(values, form.to_values(preset(kept["preset"])))
+    reason = data.why_not(values, caller)
+    said = f"{reason.problem} {reason.remedy}" if reason else ""
+    needs_machine = reason is not None and data.why_not(data.adapted(values), caller) is None
+    return {
+        "kept": kept,
+        "comparison": methods.comparison(values),
+        "yaml": data.yaml_text(values),
+        "command": data.command_text(values),
+        "adapt": gr.Button(visible=needs_machine),
+        **{f"{name}?": form.error_line(wrong.get(name, "")) for name in FREE},
+        **{f"{group}:": gr.Accordion(label=form.group_title(group, changed.get(group, []))) for group in form.group_names()},
+        **{f"{name} column": gr.Column(visible=values["method"] in under or "hidden") for name, under in form.ONLY_UNDER.items()},
+        **said_by_name(_lead(values, bool(wrong)), said, note=note),
+    }
+
+
+def _lead(values: Shown, is_wrong: bool) -> str:
+    """The first sentence: what would be trained, on what, how long."""
+    method = methods.NAMES[values["method"]]
+    model = {value: title for title, value in form.choices("base_model")}.get(values["base_model"], values["base_model"] or "no model")
+    if not values["dataset"]:
+        return sentence("Choose a dataset to train on.", "Take one on the Dataset tab, or an example in the form below.")
+    number = data.num_conversations(str(values["dataset"]))
+    on = count(number, "conversation") if number else "the dataset"
+    rest = "A recipe is shown as you change it; nothing starts before you say so."
+    if number and not is_wrong:
+        at_most = "at most " if values["packing"] else ""
+        epochs = values["num_train_epochs"]
+        rest = f"{at_most}{count(data.num_steps(values, number), 'optimizer step')}, {epochs:g} epoch{'' if epochs == 1 else 's'}."
+    return sentence(f"{method} on {model}, with {on}.", rest[0].upper() + rest[1:])
+
+
+def _waiting(base_model: str, elapsed_s: float) -> str:
+    said = f"Preparing {base_model}: fetching what is not on this disk yet, checking the data. {duration(elapsed_s)} so far."
+    return f'{meter(1.0, "Preparing")}<p class="quiet" role="status">{text(said)}</p>'
