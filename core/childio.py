@@ -7,13 +7,13 @@ import os
 import resource
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
+from core.process import die_with_parent
 
 Emit = Callable[[dict[str, Any]], None]
 TEMPLATE_S = 2.0  # what a chat template may take of time
@@ -67,6 +67,7 @@ def serve(handle: Callable[[dict[str, Any], Emit], Any]) -> None:
 
     `emit` sends progress in between: ``emit({"event": "progress", ...})``.
     """
+    die_with_parent(signal.SIGKILL)  # the caller waits in `call_child`, so the thread that the kernel watches lives as long as the call
     emit = claim_stdout()
     payload = json.loads(sys.stdin.readline())
     try:
@@ -74,6 +75,3 @@ def serve(handle: Callable[[dict[str, Any], Emit], Any]) -> None:
     except UserError as error:
         emit({"error": error.as_dict()})
         sys.exit(1)
-    except Exception:
-        traceback.print_exc()
-        raise

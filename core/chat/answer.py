@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from core.chat.sampling import Sampler, Sampling
 from core.errors import UserError
+from core.export.native_support import Stopped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +35,7 @@ class ChatModel(Protocol):
         ...
 
     def stop_when(self, should_stop: Callable[[], bool]) -> None:
-        """From now on `feed` raises `core.export.native.Stopped` soon after ``should_stop()`` becomes true."""
+        """From now on `feed` raises `core.export.native_support.Stopped` soon after ``should_stop()`` becomes true."""
         ...
 
     def is_end(self, token_id: int) -> bool: ...
@@ -78,8 +79,6 @@ def answer(model: ChatModel, prompt: str, sampling: Sampling, should_stop: Calla
     The reason is ``eos``, ``stop`` (a stop string), ``length`` (max_tokens), ``context`` (no room left) or ``stopped`` (asked to). White
     space at the beginning is left out, as FastChat does: templates put a space after the role.
     """
-    from core.export.native import Stopped
-
     ids = model.encode(prompt)
     if len(ids) >= model.context_length:
         raise UserError(

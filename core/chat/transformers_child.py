@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from core.chat.child import Loaded, run
 from core.data.render import encode_text
 from core.data.tokenizer import ChatTokenizer, load_tokenizer
-from core.export.native import Stopped, common_prefix
+from core.export.native_support import Stopped, common_prefix
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,7 +12,8 @@ from core.childio import TEMPLATE_BYTES, TEMPLATE_S, Emit, limited, serve
 from core.conversation import Conversation, Turn
 from core.errors import UserError
 from core.export.labels import byte_spans, labelled, token_spans
-from core.export.native import LlamaModel, default_threads
+from core.export.native import LlamaModel
+from core.export.native_support import default_threads
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import codecs
 import ctypes
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
 from core.export.header import gguf_header
+from core.export.native_support import FREE_SHARE, Stopped, common_prefix, default_threads, free_bytes, limit_memory, silence
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 MAX_BATCH = 512  # tokens per decode, llama.cpp's own default
 LOGIT_BYTES = 128 * 2**20  # at most this much for the logits of one decode
 ABORTED = 2  # llama_decode's answer when the abort callback said so
-ERROR_LEVEL, CONTINUE_LEVEL = 4, 5  # GGML_LOG_LEVEL_ERROR, GGML_LOG_LEVEL_CONT
-
-
-class Stopped(Exception):  # noqa: N818
-    """The computation was asked to end."""
 
 
 class LlamaModel:
@@ -43,6 +38,8 @@ class LlamaModel:
         self._prompt: tuple[list[int], NDArray[np.float32]] | None = None
         llama_cpp.llama_backend_init()
         silence()
+        if not llama_cpp.llama_supports_gpu_offload():  # a GPU driver reserves more addresses than there is memory
+            limit_memory(path.stat().st_size)
         params = llama_cpp.llama_model_default_params()
         params.vocab_only = vocabulary_only
         params.n_gpu_layers = -1 if llama_cpp.llama_supports_gpu_offload() else 0
@@ -68,7 +65,8 @@ class LlamaModel:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = self.context_length, self.batch_size, self.batch_size
         params.n_threads = params.n_threads_batch = threads or default_threads()
-        self.context = llama_cpp.llama_init_from_model(self.model, params)
+        fits = self.cache_bytes(self.context_length) < free_bytes() * FREE_SHARE
+        self.context = llama_cpp.llama_init_from_model(self.model, params) if fits else None
         if not self.context:
             raise UserError(
                 "There is too little memory for this context length.", f"{context_length} tokens", "Choose a shorter one.", "OOM"
@@ -88,6 +86,15 @@ class LlamaModel:
 
         self._abort = llama_cpp.ggml_abort_callback(lambda _data: should_stop())
         llama_cpp.llama_set_abort_callback(self.context, self._abort, ctypes.c_void_p(0))
+
+    def cache_bytes(self, context_length: int) -> int:
+        """The memory of keys and values (float16) for so many tokens; 0 when the file does not say enough to know."""
+        of = {key.partition(".")[2]: value for key, value in self.header.metadata.items()}
+        layers, heads, kv_heads = of.get("block_count"), of.get("attention.head_count"), of.get("attention.head_count_kv")
+        kv_heads, width = kv_heads or heads, of.get("embedding_length")
+        if not (isinstance(layers, int) and isinstance(heads, int) and isinstance(kv_heads, int) and isinstance(width, int) and heads):
+            return 0
+        return 4 * context_length * layers * kv_heads * (width // heads)
 
     def set_threads(self, generating: int, reading: int) -> None:
         import llama_cpp
@@ -231,65 +238,3 @@ class PieceStream:
 
     def step(self, token_id: int) -> str:
         return self.decoder.decode(self.model.piece(token_id, special=False))
-
-
-def common_prefix(known: Sequence[int], wanted: Sequence[int]) -> int:
-    """How many ids both begin with."""
-    length = min(len(known), len(wanted))
-    if known[:length] == wanted[:length]:
-        return length
-    return next(index for index in range(length) if known[index] != wanted[index])
-
-
-def default_threads() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def log_lines(watch: Callable[[str, bool], None]) -> Generator[None]:
-    """Call ``watch(line, is_error)`` for every line that llama.cpp logs inside the block; the lines still go to stderr."""
-    import sys
-
-    import llama_cpp
-
-    buffer = ""
-    level_now = 0
-
-    def receive(level: int, text: bytes, _data: Any) -> None:
-        nonlocal buffer, level_now
-        if level != CONTINUE_LEVEL:
-            level_now = level
-        buffer += text.decode("utf-8", errors="replace")
-        while "\n" in buffer:
-            line, buffer = buffer.split("\n", 1)
-            print(line, file=sys.stderr)
-            watch(line, level_now == ERROR_LEVEL)
-
-    callback = llama_cpp.llama_log_callback(receive)
-    nothing = ctypes.c_void_p(0)
-    llama_cpp.llama_log_set(callback, nothing)
-    try:
-        yield
-    finally:
-        silence()
-
-
-def silence() -> None:
-    """Let llama.cpp log its errors to stderr and nothing else."""
-    import llama_cpp
-
-    if not _KEPT_CALLBACKS:
-        _KEPT_CALLBACKS.append(llama_cpp.llama_log_callback(_print_errors))
-    llama_cpp.llama_log_set(_KEPT_CALLBACKS[0], ctypes.c_void_p(0))
-
-
-_KEPT_CALLBACKS: list[Any] = []  # native code holds the address, so Python must hold the object
-
-
-def _print_errors(level: int, text: bytes, _data: Any) -> None:
-    import sys
-
-    if level == ERROR_LEVEL:
-        print(text.decode("utf-8", errors="replace"), end="", file=sys.stderr)

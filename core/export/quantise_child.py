@@ -10,7 +10,7 @@ from typing import Any
 from core.childio import Emit, serve
 from core.errors import UserError
 from core.export.header import TENSOR_TYPES, Header, gguf_header, tensor_bytes
-from core.export.native import log_lines
+from core.export.native_support import log_lines
 
 # "[   3/  39] blk.0.attn_k.weight  - [ 256, 128, 1, 1], type = f16, size = 0.06 MiB -> 0.02 MiB (q4_0)"
 TENSOR_LINE = re.compile(r"\[ *(\d+)/ *(\d+)\] +(\S+) .*?(?:\((\w+)\)\s*)?$")

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import struct
 
 import pytest
 
@@ -12,7 +13,7 @@ from core.chat.together import side_by_side
 from core.errors import UserError
 from core.export import artifacts
 from core.paths import EXAMPLES, STARTER
-from tests.unit.export.gguf_files import three_tokens
+from tests.unit.export.gguf_files import UINT32, text, three_tokens
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -153,3 +154,16 @@ def test_a_model_that_llama_cpp_cannot_load_is_an_error(tmp_path):
     (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(40))
     with pytest.raises(UserError, match="not a usable GGUF file"):
         open_engine(artifacts.resolve(str(tmp_path / "broken.gguf")))
+
+
+def test_a_context_that_does_not_fit_into_memory_is_refused(levels, tmp_path):
+    data = levels["q4_0"].gguf_path.read_bytes()
+    key = text("llama.context_length") + struct.pack("<I", UINT32)
+    at = data.index(key) + len(key)
+    (tmp_path / "long.gguf").write_bytes(data[:at] + struct.pack("<I", 2**31 - 1) + data[at + 4 :])
+    too_long = open_engine(artifacts.resolve(str(tmp_path / "long.gguf")), context_length=2**31 - 1)
+    with too_long, pytest.raises(UserError, match="too little memory") as refusal:
+        too_long.ready()
+    assert refusal.value.code == "OOM"
+    with open_engine(artifacts.resolve(str(tmp_path / "long.gguf"))) as engine:
+        assert engine.ready().facts["context_length"] == 4096

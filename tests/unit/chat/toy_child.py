@@ -7,7 +7,7 @@ import numpy as np
 
 from core.chat.child import Loaded, run
 from core.errors import UserError
-from core.export.native import Stopped
+from core.export.native_support import Stopped
 
 END = 256
 
