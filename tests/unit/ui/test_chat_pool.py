@@ -1,0 +1,180 @@
+"""Visitors share loaded models: each in turn, everybody stoppable, nobody's crash anybody else's."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from core.chat.engine import Piece
+from core.chat.sampling import Sampling
+from core.errors import UserError
+from core.export.artifacts import Artifact
+from ui import chat_pool, chat_view
+
+
+class WordEngine:
+    """A model that says the words it is asked to, one every few milliseconds; ``crash`` makes it fail."""
+
+    def __init__(self, artifact, **_):
+        self.artifact, self.said, self.is_closed = artifact, [], False
+        self._stop = threading.Event()
+
+    def ready(self):
+        return self
+
+    def stream(self, messages, sampling):
+        self._stop.clear()
+        self.said.append(messages[-1]["content"])
+        for word in messages[-1]["content"].split():
+            time.sleep(0.01)
+            if word == "crash":
+                raise UserError("The model stopped (SIGSEGV).", self.artifact.name, "Ask again: it is loaded anew.", code="CRASH")
+            if self._stop.is_set():
+                yield Piece("", done="stopped", stats={})
+                return
+            yield Piece(word + " ", token_id=1)
+        yield Piece("", done="eos", stats={"generated_tokens": 3})
+
+    def stop(self):
+        self._stop.set()
+
+    def close(self):
+        self.is_closed = True
+
+
+@pytest.fixture
+def pool(monkeypatch):
+    monkeypatch.setattr(chat_pool, "open_engine", WordEngine)
+    return chat_pool.Pool(max_loaded=3, idle_s=1000)
+
+
+def model(name):
+    return Artifact(id=name, kind="gguf", level=name, name="m", folder=Path("/nowhere"))
+
+
+def ask(pool, names, prompt):
+    asked = [(model(name), [{"role": "user", "content": f"{name} {prompt}"}]) for name in names]
+    return chat_pool.Ask(pool, asked, Sampling())
+
+
+def whole(question):
+    *_, columns = question.watch()
+    return columns
+
+
+def test_every_model_answers_and_says_how_it_ended(pool):
+    columns = whole(ask(pool, ["a", "b"], "one two"))
+    assert [column.text for column in columns] == ["a one two ", "b one two "]
+    assert [column.stop for column in columns] == ["eos", "eos"]
+
+
+def test_a_model_that_fails_leaves_the_others_their_answer(pool):
+    asked = [(model("a"), [{"role": "user", "content": "crash"}]), (model("b"), [{"role": "user", "content": "fine"}])]
+    failed, fine = whole(chat_pool.Ask(pool, asked, Sampling()))
+    assert failed.error.code == "CRASH" and failed.state == "done"
+    assert fine.text == "fine " and fine.error is None
+
+
+def test_a_stopped_question_keeps_what_was_written(pool):
+    question = ask(pool, ["a"], "word " * 500)
+    seen = []
+    for columns in question.watch():
+        seen.append(columns[0].text)
+        if len(seen) == 3:
+            question.stop()
+    assert columns[0].stop == "stopped" and 0 < len(columns[0].pieces) < 500
+
+
+def test_closing_the_page_stops_the_models_within_two_seconds(pool):
+    watching = ask(pool, ["a"], "word " * 2000).watch()
+    next(watching)
+    watching.close()
+    began = time.monotonic()
+    whole(ask(pool, ["a"], "next"))
+    assert time.monotonic() - began < 2
+
+
+def test_visitors_are_served_in_the_order_they_came(pool):
+    first = ask(pool, ["a"], "slow " * 30)
+    running = threading.Thread(target=whole, args=(first,))
+    running.start()
+    time.sleep(0.1)
+    later = []
+    for name in ("second", "third", "fourth"):
+        thread = threading.Thread(target=whole, args=(ask(pool, ["a"], name),))
+        thread.start()
+        later.append(thread)
+        time.sleep(0.15)
+    for thread in (running, *later):
+        thread.join()
+    place = pool.take([model("a")])[0]
+    assert [said.split()[1] for said in place.engine.said] == ["slow", "second", "third", "fourth"]
+
+
+def test_one_who_waits_and_gives_up_stops_nobody_else(pool):
+    first, second = ask(pool, ["a"], "word " * 40), ask(pool, ["a"], "never")
+    answers = []
+    running = threading.Thread(target=lambda: answers.append(whole(first)))
+    running.start()
+    time.sleep(0.1)
+    waiting = second.watch()
+    next(waiting)
+    waiting.close()
+    running.join()
+    assert answers[0][0].stop == "eos" and len(answers[0][0].pieces) == 41
+
+
+def test_an_idle_model_is_unloaded_and_a_busy_one_is_not(pool):
+    busy, idle = pool.take([model("a"), model("b")])
+    pool.give_back([idle])
+    pool.unload_idle(0)
+    assert idle.engine.is_closed and not busy.engine.is_closed and pool.loaded() == ["a"]
+
+
+def test_room_is_made_by_unloading_the_one_used_longest_ago(pool):
+    for name in ("a", "b", "c"):
+        pool.give_back(pool.take([model(name)]))
+    pool.take([model("d")])
+    assert pool.loaded() == ["b", "c", "d"]
+
+
+def test_when_every_place_is_in_use_the_person_is_told(pool):
+    pool.take([model("a"), model("b"), model("c")])
+    with pytest.raises(UserError, match="3 models are in use"):
+        pool.take([model("d")])
+
+
+def column(pieces, state="done", stop="eos"):
+    return chat_pool.Column(model("x"), state=state, pieces=pieces, stop=stop)
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "mark"),
+    [
+        (column(["Par", "is"]), column(["Par", "is"]), None),
+        (column(["Paris", " is"]), column(["Pa", "ris", " is"]), None),  # another vocabulary, the same text
+        (column(["Par", "is"]), column(["Par", "ty"]), [2, 3, 5]),
+        (column(["Par", "is"]), column(["Par"]), [2, 3, 3]),
+        (column(["Par"]), column(["Par", "is"]), [2, 3, 5]),
+        (column(["Par"], "writing", ""), column(["Par", "is"]), None),  # the first may still say it
+        (column(["Par", "is"]), column(["Par"], "writing", ""), None),
+        (column(["Par", "is"]), column(["Par"], "done", "stopped"), None),
+    ],
+)
+def test_the_first_difference_is_found_by_text(first, other, mark):
+    assert chat_view.first_difference(first, other) == mark
+
+
+def test_what_models_and_people_write_stays_text():
+    evil = "<script>alert(1)</script>"
+    answers = chat_view.answers_of([column([evil]), column(["x", evil])])
+    html = chat_view.transcript([{"prompt": evil, "answers": answers}])
+    assert "<script" not in html and html.count("&lt;script&gt;") == 3
+
+
+def test_a_model_remembers_only_the_turns_it_answered():
+    from ui.chat_tab import messages_for
+
+    turns = [{"prompt": "p1", "answers": [{"id": "a", "text": "a1"}]}, {"prompt": "p2", "answers": [{"id": "b", "text": "b2"}]}]
+    assert [m["content"] for m in messages_for("b", "p3", turns, " be kind ")] == ["be kind", "p2", "b2", "p3"]
