@@ -1,5 +1,9 @@
 """The table of levels is llama.cpp's, names are forgiving, and file names follow the GGUF convention."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 
 from core.errors import UserError
@@ -8,13 +12,9 @@ from core.export.quantise import DEMO_LEVELS, LEVELS, level, parse_levels
 
 
 def test_every_level_of_llama_cpp_is_there_with_its_number():
-    import llama_cpp
-
-    numbers = {
-        name.removeprefix("LLAMA_FTYPE_").removeprefix("MOSTLY_").removeprefix("ALL_"): value
-        for name, value in vars(llama_cpp).items()
-        if name.startswith("LLAMA_FTYPE_")
-    }
+    script = "import json, llama_cpp; print(json.dumps({k: v for k, v in vars(llama_cpp).items() if k.startswith('LLAMA_FTYPE_')}))"
+    listed = json.loads(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
+    numbers = {name.removeprefix("LLAMA_FTYPE_").removeprefix("MOSTLY_").removeprefix("ALL_"): value for name, value in listed.items()}
     del numbers["GUESSED"], numbers["NVFP4"]  # neither can be asked for: one means unknown, llama-quantize does not offer the other
     assert {known.encoding: known.ftype for known in LEVELS} == numbers
 
