@@ -8,7 +8,7 @@ from pathlib import Path
 from core.data.cursor import KEPT_BYTES, MAX_RECORD_BYTES, Cursor, FileFinding, Record
 from core.data.parse import Parsed, parse, parse_valid
 from core.data.rules import Finding, shorten
-from core.data.scan import SPACE, Starts, find_end
+from core.data.scan import FIRST_KEY, SPACE, Starts, find_end
 from core.data.source import detect_encoding, refused_kind, utf8_chunks
 from core.data.values import PATIENCE_BYTES, ListReader, wrapped_list
 
@@ -68,7 +68,7 @@ def _skip_blank(cursor: Cursor) -> None:
 
 
 def _is_jsonl(cursor: Cursor) -> bool:
-    """Whether the text is one record a line: it is no list, and its first or second line is a whole value or closes one."""
+    """Whether the text is one record a line: no list, and its first line closes an object or its second begins with the same key."""
     cursor.ensure(PATIENCE_BYTES)
     if cursor.data.startswith(b"[", cursor.pos) or cursor.pos == len(cursor.data) or wrapped_list(cursor):
         return False
@@ -79,8 +79,8 @@ def _is_jsonl(cursor: Cursor) -> bool:
     line = cursor.data[cursor.pos : end].rstrip(BLANK)
     if not line.startswith(b"{") or line.rstrip(b",").endswith(b"}"):
         return True
-    second = cursor.data[end + 1 :].partition(b"\n")[0].strip(BLANK)
-    return second.startswith(b"{") and second.rstrip(b",").endswith(b"}") and parse_valid(second.rstrip(b",")) is not None
+    first_key, second_key = FIRST_KEY.match(line), FIRST_KEY.match(cursor.data, end + 1)
+    return first_key is not None and second_key is not None and first_key[1] == second_key[1]
 
 
 def _lines(cursor: Cursor) -> Iterator[Record]:

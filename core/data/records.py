@@ -17,6 +17,7 @@ KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", 
 
 # Tab, line feed and carriage return are ordinary; the rest of C0, DEL and C1 is not.
 CONTROL = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+ESCAPE = re.compile(rb"\\[ubf/]")  # behind which anything may hide
 SPECIAL = re.compile("</s>|<s>|<unk>| ASSISTANT:|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 TEXT_RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("eos-in-value", re.compile("</s>")),
@@ -29,8 +30,18 @@ TEXT_RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
 )
 
 
-def read_record(value: Any, row: int) -> tuple[Conversation | None, list[Finding], str]:
-    """The conversation of a record (None when an error stands in the way), the findings, and its format: ``conversations (from/value)``."""
+def is_plain(raw: bytes) -> bool:
+    """Whether a record's text proves, cheaply, that none of its values can hold what `TEXT_RULES` look for."""
+    if b"<" in raw or b"\xc2" in raw or b"\x7f" in raw or b"ASSISTANT:" in raw:
+        return False
+    return b"\\" not in raw or ESCAPE.search(raw) is None
+
+
+def read_record(value: Any, row: int, raw: bytes | None = None) -> tuple[Conversation | None, list[Finding], str]:
+    """The conversation of a record (None when an error stands in the way), the findings, and its format: ``conversations (from/value)``.
+
+    `raw`, the record's text, spares the search of values that cannot hold anything special.
+    """
     findings: list[Finding] = []
     turns_key = _turns_key(value, findings)
     if turns_key is None:
@@ -40,9 +51,12 @@ def read_record(value: Any, row: int) -> tuple[Conversation | None, list[Finding
         findings += [Finding("extra-key", {"text": shorten(key)}) for key in value if key not in RECORD_KEYS]
     turns: list[Turn] = []
     keys: set[str] = set()
+    is_searched = raw is None or not is_plain(raw)
     previous: str | None = None
     for number, item in enumerate(value[turns_key]):
         turn, role = _read_turn(item, number, findings, keys)
+        if is_searched and type(item) is dict:
+            _search_text(next((item[key] for key in VALUE_KEYS if key in item), None), number, findings)
         _check_order(role, previous, number, item, findings)
         previous = role or "?"
         if turn is not None:
@@ -131,7 +145,10 @@ def _check_text(content: str, role: Role | None, number: int, findings: list[Fin
             findings.append(Finding("blank-value", {"text": shorten(content)}, number))
         else:
             findings.append(Finding("empty-value", {"role": role or "this"}, number))
-    if SPECIAL.search(content):
+
+
+def _search_text(content: Any, number: int | None, findings: list[Finding]) -> None:
+    if type(content) is str and SPECIAL.search(content):
         findings += [_text_finding(code, content, pattern, number) for code, pattern in TEXT_RULES if pattern.search(content)]
 
 
@@ -146,14 +163,13 @@ def _check_order(role: Role | None, previous: str | None, number: int, item: Any
     """Judge a turn by the one before it. An unknown role says nothing about its neighbours."""
     if role is None or previous == "?":
         return
-    text = _beginning(item)
     if role == "system":
         if number > 0:
-            findings.append(Finding("system-not-first", {"text": text}, number))
+            findings.append(Finding("system-not-first", {"text": _beginning(item)}, number))
     elif role == "assistant" and previous in (None, "system"):
-        findings.append(Finding("first-turn-assistant", {"text": text}, number))
+        findings.append(Finding("first-turn-assistant", {"text": _beginning(item)}, number))
     elif role == previous:
-        findings.append(Finding("same-role-twice", {"role": role, "text": text}, number))
+        findings.append(Finding("same-role-twice", {"role": role, "text": _beginning(item)}, number))
 
 
 def _check_end(items: list[Any], previous: str | None, findings: list[Finding]) -> None:
@@ -177,8 +193,7 @@ def _system_key(value: dict[str, Any], turns: list[Turn], findings: list[Finding
     if type(system) is not str:
         findings.append(Finding("value-not-text", {"kind": KINDS[type(system)], "text": shorten(system)}))
         return None
-    if SPECIAL.search(system):
-        findings += [_text_finding(code, system, pattern, None) for code, pattern in TEXT_RULES if pattern.search(system)]
+    _search_text(system, None, findings)
     if turns and turns[0].role == "system":
         findings.append(Finding("system-twice", {"text": shorten(system)}))
         return None

@@ -31,7 +31,7 @@ def check_rows(
         if not record.is_readable:
             yield Checked(record, None, list(record.findings))
             continue
-        conversation, findings, layout = read_record(record.value, record.row)
+        conversation, findings, layout = read_record(record.value, record.row, record.raw)
         if record.findings:
             named = {finding.code for finding in findings}
             # A surrogate found in a turn need not be reported for the whole record again.
