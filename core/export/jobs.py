@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from core.errors import UserError
 from core.process import call_child
 
+EVENT_S = 0.2  # between two messages of progress, because each may be written to disk
 OnEvent = Callable[[dict[str, Any]], None]
 
 
@@ -25,17 +27,20 @@ def run_jobs(
     """What went wrong, by job id; empty when all went well.
 
     The child does the jobs in order and sends ``{"event": "done", "id", "value"}`` after each; `on_done` gets id and value at once.
-    A job that fails or kills the child is set aside, and a new child goes on with those after it.
+    Progress goes to `on_event` a few times per second, and when a job is through. A job that fails or kills the child is set aside, and a new child goes on with those after it.
     """
     waiting = list(jobs)
     failures: dict[str, UserError] = {}
+    told_s = 0.0
 
     def watch(event: dict[str, Any]) -> None:
+        nonlocal told_s
         if event["event"] == "done":
             assert waiting[0]["id"] == event["id"]
             on_done(event["id"], event["value"])
             waiting.pop(0)
-        elif on_event:
+        elif on_event and (event.get("done") == event.get("total") or time.monotonic() - told_s >= EVENT_S):
+            told_s = time.monotonic()
             on_event(event | {"id": waiting[0]["id"]})
 
     while waiting:

@@ -8,7 +8,8 @@ from core.errors import UserError
 
 def handle(payload, emit):
     for job in payload["jobs"]:
-        emit({"event": "progress", "done": 1, "total": 2})
+        for done in range(1, 101):
+            emit({"event": "progress", "done": done, "total": 100})
         if job["do"] == "crash":
             os.abort()
         if job["do"] == "refuse":
