@@ -29,6 +29,14 @@ def main() -> None:
         remedy = "Set the environment variable TRANSMUTE_PASSWORD (the user is transmute), or leave out --share and --host."
         sys.exit(str(UserError("Without a password the page is for this machine only.", "--share, --host", remedy)))
     redact.install()
+    try:
+        launch(options, password)
+    except OSError as error:
+        sys.exit(f"The page cannot listen on {options.host}:{options.port}. Choose another port with --port. ({error.__class__.__name__})")
+
+
+def launch(options: argparse.Namespace, password: str) -> None:
+    """Serve until stopped. Nothing of the workspace or of the program is reachable as a file."""
     demo.launch(
         server_name=options.host,
         server_port=options.port,

@@ -148,7 +148,7 @@ def lengths(found: list[int], max_length: int, of_all: int) -> str:
         bins[length // width] += 1
     highest = max(bins)
     bars = "".join(
-        f'<span class="{"over" if index * width >= max_length else "within"}" style="height:{100 * number / highest:.1f}%" '
+        f'<span class="{"none" if not number else "over" if index * width >= max_length else "within"}" style="height:{100 * number / highest:.1f}%" '
         f'title="{index * width:,} to {(index + 1) * width - 1:,} tokens: {number:,}"></span>'
         for index, number in enumerate(bins)
     )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import time
 from functools import lru_cache
 
 import gradio as gr
 
 from core import doctor, paths
-from core.running import runs
+from core.running import live
 from core.training import hardware
+from core.usage import usage
 from ui import access
 from ui.access import Caller, allowed
 from ui.shell import Shell
@@ -39,7 +38,7 @@ def build(shell: Shell) -> None:
 def show(caller: Caller) -> str:
     """The header as HTML."""
     tick = int(time.monotonic() // (EVERY_S / 2))
-    facts = (_machine(), _memory(tick), _storage(), _who(caller), _work(tick))
+    facts = (_machine(), _memory(), _storage(), _who(caller), _work(tick))
     cells = "".join(
         f'<span class="{"warning" if warns else ""}">{text(label)} <b>{text(value)}</b></span>' for label, value, warns in facts
     )
@@ -55,31 +54,13 @@ def _machine() -> tuple[str, str, bool]:
     return "GPU", f"{len(found.gpus)} × {', '.join(names)}" if len(found.gpus) > 1 else names[0], False
 
 
-@lru_cache(maxsize=1)
-def _memory(_tick: int) -> tuple[str, str, bool]:
-    """GPU memory in use where there is a GPU, main memory where not; read once per tick however many pages are open."""
-    used, total = _gpu_memory() if hardware.detect().gpus else (0, 0)
-    if not total:
-        import psutil
-
-        total = hardware.ram_bytes()
-        used = min(total, psutil.virtual_memory().total - psutil.virtual_memory().available)
+def _memory() -> tuple[str, str, bool]:
+    """GPU memory in use where there is a GPU, main memory where not."""
+    now = usage()
+    used, total = now.ram_used_bytes, now.ram_total_bytes
+    if now.gpus and all(gpu.memory_total_bytes for gpu in now.gpus):
+        used, total = sum(gpu.memory_used_bytes or 0 for gpu in now.gpus), sum(gpu.memory_total_bytes or 0 for gpu in now.gpus)
     return "Memory", f"{used / 1e9:.1f} of {size(total)}", used > 0.92 * total
-
-
-def _gpu_memory() -> tuple[int, int]:
-    """Bytes in use and in all, over every GPU; zeros when the driver's program does not answer."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return 0, 0
-    query = [program, "--query-gpu=memory.used,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=3, check=False).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return 0, 0
-    pairs = [line.split(",") for line in answer.splitlines() if line.count(",") == 1]
-    numbers = [(int(used), int(total)) for used, total in pairs if used.strip().isdigit() and total.strip().isdigit()]
-    return sum(used for used, _ in numbers) * 2**20, sum(total for _, total in numbers) * 2**20
 
 
 @lru_cache(maxsize=1)
@@ -100,7 +81,7 @@ def _who(caller: Caller) -> tuple[str, str, bool]:
 @lru_cache(maxsize=1)
 def _work(_tick: int) -> tuple[str, str, bool]:
     """How many runs go on and how many wait."""
-    states = [run.state for run in runs.list_runs()]
+    states = [run.state for run in live.all_runs()]
     going, waiting = states.count("running") + states.count("stopping"), states.count("queued")
     words = [f"{number} {word}" for number, word in ((going, "running"), (waiting, "queued")) if number]
     return "Runs", ", ".join(words) or "none running", False

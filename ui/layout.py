@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.util import find_spec
+from collections.abc import Callable
 
 import gradio as gr
 
-from ui import dataset_tab, feedback, header, train_tab
+from ui import chat_tab, dataset_tab, feedback, header, models_tab, publish_tab, runs_tab, train_tab
 from ui.access import allowed
-from ui.shell import DATASET, TABS, TRAIN, Shell, kept
+from ui.shell import CHAT, DATASET, MODELS, PUBLISH, RUNS, TABS, TRAIN, Shell, kept
 
-BUILD = {DATASET: dataset_tab.build, TRAIN: train_tab.build}
-for _id, _ in TABS[2:]:
-    if find_spec(f"ui.{_id}_tab"):
-        BUILD[_id] = import_module(f"ui.{_id}_tab").build
+BUILD: dict[str, Callable[[Shell], None]] = {
+    DATASET: dataset_tab.build,
+    TRAIN: train_tab.build,
+    RUNS: runs_tab.build,
+    MODELS: models_tab.build,
+    CHAT: chat_tab.build,
+    PUBLISH: publish_tab.build,
+}
 
 
 def build() -> gr.Blocks:
@@ -30,25 +33,21 @@ def build() -> gr.Blocks:
         with tabs.render():
             for tab_id, title in TABS:
                 with gr.Tab(title, id=tab_id) as shell.tab[tab_id]:
-                    if tab_id in BUILD:
-                        BUILD[tab_id](shell)
-        for tab_id, tab in shell.tab.items():
-            shell.listen(tab.select, _opened(tab_id), outputs=opened, queue=False)
+                    BUILD[tab_id](shell)
+        for tab in shell.tab.values():
+            shell.listen(tab.select, remember, outputs=opened, queue=False)
         shell.listen(demo.load, reopen, inputs=opened, outputs=tabs, queue=False)
     demo.queue(default_concurrency_limit=8, max_size=256)
     return demo
 
 
-def _opened(tab_id: str):
-    @allowed("public")
-    def remember() -> str:
-        return tab_id
-
-    return remember
+@allowed("public")
+def remember(event: gr.SelectData) -> str:
+    """The id of the tab that was opened."""
+    return next((tab_id for tab_id, title in TABS if title == event.value), DATASET)
 
 
 @allowed("public")
 def reopen(tab_id: str) -> gr.Tabs:
     """The tab that was open before the page was reloaded."""
-    known = dict(TABS)
-    return gr.Tabs(selected=tab_id if tab_id in known else DATASET)
+    return gr.Tabs(selected=tab_id if tab_id in BUILD else DATASET)
