@@ -27,7 +27,8 @@ def run_jobs(
     """What went wrong, by job id; empty when all went well.
 
     The child does the jobs in order and sends ``{"event": "done", "id", "value"}`` after each; `on_done` gets id and value at once.
-    Progress goes to `on_event` a few times per second, and when a job is through. A job that fails or kills the child is set aside, and a new child goes on with those after it.
+    Progress goes to `on_event` a few times per second, and when a job is through. A job that fails or kills the child is set aside, and a
+    new child goes on with those after it.
     """
     waiting = list(jobs)
     failures: dict[str, UserError] = {}
