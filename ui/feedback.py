@@ -56,7 +56,7 @@ def for_page(sentence: str) -> str:
     """`sentence` without secrets and without the folders of this server."""
     for folder in (paths.home(), paths.PROJECT):
         sentence = sentence.replace(f"{folder}/", "")
-    return re.sub(r"(?<![\w.])/(?:[\w.+@-]+/)+", "", redact(sentence))
+    return re.sub(r"(?<![\w./:])/(?:[\w.+@-]+/)+", "", redact(sentence))
 
 
 def mapped(handler: Callable[..., Any], outputs: Sequence[Any] | dict[str, Any]) -> Callable[..., Any]:

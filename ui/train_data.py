@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from ui import form
 from ui.access import Caller, refusal
 
 WHERE = "the form"
+HUB_ID = re.compile(r"\w[\w-]*(?:\.\w[\w-]*)*/\w[\w-]*(?:\.\w[\w-]*)*")  # as the Hub allows them: no dots in a row or in front
 FITS_ANY_MACHINE: dict[str, Any] = {
     "dtype": "auto", "optim": "adamw_torch", "attn_implementation": "auto", "accelerate_config": "auto", "num_processes": 0,
 }  # fmt: skip
@@ -73,8 +75,8 @@ def recipe_of(values: dict[str, Any], caller: Caller) -> Recipe:
         given = getattr(recipe, name)
         if given and not given.startswith("ds-") and Path(given).parent != paths.EXAMPLES:
             raise UserError("Files are taken by upload only.", form.rows()[name]["title"], "Import the file on the Dataset tab.")
-    is_id = paths.ID_PATTERN.fullmatch(recipe.base_model) or models.HUB_ID.fullmatch(recipe.base_model)
-    if not is_id or ".." in recipe.base_model:
+    is_id = paths.ID_PATTERN.fullmatch(recipe.base_model) or HUB_ID.fullmatch(recipe.base_model)
+    if not is_id or Path(recipe.base_model).is_dir():
         raise UserError("The base model is no Hub id.", "Base model", "Write it as on the Hub, for example lmsys/vicuna-7b-v1.5.")
     return recipe
 
