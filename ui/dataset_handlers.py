@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -179,7 +178,7 @@ def go_on(dataset_id: str) -> gr.Tabs:
 @allowed("public")
 def validate_dataset(file: gr.FileData, caller: Caller) -> dict[str, Any]:
     """Check a Vicuna JSON or JSONL file: counts, and the first findings with row, turn, line, byte, problem and remedy."""
-    path = Path(file.path)
+    path = data.uploaded(file)
     data.check_size(path.stat().st_size, caller)
     report = validate(path).model_dump(mode="json")
     return report | {"issues": report["issues"][:LISTED_BY_API]}

@@ -203,7 +203,7 @@ def group_title(group: str, titles: list[str]) -> str:
     """``Optimisation: weight decay and seed differ from the preset``."""
     if not titles:
         return group
-    shown = [title[0].lower() + title[1:] if title[1:2].islower() else title for title in titles]
+    shown = [title[0].lower() + title[1:] if title.split()[0][1:].islower() else title for title in titles]
     if len(shown) > 3:
         return f"{group}: {len(shown)} values differ from the preset"
     listed = " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)

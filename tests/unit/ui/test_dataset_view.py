@@ -94,11 +94,17 @@ def test_a_visitor_may_have_small_files_checked_only_and_sees_nobody_elses(datas
     assert dataset.id in {value for _, value in dataset_data.earlier(Caller("kim", "owner"))}
 
 
-def test_an_upload_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_an_upload_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset_data, "get_upload_folder", lambda: str(tmp_path))
     upload = tmp_path / "upload.json"
     upload.write_bytes((EXAMPLES / "identity.json").read_bytes())
     dataset_data.import_upload(str(upload), Caller("kim", "owner"), lambda done, total: None)
     assert not upload.exists()
+    elsewhere = tmp_path.parent / "elsewhere.json"
+    elsewhere.write_text("[]", encoding="utf-8")
+    with pytest.raises(UserError, match="no uploaded file"):
+        dataset_data.import_upload(str(elsewhere), Caller("kim", "owner"), lambda done, total: None)
+    assert elsewhere.exists()
 
 
 @pytest.mark.parametrize("model", ["../x", "/etc", "NousResearch/Llama-2-7b-chat-hf"])
