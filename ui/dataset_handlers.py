@@ -84,7 +84,7 @@ def _first_row(dataset: Dataset) -> int:
 
 def _lead(dataset: Dataset, model: str, max_length: float, loss_on: LossOn) -> str:
     found = data.lengths(dataset.id, model, int(max_length), loss_on)
-    return view.lead(dataset.name, data.report_of(dataset.id), found.num_cut, int(max_length))
+    return view.lead(dataset.name, data.report_of(dataset.id), len(found.tokens), found.num_cut, int(max_length))
 
 
 def _lengths(dataset: Dataset, model: str, max_length: float, loss_on: LossOn) -> str:

@@ -37,7 +37,7 @@ def build(shell: Shell) -> None:
         with gr.Column(scale=2, min_width=240):
             gr.HTML('<h2 class="part">Or one imported before</h2>', container=False, padding=False)
             before = gr.Dropdown([], label="Imported before", show_label=False, elem_id="dataset-before", container=False)
-    progress = gr.HTML("", container=False, padding=False, elem_classes=["progress"])
+    progress = gr.HTML("", container=False, padding=False, elem_classes=["working"])
     with gr.Column(visible=False, elem_id="dataset-evidence") as evidence:
         at = _findings_part() | _rows_part()
     at |= {"upload": upload, "before": before, "progress": progress, "evidence": evidence, "dataset_id": shell.dataset_id} | top.named

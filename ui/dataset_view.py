@@ -29,13 +29,14 @@ LEGEND = (
 )
 
 
-def lead(name: str, report: Report, cut: int | None, max_length: int) -> str:
-    """The first sentence. `cut` conversations lose part of an answer at `max_length` tokens; None when that was not counted."""
+def lead(name: str, report: Report, counted: int, cut: int, max_length: int) -> str:
+    """The first sentence. Of the first `counted` conversations `cut` lose part of an answer at `max_length` tokens."""
     said = count(report.num_rows, "conversation")
     said += f", {report.num_rejected:,} cannot be trained" if report.num_rejected else ", all of them can be trained"
     more = []
     if cut:
-        more.append(f"{cut:,} more lose part of an answer at {max_length:,} tokens.")
+        who = f"{cut:,} more" if counted == report.num_valid else f"Of the first {counted:,}, {cut:,}"
+        more.append(f"{who} {'loses' if cut == 1 else 'lose'} part of an answer at {max_length:,} tokens.")
     warned = sum(number for code, number in report.counts.items() if RULES[code].severity == "warning")
     if warned:
         more.append(f"{count(warned, 'finding')} {'is' if warned == 1 else 'are'} worth a look.")

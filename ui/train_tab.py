@@ -33,7 +33,7 @@ def build(shell: Shell) -> None:
     values = begin["values"]
     top = opening(TRAIN, VERB, sentence("Choose a dataset to train on."))
     slot = feedback.slot()
-    progress = gr.HTML("", container=False, padding=False, elem_classes=["progress"])
+    progress = gr.HTML("", container=False, padding=False, elem_classes=["working"])
     adapt = gr.Button("Adapt the recipe to this machine", visible=False, size="sm", elem_id="train-adapt")
     made = form.Form()
     with gr.Row(elem_classes=["fields"]), gr.Column(elem_classes=["wide"]):
