@@ -56,7 +56,7 @@ def reopen(dataset_id: str, model: str, max_length: float, loss_on: LossOn, call
     try:
         dataset = open_dataset(dataset_id)
     except UserError:
-        return said_by_name(view.NOTHING, NO_DATA) | {"dataset_id": "", "before": gr.Dropdown(data.earlier(caller), value=None)}
+        return said_by_name(view.NOTHING, NO_DATA) | {"dataset_id": "", "before": _before(caller)}
     return _opened(dataset, model, max_length, loss_on, caller)
 
 
@@ -72,7 +72,7 @@ def _opened(dataset: Dataset, model: str, max_length: float, loss_on: LossOn, ca
         "chat": chat,
         "tokens": tokens,
         "lengths": _lengths(dataset, model, max_length, loss_on),
-        "before": gr.Dropdown(data.earlier(caller), value=dataset.id if caller.role == "owner" else None),
+        "before": _before(caller, dataset.id),
         **said_by_name(_lead(dataset, model, max_length, loss_on), view.why_not(report)),
         **_page(dataset.id, "", 0),
     }
@@ -164,8 +164,15 @@ def _row(dataset: Dataset, row: int, model: str, max_length: float, loss_on: Los
 
 
 @allowed("public")
-def list_models(caller: Caller) -> Shown:
-    return {"model": gr.Dropdown(data.tokenizers()), "before": gr.Dropdown(data.earlier(caller))}
+def list_models(dataset_id: str, caller: Caller) -> Shown:
+    return {"model": gr.Dropdown(data.tokenizers()), "before": _before(caller, dataset_id)}
+
+
+def _before(caller: Caller, dataset_id: str = "") -> gr.Dropdown:
+    """What was imported before, with the open one chosen; hidden while there is nothing to choose from."""
+    choices = data.earlier(caller)
+    chosen = dataset_id if dataset_id in {value for _, value in choices} else None
+    return gr.Dropdown(choices, value=chosen, visible=bool(choices))
 
 
 @allowed("public")

@@ -35,8 +35,7 @@ def build(shell: Shell) -> None:
                 label="A Vicuna JSON or JSONL file", file_types=[".json", ".jsonl"], height=112, show_label=False, elem_id="dataset-upload"
             )
         with gr.Column(scale=2, min_width=240):
-            gr.HTML('<h2 class="part">Or one imported before</h2>', container=False, padding=False)
-            before = gr.Dropdown([], label="Imported before", show_label=False, elem_id="dataset-before", container=False)
+            before = gr.Dropdown([], label="Or one imported before", visible=False, elem_id="dataset-before")
     progress = gr.HTML("", container=False, padding=False, elem_classes=["working"])
     with gr.Column(visible=False, elem_id="dataset-evidence") as evidence:
         at = _findings_part() | _rows_part()
@@ -46,7 +45,7 @@ def build(shell: Shell) -> None:
     _attach_sources(shell, at, slot)
     _attach_findings(shell, at, slot)
     _attach_rows(shell, at)
-    shell.listen(shell.tab[DATASET].select, on.list_models, outputs=at)
+    shell.listen(shell.tab[DATASET].select, on.list_models, inputs=shell.dataset_id, outputs=at)
     shell.listen(top.action.click, on.go_on, inputs=shell.dataset_id, outputs=shell.tabs, slot=slot)
     listen_api(on.validate_dataset, "validate_dataset")
 

@@ -29,7 +29,7 @@ def build(shell: Shell) -> None:
     with gr.Row(equal_height=True, elem_classes=["topline"]):
         line = gr.HTML('<div class="top"><h1>Transmute</h1></div>', container=False, padding=False, elem_id="header")
         if access.has_login():
-            gr.LoginButton(size="sm", scale=0, min_width=200, variant="secondary")
+            gr.LoginButton(size="sm", scale=0, min_width=210, variant="secondary", icon=None)
     timer = gr.Timer(EVERY_S)
     shell.listen([timer.tick, shell.demo.load], show, outputs=line, queue=False)
 
