@@ -8,9 +8,11 @@ import sys
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
+from starlette.middleware import Middleware
+
 from core import paths, redact
 from core.errors import UserError
-from ui import access, layout, theme
+from ui import access, layout, limits, theme
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 demo = layout.build()
@@ -53,7 +55,8 @@ def launch(options: argparse.Namespace, password: str) -> None:
         mcp_server=False,
         allowed_paths=[],
         blocked_paths=[str(paths.home()), str(paths.PROJECT)],
-        max_file_size="2gb",
+        max_file_size=limits.MAX_FILE_BYTES,
+        app_kwargs={"middleware": [Middleware(limits.BodyLimit)]},
     )
 
 

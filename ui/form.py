@@ -193,14 +193,21 @@ def differing(values: dict[str, Any], preset: dict[str, Any]) -> dict[str, list[
     return found
 
 
+def wrong_titles(wrong: Iterable[str], group: str) -> list[str]:
+    """The titles of the knobs of a group that have something wrong in their field."""
+    return [rows()[name]["title"] for name in in_group(group) if name in wrong]
+
+
 def _same(value: Any, other: Any) -> bool:
     if isinstance(value, (list, tuple)) or isinstance(other, (list, tuple)):
         return list(value or ()) == list(other or ())
     return (value or "") == (other or "") if isinstance(other, str) else value == other
 
 
-def group_title(group: str, titles: list[str]) -> str:
-    """``Optimisation: weight decay and seed differ from the preset``."""
+def group_title(group: str, titles: list[str], wrong: list[str] | None = None) -> str:
+    """``Optimisation: weight decay and seed differ from the preset``; what is wrong in a closed group comes first."""
+    if wrong:
+        return f"{group}: correct {' and '.join(title.lower() if title.istitle() else title for title in wrong)}"
     if not titles:
         return group
     shown = [title[0].lower() + title[1:] if title.split()[0][1:].islower() else title for title in titles]

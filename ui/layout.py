@@ -18,11 +18,12 @@ BUILD: dict[str, Callable[[Shell], None]] = {
     CHAT: chat_tab.build,
     PUBLISH: publish_tab.build,
 }
+SWEEP_S = (3600, 24 * 3600)  # every hour, uploads and other temporary files that are a day old are deleted
 
 
 def build() -> gr.Blocks:
     """The whole page, not yet launched."""
-    with gr.Blocks(title="Transmute", analytics_enabled=False, fill_width=True) as demo:
+    with gr.Blocks(title="Transmute", analytics_enabled=False, fill_width=True, delete_cache=SWEEP_S) as demo:
         tabs = gr.Tabs(selected=DATASET, render=False)
         ids = {name: kept(name, "") for name in ("dataset_id", "run_id", "artifact_id")}
         opened = kept("tab", DATASET)

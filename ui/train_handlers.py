@@ -133,7 +133,10 @@ def _judged(kept: Kept, caller: Caller, note: str = "") -> Shown:
         "command": data.command_text(values),
         "adapt": gr.Button(visible=needs_machine),
         **{f"{name}?": form.error_line(wrong.get(name, "")) for name in FREE},
-        **{f"{group}:": gr.Accordion(label=form.group_title(group, changed.get(group, []))) for group in form.group_names()},
+        **{
+            f"{group}:": gr.Accordion(label=form.group_title(group, changed.get(group, []), form.wrong_titles(wrong, group)))
+            for group in form.group_names()
+        },
         **{f"{name} column": gr.Column(visible=values["method"] in under or "hidden") for name, under in form.ONLY_UNDER.items()},
         **said_by_name(_lead(values, bool(wrong)), said, note=note),
     }

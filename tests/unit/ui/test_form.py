@@ -70,6 +70,7 @@ def test_a_group_says_what_differs_from_the_preset() -> None:
     assert form.group_title("Method", ["LoRA rank r", "LoRA alpha"]) == "Method: LoRA rank r and LoRA alpha differ from the preset"
     assert form.group_title("Data", list("abcd")) == "Data: 4 values differ from the preset"
     assert form.group_title("Data", []) == "Data"
+    assert form.group_title("Optimisation", ["Seed"], form.wrong_titles({"seed": "x"}, "Optimisation")) == "Optimisation: correct seed"
 
 
 def test_the_action_says_why_it_is_disabled() -> None:
