@@ -20,6 +20,7 @@ SWEEP_S = 15.0
 MAX_LOADED = 8
 MEMORY_FACTOR = 1.3  # of the file's size: weights, cache and the process itself
 LOOK_S = 0.1  # between two looks at what the models have written
+PATIENCE_S = 2.0  # from the wish to stop until a model that does not listen is ended
 HEARTBEAT_S = 0.5  # a page that is gone is noticed after at most so long
 
 
@@ -174,10 +175,21 @@ class Ask:
             threading.Thread(target=self._tidy, args=(threads,), daemon=True).start()
 
     def stop(self) -> None:
+        """Ask every model to end; a model that does not listen is ended with its process."""
+        if self._stopped.is_set():
+            return
         self._stopped.set()
-        for column, place in zip(self.columns, self._places, strict=True):
-            if column.state == "writing":
-                place.engine.stop()
+        for place in self._writing():
+            place.engine.stop()
+        threading.Thread(target=self._insist, daemon=True).start()
+
+    def _insist(self) -> None:
+        time.sleep(PATIENCE_S)
+        for place in self._writing():
+            place.engine.close()
+
+    def _writing(self) -> list[Place]:
+        return [place for column, place in zip(self.columns, self._places, strict=True) if column.state == "writing"]
 
     def _tidy(self, threads: Sequence[threading.Thread]) -> None:
         for thread in threads:
@@ -198,7 +210,10 @@ class Ask:
                 if self._stopped.is_set():
                     place.engine.stop()
         except UserError as error:
-            column.error = error
+            if self._stopped.is_set():
+                column.stop = "stopped"
+            else:
+                column.error = error
         finally:
             place.leave()
             column.state = "done"

@@ -20,7 +20,6 @@ from ui.shell import CHAT, Shell, kept, listen_api
 KEPT_TURNS = 20
 LONGEST_PROMPT = 20_000  # characters
 VISITORS_TOKENS = 256  # per answer, for those who may not do more than look
-EVERY_S = 5.0
 
 
 def build(shell: Shell) -> None:
@@ -38,13 +37,12 @@ def build(shell: Shell) -> None:
         with gr.Column(scale=3, min_width=320):
             prompt = gr.Textbox(label="Prompt", lines=1, max_lines=8, max_length=LONGEST_PROMPT, elem_id="chat-prompt",
                                 placeholder="Who are you?", info="Enter asks, Shift and Enter begins a new line.", submit_btn="Ask")  # fmt: skip
-            stop = gr.Button("Stop", visible=False, elem_id="chat-stop")
             talk = gr.HTML("", container=False, padding=False, elem_id="chat-talk")
     turns = kept("chat", [])
-    timer, live_slot = gr.Timer(EVERY_S), feedback.slot()
+    live_slot = feedback.slot()
     asked = [models, prompt, turns, *knobs.values()]
     shell.listen(
-        [timer.tick, shell.demo.load],
+        [shell.demo.load, shell.tab[CHAT].select],
         offer,
         inputs=[models, shell.artifact_id],
         outputs=[models, ladder, *top.outputs],
@@ -59,11 +57,11 @@ def build(shell: Shell) -> None:
         [top.action.click, prompt.submit],
         ask,
         inputs=asked,
-        outputs=[talk, turns, prompt, top.action, stop],
+        outputs=[talk, turns, prompt, top.action],
         slot=slot,
         concurrency_limit=16,
     )
-    shell.listen(stop.click, stop_asking, slot=slot, queue=False)
+    shell.listen(prompt.stop, stop_asking, slot=slot, queue=False)
     shell.listen(clear.click, forget, outputs=[talk, turns], slot=slot, queue=False)
     listen_api(chat, "chat")
 
@@ -134,13 +132,14 @@ def ask(
     found = chosen(ids, prompt)
     asked = [(artifact, messages_for(artifact.id, prompt, turns, system)) for artifact in found]
     answers: list[chat_view.Answer] = []
-    busy, ready = gr.Button(interactive=False), gr.Button(interactive=True)
+    box, button = gr.Textbox(submit_btn=False, stop_btn="Stop"), gr.Button(interactive=False)
     for columns in chat_pool.ask(str(request.session_hash), asked, sampling):
         answers = chat_view.answers_of(columns)
         shown = chat_view.transcript([*turns, {"prompt": prompt, "answers": answers}])
-        yield shown, gr.skip(), gr.skip(), busy, gr.Button(visible=True)
+        yield shown, gr.skip(), box, button
+        box = button = gr.skip()
     turns = [*turns, {"prompt": prompt, "answers": answers}][-KEPT_TURNS:]
-    yield chat_view.transcript(turns), turns, "", ready, gr.Button(visible=False)
+    yield chat_view.transcript(turns), turns, gr.Textbox("", submit_btn="Ask", stop_btn=False), gr.Button(interactive=True)
 
 
 def sampling_of(caller: Caller, **knobs: Any) -> Sampling:

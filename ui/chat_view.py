@@ -89,8 +89,8 @@ def _answer(answer: Answer) -> str:
     level, _, size = answer["label"].partition(" · ")
     return (
         f'<article class="reply" aria-busy="{busy}" aria-label="{text(answer["name"])} {text(level)}">'
-        f"<header><b>{text(level)}</b><span>{text(size)}</span>{chip(state, 'accent') if state else _verdict(answer)}</header>"
-        f'<p class="name">{text(answer["name"])}</p>{notices}'
+        f"<header><b>{text(level)}</b>{chip(state, 'accent') if state else _verdict(answer)}</header>"
+        f'<p class="name">{text(answer["name"])} · {text(size)}</p>{notices}'
         f'<div class="words">{_marked(answer)}</div>{error}<p class="figures">{text(_figures(answer))}</p></article>'
     )
 

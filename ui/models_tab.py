@@ -68,8 +68,11 @@ def look(run_id: str, picked: list[str], more: list[str], seen: str) -> tuple[An
     watched, made = live.watch(run_id), picks.of_run(run_id)
     listed = tuple((run.run_id, run.name) for run in found)
     figures = tuple((artifact.id, len(artifact.measured), artifact.proofs.get("passed")) for artifact in made)
-    now = [str(hash((run_id, listed, figures))), watched.version]
-    old = seen.split("|") if seen else ["", ""]
+    offered = picks.join(picks.first_choice(made))
+    now = [str(hash((run_id, listed, figures))), watched.version, offered]
+    old = seen.split("|") if seen else ["", "", ""]
+    if picks.join(picked) == old[2]:
+        picked = []  # our own choice, which nobody has touched: choose anew from what is there now
     evidence = _evidence(found, run_id, made, picked) if now[0] != old[0] else (gr.skip(),) * 10
     work = _work(watched, made, more) if now != old else (gr.skip(),) * 3
     return (*evidence, *work, "|".join(now))

@@ -15,7 +15,6 @@ from ui.opening import opening, said
 from ui.shell import PUBLISH, Shell, kept
 
 VERB = "Prepare (nothing is sent)"
-EVERY_S = 5.0
 
 
 def build(shell: Shell) -> None:
@@ -35,10 +34,10 @@ def build(shell: Shell) -> None:
             with card, gr.Tab("Card as text"):
                 source = gr.Code("", language="markdown", label="README.md", interactive=False)
     name = kept("repo", "")
-    timer, live_slot = gr.Timer(EVERY_S), feedback.slot()
+    live_slot = feedback.slot()
     chosen = [models, repo_id]
     shell.listen(
-        [timer.tick, shell.demo.load],
+        [shell.demo.load, shell.tab[PUBLISH].select],
         offer,
         inputs=[*chosen, shell.artifact_id],
         outputs=[models, ladder, *top.outputs[1:]],

@@ -18,7 +18,7 @@ class WordEngine:
 
     def __init__(self, artifact, **_):
         self.artifact, self.said, self.is_closed = artifact, [], False
-        self._stop = threading.Event()
+        self._stop, self._closed = threading.Event(), threading.Event()
 
     def ready(self):
         return self
@@ -28,6 +28,9 @@ class WordEngine:
         self.said.append(messages[-1]["content"])
         for word in messages[-1]["content"].split():
             time.sleep(0.01)
+            if word == "hang":
+                self._closed.wait(60)
+                raise UserError("The model stopped (SIGKILL).", self.artifact.name, "Ask again.", code="CRASH")
             if word == "crash":
                 raise UserError("The model stopped (SIGSEGV).", self.artifact.name, "Ask again: it is loaded anew.", code="CRASH")
             if self._stop.is_set():
@@ -41,6 +44,7 @@ class WordEngine:
 
     def close(self):
         self.is_closed = True
+        self._closed.set()
 
 
 @pytest.fixture
@@ -84,6 +88,15 @@ def test_a_stopped_question_keeps_what_was_written(pool):
         if len(seen) == 3:
             question.stop()
     assert columns[0].stop == "stopped" and 0 < len(columns[0].pieces) < 500
+
+
+def test_a_model_that_does_not_listen_is_ended_when_the_person_stops_it(pool, monkeypatch):
+    monkeypatch.setattr(chat_pool, "PATIENCE_S", 0.2)
+    question = ask(pool, ["a"], "hang")
+    for (column,) in question.watch():
+        if column.text == "a ":
+            question.stop()
+    assert column.stop == "stopped" and column.error is None and column.text == "a "
 
 
 def test_closing_the_page_stops_the_models_within_two_seconds(pool):

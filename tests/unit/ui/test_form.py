@@ -131,6 +131,11 @@ def test_the_learning_rate_follows_the_method_and_says_so() -> None:
     assert "learning_rate" not in train_handlers.choose_method(None, None, train_handlers.fresh(), **values(method="lora"))
 
 
+def test_a_field_that_the_method_hides_keeps_its_value() -> None:
+    kept = train_handlers._typed(train_handlers.fresh(), values(method="fft", lora_r=None, seed=None))
+    assert kept["values"]["lora_r"] == 16 and kept["values"]["seed"] is None
+
+
 def test_the_recipe_file_shown_is_the_one_that_would_run() -> None:
     text = train_data.yaml_text(values())
     assert "dataset: examples/identity.json" in text and "method: qlora" in text

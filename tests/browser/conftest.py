@@ -1,0 +1,40 @@
+"""A real Chromium to look at the page with, and the page itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.page import App, free_port, stop_runs
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = (
+    "--no-sandbox --disable-gpu --disable-background-networking --no-first-run --disable-component-update --disable-sync "
+    "--disable-dev-shm-usage"
+).split()
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    folder = tmp_path_factory.mktemp("page")
+    home = folder / "workspace"
+    home.mkdir()
+    running = App(home, free_port())
+    running.start()
+    yield running
+    running.kill()
+    stop_runs(home)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not CHROMIUM.exists():
+        pytest.skip("Chromium is not installed (apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        yield opened
+        opened.close()

@@ -1,0 +1,52 @@
+"""What every screen must have: a name on every control, nothing wider than the window, and a picture to look at."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from core.paths import PROJECT
+
+# Kept in the repository only when asked for, so that an ordinary test run changes no tracked file.
+PICTURES = PROJECT / ("docs/screenshots" if os.environ.get("UPDATE_SCREENSHOTS") else "build/screenshots")
+CONTROLS = "button|textbox|checkbox|radio|combobox|listbox|slider|spinbutton|tab|link|switch"
+NAMELESS = re.compile(rf"^\s*- ({CONTROLS})\b(?! \")(.*)$", re.MULTILINE)
+SIZES = {"light": (1280, 1000, "light"), "dark": (1280, 1000, "dark"), "phone": (375, 812, "light")}
+LARGEST_BYTES = 300_000
+
+
+def nameless_controls(page: Any) -> list[str]:
+    """The controls that a screen reader would call by their kind only."""
+    return [match[0].strip() for match in NAMELESS.finditer(page.locator("body").aria_snapshot())]
+
+
+def is_too_wide(page: Any) -> bool:
+    return page.evaluate("document.documentElement.scrollWidth > window.innerWidth + 1")
+
+
+def picture(browser: Any, page: Any, tab: str, ready: str, name: str) -> list[str]:
+    """Screenshots of a tab in light, dark and phone width, as the person behind `page` sees it; returns what is wrong with them."""
+    wrong: list[str] = []
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    url = page.url.split("?")[0]
+    for mode, (width, height, scheme) in SIZES.items():
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme, storage_state=page.context.storage_state()
+        )
+        seen = context.new_page()
+        seen.goto(f"{url}?__theme={scheme}")
+        seen.get_by_role("tab", name=tab, exact=True).click()
+        seen.locator(ready).first.wait_for(timeout=60_000)
+        seen.wait_for_timeout(1500)
+        seen.screenshot(path=PICTURES / f"{name}-{mode}.png")
+        if is_too_wide(seen):
+            wrong.append(f"{name} is wider than {width} px")
+        wrong += [f"{name}: a control has no name: {control}" for control in nameless_controls(seen)]
+        context.close()
+    return wrong
+
+
+def too_large() -> list[Path]:
+    return [path for path in PICTURES.glob("*.png") if path.stat().st_size > LARGEST_BYTES]

@@ -1,0 +1,205 @@
+"""A person walks the whole road by clicks, from a broken file to a publication that is ready to be sent.
+
+The tests stand in the order of the road and share one workspace; each leaves to the next what a person would find.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+
+import pytest
+
+from core.paths import EXAMPLES
+from tests.browser import looks
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
+TABS = ("Dataset", "Train", "Runs", "Models", "Chat", "Publish")
+STEPS = "12"
+
+
+@pytest.fixture(scope="module")
+def page(app, browser):
+    """The person's page, open from the first test to the last; errors of the page's own code are collected."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    opened = context.new_page()
+    opened.set_default_timeout(60_000)
+    opened.errors = []
+    opened.on("pageerror", lambda error: opened.errors.append(str(error)))
+    opened.goto(app.url)
+    opened.get_by_role("tab", name="Publish", exact=True).wait_for()
+    yield opened
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def here(app):
+    """The engine looks at the page's workspace."""
+    before = os.environ["TRANSMUTE_HOME"]
+    os.environ["TRANSMUTE_HOME"] = str(app.home)
+    yield app.home
+    os.environ["TRANSMUTE_HOME"] = before
+
+
+def open_tab(page, name):
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def says(page, words, timeout_s=60.0):
+    page.get_by_text(re.compile(words)).locator("visible=true").first.wait_for(timeout=timeout_s * 1000)
+
+
+def the_run(home):
+    from core.running import runs
+
+    return runs.list_runs()[0]
+
+
+def number_in(title):
+    """How many lines a title such as ``Log the last 400 of 1,283 lines`` speaks of."""
+    return int(re.search(r"([\d,]+) lines?", title)[1].replace(",", ""))
+
+
+def wait_until(condition, seconds, what):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
+        time.sleep(0.3)
+    return found
+
+
+def test_the_page_is_up_soon(app):
+    assert app.started_s < 60, "15 s with warm caches on an idle machine; this is the ceiling for a busy one"
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_an_empty_tab_says_what_to_do_and_names_every_control(tab, page):
+    open_tab(page, tab)
+    page.locator(".empty:visible, .sentence:visible").first.wait_for()
+    assert looks.nameless_controls(page) == []
+    assert not looks.is_too_wide(page)
+
+
+def test_a_broken_file_is_answered_with_its_findings(page):
+    open_tab(page, "Dataset")
+    page.locator("#dataset-upload input[type=file]").set_input_files(EXAMPLES / "broken.json")
+    page.locator("#dataset-findings table").wait_for()
+    says(page, "cannot be trained")
+
+
+def test_the_identity_examples_are_good_and_lead_to_training(page):
+    open_tab(page, "Dataset")
+    page.locator("#example-identity").click()
+    says(page, r"300 conversations")
+    action = page.get_by_role("button", name="Train on this dataset")
+    action.click()
+    tab = page.get_by_role("tab", name="Train", exact=True)
+    wait_until(lambda: tab.get_attribute("aria-selected") == "true", 30, "the way to Train")
+
+
+def test_training_starts_by_one_click_and_shows_itself_on_runs(page, here):
+    page.get_by_role("button", name=re.compile("^Optimisation")).click()
+    steps = page.locator("#knob-max_steps input").first
+    steps.fill(STEPS)
+    steps.press("Tab")
+    start = page.get_by_role("button", name="Start training")
+    wait_until(start.is_enabled, 30, "the start button")
+    start.click()
+    says(page, "run is going on|run is waiting|is waiting")
+    says(page, rf"step \d+ of {STEPS}", 240)
+    assert the_run(here).max_steps == int(STEPS)
+
+
+def test_a_reload_and_a_second_window_show_the_same_run(page, browser, app, here):
+    run = the_run(here)
+    page.reload()
+    says(page, run.run_id)
+    second = browser.new_page()
+    second.goto(app.url)
+    open_tab(second, "Runs")
+    says(second, run.run_id)
+    second.close()
+
+
+def test_the_run_goes_on_when_the_app_is_killed_and_the_page_finds_it_again(page, app, here):
+    from core.running import runs
+
+    run = the_run(here)
+    supervisor = runs.pids(run.run_id)[:1]
+    app.kill()
+    time.sleep(2)
+    assert run.is_terminal or runs.pids(run.run_id)[:1] == supervisor
+    app.start()
+    page.goto(app.url)
+    open_tab(page, "Runs")
+    says(page, run.run_id)
+    lines = (runs.folder(run.run_id) / runs.LOG).read_bytes().count(b"\n")
+    title = page.locator("h2:has-text('Log')")
+    wait_until(lambda: number_in(title.inner_text()) >= lines, 30, f"showing all of the {lines} lines")
+
+
+def test_the_finished_run_has_its_curves_and_offers_its_models(page, browser, here):
+    wait_until(lambda: the_run(here).is_terminal, 600, "the end of the run")
+    assert the_run(here).state == "done", the_run(here).error
+    page.get_by_role("button", name="See its models").wait_for()
+    assert page.locator(".plots figure").count() == 4
+    assert looks.picture(browser, page, "Runs", ".plots figure", "runs") == []
+    page.get_by_role("button", name="See its models").click()
+    page.locator(".table[aria-label='Quantisation levels']:visible").wait_for()
+
+
+def test_more_levels_are_quantised_while_the_page_stays_usable(page, browser, here):
+    from core.export import artifacts
+
+    before = len(artifacts.everywhere())
+    page.locator("#models-more").get_by_role("checkbox", name=re.compile("Q5_K_M")).check()
+    page.get_by_role("button", name="Quantise 1 level").click()
+    says(page, "Quantising|Measuring|Proving|Waiting for")
+    page.reload()
+    open_tab(page, "Models")
+    wait_until(lambda: len(artifacts.everywhere()) == before + 1, 240, "the new level")
+    page.locator("td:has-text('Q5_K_M')").wait_for()
+    wait_until(lambda: the_run(here).is_terminal, 400, "measuring and proving the new level")
+    assert the_run(here).state == "done", the_run(here).error
+    says(page, "every proof holds")
+    assert looks.picture(browser, page, "Models", ".table[aria-label='Quantisation levels']", "models") == []
+
+
+def test_four_models_answer_side_by_side(page, browser):
+    page.get_by_role("button", name="Chat with 4 models").click()
+    prompt = page.get_by_role("textbox", name=re.compile("^Prompt"))
+    prompt.fill("What is your name?")
+    page.get_by_role("button", name="Ask 4 models").click()
+    replies = page.locator("article.reply")
+    page.wait_for_function("document.querySelectorAll('article.reply[aria-busy=false]').length === 4", timeout=180_000)
+    assert replies.count() == 4
+    assert all("token" in figures for figures in page.locator(".reply .figures").all_inner_texts())
+    assert all(words.strip() for words in page.locator(".reply .words").all_inner_texts())
+    wait_until(lambda: prompt.input_value() == "", 30, "keeping the answers")
+    page.reload()
+    open_tab(page, "Chat")
+    page.locator(".question", has_text="What is your name?").wait_for()
+    assert looks.picture(browser, page, "Chat", "article.reply", "chat") == []
+
+
+def test_a_publication_is_prepared_and_nothing_is_sent(page, browser):
+    open_tab(page, "Models")
+    page.get_by_role("button", name=re.compile(r"^Publish \d models")).click()
+    page.get_by_role("textbox", name=re.compile("^Repository on the Hub")).fill("me/Starter-Identity-GGUF")
+    page.get_by_role("button", name="Prepare (nothing is sent)").click()
+    says(page, r"\d files, .* would go to me/Starter-Identity-GGUF")
+    assert page.locator("#publish-card h1").inner_text() == "Starter-Identity"
+    says(page, "replaced by the model card|replaced by transmute.json")
+    assert page.get_by_role("button", name=re.compile("^Send")).count() == 0
+    assert looks.nameless_controls(page) == []
+
+
+@pytest.mark.parametrize("tab", ["Dataset", "Train", "Publish"])
+def test_the_other_tabs_are_pictured(tab, page, browser):
+    assert looks.picture(browser, page, tab, ".sentence:visible, .empty:visible", tab.lower()) == []
+
+
+def test_no_picture_is_too_large_and_the_page_raised_no_error(page):
+    assert looks.too_large() == []
+    assert page.errors == []
