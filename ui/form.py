@@ -73,11 +73,16 @@ def add(form: Form, names: Iterable[str], values: dict[str, Any]) -> None:
     """Put the fields of these knobs onto the page, three in a row where there is room."""
     with gr.Row(elem_classes=["fields"], equal_height=False):
         for name in names:
-            visible = values["method"] in ONLY_UNDER.get(name, (values["method"],)) or "hidden"
-            with gr.Column(min_width=250, elem_classes=["knob"], visible=visible) as form.columns[name]:
+            wide = ["wide"] if name == "levels" else []
+            with gr.Column(min_width=250, elem_classes=["knob", *wide], visible=is_meant(name, values["method"])) as form.columns[name]:
                 form.fields[name] = component(name, values[name])
                 if is_free(name):
                     form.errors[name] = gr.HTML("", container=False, padding=False, elem_classes=["field-error"])
+
+
+def is_meant(name: str, method: str) -> bool:
+    """Whether the knob means something under this method."""
+    return method in ONLY_UNDER.get(name, (method,))
 
 
 def is_free(name: str) -> bool:
@@ -102,7 +107,9 @@ def component(name: str, value: Any) -> Any:
 
 
 def label(row: dict[str, Any]) -> str:
-    return f"{row['title']} ({row['unit']})" if row["unit"] else row["title"]
+    """``Maximum length (tokens)``; no unit where the title says it already."""
+    is_said = not row["unit"] or row["unit"] in row["title"].lower()
+    return row["title"] if is_said else f"{row['title']} ({row['unit']})"
 
 
 def choices(name: str, caller: Caller | None = None) -> list[tuple[str, str]]:

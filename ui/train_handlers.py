@@ -30,19 +30,20 @@ def fresh() -> Kept:
 @allowed("public")
 def check(kept: Kept, caller: Caller, **values: Any) -> Shown:
     """The form was typed into: what is wrong, what differs, what would run."""
-    return _judged(_known(kept) | {"values": values}, caller)
+    return _judged(_typed(kept, values), caller)
 
 
 @allowed("public")
 def choose_method(kept: Kept, caller: Caller, **values: Any) -> Shown:
     """Another method. From adapter to weights, or back, the learning rate moves by ten: an adapter takes about ten times as much."""
-    was, now = _known(kept)["values"]["method"], values["method"]
-    rate = values["learning_rate"]
+    was, typed = _known(kept)["values"]["method"], _typed(kept, values)
+    values = typed["values"]
+    now, rate = values["method"], values["learning_rate"]
     if (was in ADAPTER_METHODS) == (now in ADAPTER_METHODS) or not rate:
-        return _judged(_known(kept) | {"values": values}, caller)
+        return _judged(typed, caller)
     values["learning_rate"] = float(f"{rate * 10 if now in ADAPTER_METHODS else rate / 10:.6g}")
     note = f"Learning rate set to {form.plain(values['learning_rate'])}: an adapter takes about ten times what whole weights take."
-    return {"learning_rate": values["learning_rate"]} | _judged(_known(kept) | {"values": values}, caller, note)
+    return {"learning_rate": values["learning_rate"]} | _judged(typed, caller, note)
 
 
 @allowed("public")
@@ -63,12 +64,14 @@ def restore(dataset_id: str, kept: Kept, caller: Caller) -> Shown:
 @allowed("public")
 def adapt(kept: Kept, caller: Caller, **values: Any) -> Shown:
     """What needs another machine is set to what works on this one."""
-    return _filled(_known(kept) | {"values": data.adapted(values)}, caller)
+    typed = _typed(kept, values)
+    return _filled(typed | {"values": data.adapted(typed["values"])}, caller)
 
 
 @allowed("owner")
-def start(caller: Caller, **values: Any) -> Iterator[Shown]:
+def start(kept: Kept, caller: Caller, **values: Any) -> Iterator[Shown]:
     """Create and start the run, with a word while a model is fetched; then on to Runs."""
+    values = _typed(kept, values)["values"]
     if reason := data.why_not(values, caller):
         raise reason
     for work in background.watch(lambda _: data.start(values, caller), patience_s=1.0):
@@ -93,6 +96,13 @@ def _known(kept: Kept | None) -> Kept:
     values = form.to_values(preset(kept["preset"]))
     values |= {name: value for name, value in kept["values"].items() if name in values}
     return {"preset": kept["preset"], "values": values, "carried": str(kept.get("carried") or "")}
+
+
+def _typed(kept: Kept | None, values: Shown) -> Kept:
+    """The form as it stands on the page. A field that the method hides is not on the page and keeps its value."""
+    known = _known(kept)
+    on_page = {name: value for name, value in values.items() if value is not None or form.is_meant(name, values["method"])}
+    return known | {"values": known["values"] | on_page}
 
 
 def _carried(kept: Kept, dataset_id: str) -> Kept:
@@ -137,7 +147,7 @@ def _judged(kept: Kept, caller: Caller, note: str = "") -> Shown:
             f"{group}:": gr.Accordion(label=form.group_title(group, changed.get(group, []), form.wrong_titles(wrong, group)))
             for group in form.group_names()
         },
-        **{f"{name} column": gr.Column(visible=values["method"] in under or "hidden") for name, under in form.ONLY_UNDER.items()},
+        **{f"{name} column": gr.Column(visible=form.is_meant(name, values["method"])) for name in form.ONLY_UNDER},
         **said_by_name(_lead(values, bool(wrong)), said, note=note),
     }
 

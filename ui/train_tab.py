@@ -66,7 +66,9 @@ def build(shell: Shell) -> None:
     shared = {"kept": shell.form, "preset": preset, "comparison": comparison, "adapt": adapt, "command": command, "yaml": yaml}
     travelling = {"progress": progress, "run_id": shell.run_id, "tabs": shell.tabs}
     _attach(shell, made, shared | travelling | top.named | made.named, slot)
-    shell.listen(top.action.click, on.start, inputs_kwargs=made.fields, outputs=travelling, slot=slot, concurrency_limit=2)
+    shell.listen(
+        top.action.click, on.start, inputs=shell.form, inputs_kwargs=made.fields, outputs=travelling, slot=slot, concurrency_limit=2
+    )
     listen_api(on.start_run, "start_run")
 
 
