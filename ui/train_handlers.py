@@ -160,7 +160,7 @@ def _lead(values: Shown, is_wrong: bool) -> str:
         return sentence("Choose a dataset to train on.", "Take one on the Dataset tab, or an example in the form below.")
     number = data.num_conversations(str(values["dataset"]))
     on = count(number, "conversation") if number else "the dataset"
-    rest = "A recipe is shown as you change it; nothing starts before you say so."
+    rest = "The optimizer steps are counted once every field is right." if is_wrong else "Nothing starts before you say so."
     if number and not is_wrong:
         at_most = "at most " if values["packing"] else ""
         epochs = values["num_train_epochs"]
