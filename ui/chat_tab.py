@@ -15,7 +15,7 @@ from ui import chat_pool, chat_view, feedback, picks
 from ui.access import Caller, allowed
 from ui.chat_view import Turn
 from ui.opening import opening, said
-from ui.shell import CHAT, Shell, kept, listen_api
+from ui.shell import CHAT, Shell, listen_api
 
 KEPT_TURNS = 20
 LONGEST_PROMPT = 20_000  # characters
@@ -38,9 +38,8 @@ def build(shell: Shell) -> None:
             prompt = gr.Textbox(label="Prompt", lines=1, max_lines=8, max_length=LONGEST_PROMPT, elem_id="chat-prompt",
                                 placeholder="Who are you?", info="Enter asks, Shift and Enter begins a new line.", submit_btn="Ask")  # fmt: skip
             talk = gr.HTML("", container=False, padding=False, elem_id="chat-talk")
-    turns = kept("chat", [])
     live_slot = feedback.slot()
-    asked = [models, prompt, turns, *knobs.values()]
+    asked = [models, prompt, shell.talk, *knobs.values()]
     shell.listen(
         [shell.demo.load, shell.tab[CHAT].select],
         offer,
@@ -50,19 +49,19 @@ def build(shell: Shell) -> None:
         queue=False,
     )
     shell.listen(shell.artifact_id.change, carry, inputs=shell.artifact_id, outputs=models, slot=live_slot, queue=False)
-    shell.listen(shell.demo.load, restore, inputs=turns, outputs=talk, slot=live_slot, queue=False)
+    shell.listen(shell.demo.load, restore, inputs=shell.talk, outputs=talk, slot=live_slot, queue=False)
     shell.listen(models.change, name_action, inputs=models, outputs=top.outputs, slot=slot, queue=False)
     shell.listen(ladder.input, take_set, inputs=ladder, outputs=models, slot=slot, queue=False)
     shell.listen(
         [top.action.click, prompt.submit],
         ask,
         inputs=asked,
-        outputs=[talk, turns, prompt, top.action],
+        outputs=[talk, shell.talk, prompt, top.action],
         slot=slot,
         concurrency_limit=16,
     )
     shell.listen(prompt.stop, stop_asking, slot=slot, queue=False)
-    shell.listen(clear.click, forget, outputs=[talk, turns], slot=slot, queue=False)
+    shell.listen(clear.click, forget, outputs=[talk, shell.talk], slot=slot, queue=False)
     listen_api(chat, "chat")
 
 

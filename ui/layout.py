@@ -28,7 +28,8 @@ def build() -> gr.Blocks:
         ids = {name: kept(name, "") for name in ("dataset_id", "run_id", "artifact_id")}
         opened = kept("tab", DATASET)
         messages = feedback.slot(render=False)
-        shell = Shell(demo=demo, tabs=tabs, form=kept("form", None), messages=messages, **ids)
+        forms = {"form": kept("form", None), "talk": kept("chat", []), "repo_id": kept("repo", "")}
+        shell = Shell(demo=demo, tabs=tabs, messages=messages, **ids, **forms)
         header.build(shell)
         messages.render()
         with tabs.render():

@@ -25,11 +25,12 @@ NONE_CHOSEN = "Choose at least one model below."
 def build(shell: Shell) -> None:
     top = opening(MODELS, "Chat with these", models_view.NO_MODELS)
     slot = feedback.slot()
-    with gr.Row(visible=False, elem_classes=["split"]) as body:
+    with gr.Row(visible=False, elem_classes=["split", "watch"]) as body:
         with gr.Column(scale=1, min_width=280, elem_classes=["side"]):
             chosen = gr.Radio([], label="Run", elem_classes=["pick"])
-            picked = gr.CheckboxGroup([], label="Chosen models", elem_classes=["ticks"], elem_id="models-picked")
-            publish = gr.Button("Publish these", interactive=False, elem_id="models-publish")
+            with gr.Column(elem_classes=["last"]):
+                picked = gr.CheckboxGroup([], label="Chosen models", elem_classes=["ticks"], elem_id="models-picked")
+                publish = gr.Button("Publish these", interactive=False, elem_id="models-publish")
         with gr.Column(scale=3, min_width=320):
             table = gr.HTML("", container=False, padding=False)
             plot = gr.HTML("", container=False, padding=False)

@@ -25,7 +25,7 @@ def overview(made: Sequence[Artifact]) -> str:
         return sentence(f"{made[0].name} is there as {others}.", "Quantise it below to run it with llama.cpp and to compare sizes.")
     lead = f"{made[0].name} is there at {count(len(levels), 'level')}."
     if close := ladder.smallest_close(levels):
-        share = f"{close.measured['top1_agreement']:.1%}"
+        share = f"{close.measured['top1_agreement']:.1%}".replace("%", " %")
         lead = f"{made[0].name} is there at {count(len(levels), 'level')}; {close.level} is the smallest that stays close to f16."
         return sentence(lead, f"At {close.level} ({size(close.size_bytes)}) the likeliest token is f16's own at {share} of all places.")
     return sentence(lead, "How close each level stays to f16 has not been measured." if not any(map(ladder.is_measured, levels)) else "")

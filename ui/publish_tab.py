@@ -12,7 +12,7 @@ from core.publish.preflight import dry_run
 from ui import feedback, picks, publish_view
 from ui.access import allowed
 from ui.opening import opening, said
-from ui.shell import PUBLISH, Shell, kept
+from ui.shell import PUBLISH, Shell
 
 VERB = "Prepare (nothing is sent)"
 
@@ -33,26 +33,33 @@ def build(shell: Shell) -> None:
                 shown = gr.Markdown("", sanitize_html=True, elem_classes=["card"], elem_id="publish-card")
             with card, gr.Tab("Card as text"):
                 source = gr.Code("", language="markdown", label="README.md", interactive=False)
-    name = kept("repo", "")
+    prepared = gr.State("")  # what was prepared last: ids and repository
     live_slot = feedback.slot()
-    chosen = [models, repo_id]
+    chosen, plan = [models, repo_id], [top.sentence, evidence, card]
     shell.listen(
         [shell.demo.load, shell.tab[PUBLISH].select],
         offer,
-        inputs=[*chosen, shell.artifact_id],
-        outputs=[models, ladder, *top.outputs[1:]],
+        inputs=[*chosen, prepared, shell.artifact_id],
+        outputs=[models, ladder, *plan, *top.outputs[1:]],
         slot=live_slot,
         queue=False,
     )
-    shell.listen(shell.demo.load, restore_name, inputs=name, outputs=repo_id, slot=live_slot, queue=False)
+    shell.listen(shell.demo.load, restore_name, inputs=shell.repo_id, outputs=repo_id, slot=live_slot, queue=False)
     shell.listen(shell.artifact_id.change, carry, inputs=shell.artifact_id, outputs=models, slot=live_slot, queue=False)
     shell.listen(ladder.input, take_set, inputs=ladder, outputs=models, slot=slot, queue=False)
-    shell.listen([models.change, repo_id.change], name_action, inputs=chosen, outputs=top.outputs[1:], slot=slot, queue=False)
+    shell.listen(
+        [models.change, repo_id.change],
+        name_action,
+        inputs=[*chosen, prepared],
+        outputs=[*plan, *top.outputs[1:]],
+        slot=slot,
+        queue=False,
+    )
     shell.listen(
         [top.action.click, repo_id.submit],
         prepare,
         inputs=chosen,
-        outputs=[top.sentence, evidence, card, shown, source, name],
+        outputs=[*plan, shown, source, shell.repo_id, prepared],
         slot=slot,
         concurrency_limit=4,
     )
@@ -65,13 +72,13 @@ def restore_name(name: str) -> str:
 
 
 @allowed("public")
-def offer(picked: list[str], repo_id: str, carried: str) -> tuple[Any, ...]:
+def offer(picked: list[str], repo_id: str, prepared: str, carried: str) -> tuple[Any, ...]:
     """What can be published now; what was chosen stays."""
     choices = picks.everything()
     keep = picks.known(picked or picks.split(carried), choices)
     sets = [(f"{run.name} · {run.run_id}", run.run_id) for run in picks.runs_with_models()]
     models = gr.skip() if keep == picked and picked else gr.Dropdown(choices, value=keep)
-    return models, gr.Dropdown(sets), *_action(keep, repo_id)
+    return models, gr.Dropdown(sets), *_plan_still(keep, repo_id, prepared, bool(choices)), *_action(keep, repo_id)
 
 
 @allowed("public")
@@ -88,8 +95,19 @@ def take_set(run_id: str) -> gr.Dropdown:
 
 
 @allowed("public")
-def name_action(picked: list[str], repo_id: str) -> tuple[Any, ...]:
-    return _action(picked or [], repo_id)
+def name_action(picked: list[str], repo_id: str, prepared: str) -> tuple[Any, ...]:
+    return *_plan_still(picked or [], repo_id, prepared, True), *_action(picked or [], repo_id)
+
+
+def _plan_still(picked: list[str], repo_id: str, prepared: str, is_any: bool) -> tuple[Any, ...]:
+    """Sentence, evidence and card: as they are while they speak of what is chosen, else empty."""
+    if prepared and prepared == _key(picked, repo_id):
+        return (gr.skip(),) * 3
+    return publish_view.NOTHING_YET if is_any else publish_view.NO_MODELS, "", gr.Tabs(visible=False)
+
+
+def _key(picked: list[str], repo_id: str) -> str:
+    return f"{picks.join(picked)} {repo_id.strip()}"
 
 
 def _action(picked: list[str], repo_id: str) -> tuple[Any, ...]:
@@ -107,5 +125,5 @@ def prepare(picked: list[str], repo_id: str) -> tuple[Any, ...]:
     card = plan["card"]
     return (
         publish_view.overview(plan), publish_view.evidence(plan), gr.Tabs(visible=True), publish_view.rendered(card), card,
-        repo_id.strip(),
+        repo_id.strip(), _key(picked, repo_id),
     )  # fmt: skip

@@ -19,14 +19,18 @@ STATE_WORDS = {"cancelled": "stopped", "queued": "waiting"}
 
 def overview(found: Sequence[Run]) -> str:
     """``1 run is going on, 3 are done.``"""
-    going = sum(run.state in ("running", "stopping") for run in found)
-    parts = [f"{count(going, 'run is', 'runs are')} going on"] if going else []
-    for state, words in (("queued", "waiting"), ("done", "done"), ("failed", "failed")):
-        if number := sum(run.state == state for run in found):
-            parts.append(f"{number} {'is' if number == 1 else 'are'} {words}" if state != "failed" else f"{number} failed")
-    if number := sum(run.state in ("interrupted", "cancelled") for run in found):
-        parts.append(f"{number} can be resumed")
-    return sentence(", ".join(parts)[:1].upper() + ", ".join(parts)[1:] + ".", "Runs go on by themselves, also when this page is closed.")
+    states = [run.state for run in found]
+    counted = (
+        (states.count("running") + states.count("stopping"), "is going on", "are going on"),
+        (states.count("queued"), "is waiting", "are waiting"),
+        (states.count("done"), "is done", "are done"),
+        (states.count("failed"), "failed", "failed"),
+        (states.count("interrupted") + states.count("cancelled"), "can be resumed", "can be resumed"),
+    )
+    parts = [(number, one if number == 1 else many) for number, one, many in counted if number]
+    first, *others = parts
+    lead = ", ".join([f"{count(first[0], 'run')} {first[1]}", *(f"{number} {words}" for number, words in others)])
+    return sentence(f"{lead}.", "Runs go on by themselves, also when this page is closed.")
 
 
 def line(run: Run) -> str:

@@ -37,7 +37,10 @@ class Shell:
     dataset_id: gr.BrowserState
     run_id: gr.BrowserState
     artifact_id: gr.BrowserState
-    form: gr.BrowserState  # the Train tab's form; a state inside a tab would not be there before the tab is opened
+    # What single tabs keep; a state inside a tab would not be there before the tab is opened.
+    form: gr.BrowserState  # the Train tab's form
+    talk: gr.BrowserState  # the Chat tab's conversation
+    repo_id: gr.BrowserState  # the repository named on the Publish tab
     messages: gr.HTML  # the page's own place for messages, under the header
     tab: dict[str, gr.Tab] = field(default_factory=dict)  # by id; `shell.tab[RUNS].select` fires when a tab is opened
 

@@ -37,8 +37,11 @@ def smallest_close(levels: Sequence[Artifact]) -> Artifact | None:
 
 
 def four_of(levels: Sequence[Artifact]) -> list[Artifact]:
-    """Up to four levels to compare: the largest, the smallest and those in between, evenly."""
-    ladder = by_size(levels)
+    """Up to four levels to compare: the largest, the smallest and some in between, of those that no other beats if they are enough."""
+    beaten = dominated(levels)
+    ladder = by_size([level for level in levels if level.id not in beaten])
+    if len(ladder) < 4:
+        ladder = by_size(levels)
     if len(ladder) <= 4:
         return ladder
     return [ladder[round(index * (len(ladder) - 1) / 3)] for index in range(4)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,11 @@ def is_too_wide(page: Any) -> bool:
     return page.evaluate("document.documentElement.scrollWidth > window.innerWidth + 1")
 
 
-def picture(browser: Any, page: Any, tab: str, ready: str, name: str) -> list[str]:
-    """Screenshots of a tab in light, dark and phone width, as the person behind `page` sees it; returns what is wrong with them."""
+def picture(browser: Any, page: Any, tab: str, ready: str, name: str, before: Callable[[Any], None] | None = None) -> list[str]:
+    """Screenshots of a tab in light, dark and phone width, as the person behind `page` sees it after the steps of `before`.
+
+    Returns what is wrong with them.
+    """
     wrong: list[str] = []
     PICTURES.mkdir(parents=True, exist_ok=True)
     url = page.url.split("?")[0]
@@ -38,6 +42,8 @@ def picture(browser: Any, page: Any, tab: str, ready: str, name: str) -> list[st
         seen = context.new_page()
         seen.goto(f"{url}?__theme={scheme}")
         seen.get_by_role("tab", name=tab, exact=True).click()
+        if before:
+            before(seen)
         seen.locator(ready).first.wait_for(timeout=60_000)
         seen.wait_for_timeout(1500)
         seen.screenshot(path=PICTURES / f"{name}-{mode}.png")

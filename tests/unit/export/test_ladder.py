@@ -36,3 +36,7 @@ def test_four_levels_span_the_ladder_from_largest_to_smallest():
     seven = [made(f"q{index}", 100 - index, 0.0) for index in range(7)]
     assert [level.level for level in ladder.four_of(seven)] == ["q0", "q2", "q4", "q6"]
     assert len(ladder.four_of(LEVELS[:3])) == 3
+
+
+def test_a_beaten_level_is_not_among_the_four_when_there_are_others():
+    assert [level.level for level in ladder.four_of(LEVELS)] == ["f16", "q8_0", "q5_0", "q4_0"]
