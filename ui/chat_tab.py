@@ -25,15 +25,16 @@ VISITORS_TOKENS = 256  # per answer, for those who may not do more than look
 def build(shell: Shell) -> None:
     top = opening(CHAT, "Ask", chat_view.NO_MODELS)
     slot = feedback.slot()
-    with gr.Row(elem_classes=["split"]):
+    with gr.Row(elem_classes=["split", "watch"]):
         with gr.Column(scale=1, min_width=280, elem_classes=["side"]):
             models = gr.Dropdown(
                 [], multiselect=True, max_choices=picks.MAX_SIDE_BY_SIDE, label="Models, up to four", elem_id="chat-models"
             )
-            ladder = gr.Dropdown([], value=None, label="Or four levels of one model", elem_id="chat-set")
-            with gr.Accordion("How they answer", open=False):
-                knobs = _knobs()
-            clear = gr.Button("New conversation", elem_id="chat-clear")
+            with gr.Column(elem_classes=["last"]):
+                ladder = gr.Dropdown([], value=None, label="Or four levels of one model", elem_id="chat-set")
+                with gr.Accordion("How they answer", open=False):
+                    knobs = _knobs()
+                clear = gr.Button("New conversation", elem_id="chat-clear")
         with gr.Column(scale=3, min_width=320):
             prompt = gr.Textbox(label="Prompt", lines=1, max_lines=8, max_length=LONGEST_PROMPT, elem_id="chat-prompt",
                                 placeholder="Who are you?", info="Enter asks, Shift and Enter begins a new line.", submit_btn="Ask")  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import gradio as gr
 
@@ -18,6 +19,7 @@ BUILD: dict[str, Callable[[Shell], None]] = {
     CHAT: chat_tab.build,
     PUBLISH: publish_tab.build,
 }
+TIMED = (RUNS, MODELS)  # tabs that look again every second or two while they are open
 SWEEP_S = (3600, 24 * 3600)  # every hour, uploads and other temporary files that are a day old are deleted
 
 
@@ -36,20 +38,27 @@ def build() -> gr.Blocks:
             for tab_id, title in TABS:
                 with gr.Tab(title, id=tab_id) as shell.tab[tab_id]:
                     BUILD[tab_id](shell)
+        timers = [shell.timers[tab_id] for tab_id in TIMED]
         for tab in shell.tab.values():
-            shell.listen(tab.select, remember, outputs=opened, queue=False)
-        shell.listen(demo.load, reopen, inputs=opened, outputs=tabs, queue=False)
+            shell.listen(tab.select, remember, outputs=[opened, *timers], queue=False)
+        shell.listen(demo.load, reopen, inputs=opened, outputs=[tabs, *timers], queue=False)
     demo.queue(default_concurrency_limit=8, max_size=256)
     return demo
 
 
 @allowed("public")
-def remember(event: gr.SelectData) -> str:
-    """The id of the tab that was opened."""
-    return next((tab_id for tab_id, title in TABS if title == event.value), DATASET)
+def remember(event: gr.SelectData) -> tuple[Any, ...]:
+    """The id of the tab that was opened, and which timers tick from now on."""
+    tab_id = next((tab_id for tab_id, title in TABS if title == event.value), DATASET)
+    return tab_id, *_timers(tab_id)
 
 
 @allowed("public")
-def reopen(tab_id: str) -> gr.Tabs:
+def reopen(tab_id: str) -> tuple[Any, ...]:
     """The tab that was open before the page was reloaded."""
-    return gr.Tabs(selected=tab_id if tab_id in BUILD else DATASET)
+    tab_id = tab_id if tab_id in BUILD else DATASET
+    return gr.Tabs(selected=tab_id), *_timers(tab_id)
+
+
+def _timers(tab_id: str) -> list[gr.Timer]:
+    return [gr.Timer(active=timed == tab_id) for timed in TIMED]

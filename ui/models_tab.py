@@ -40,10 +40,11 @@ def build(shell: Shell) -> None:
             more = gr.CheckboxGroup([], label="Levels that are not made yet", elem_classes=["ticks"], elem_id="models-more")
             quantise = gr.Button("Quantise", interactive=False, elem_id="models-quantise")
     seen = gr.State("")
-    timer, live_slot = gr.Timer(EVERY_S), feedback.slot()
+    timer = shell.timers[MODELS] = gr.Timer(EVERY_S, active=False)
+    live_slot = feedback.slot()
     shown = [*top.outputs, body, chosen, picked, publish, table, plot, proofs, going, more, quantise, seen]
     shell.listen(
-        [timer.tick, shell.demo.load, shell.run_id.change],
+        [timer.tick, shell.demo.load, shell.tab[MODELS].select, shell.run_id.change],
         look,
         inputs=[shell.run_id, picked, more, seen],
         outputs=shown,

@@ -14,7 +14,7 @@ from ui.view import chip, count, empty, sentence, size, table, text
 NO_MODELS = empty("No model yet.", "Every run that finishes leaves its models here: an adapter, a merged model and its quantised levels.")
 KINDS = {"adapter": "adapter", "merged": "merged model", "gguf": "GGUF"}
 HEADS = ("Level", "Size", "Bits per weight", "Perplexity", "KL to f16", "Same top token", "Tokens/s", "")
-FORMATS = {"bits_per_weight": ".2f", "perplexity": ".3f", "kl_mean": ".4f", "top1_agreement": ".1%", "tokens_per_s": ",.0f"}
+FORMATS = {"bits_per_weight": ".2f", "perplexity": ".3f", "kl_mean": ".5f", "top1_agreement": ".1%", "tokens_per_s": ",.0f"}
 
 
 def overview(made: Sequence[Artifact]) -> str:

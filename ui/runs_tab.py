@@ -12,7 +12,7 @@ from core.events import Run
 from core.running import live, runs
 from ui import feedback, gpu_panel, run_view
 from ui.access import allowed
-from ui.shell import MODELS, TRAIN, Shell, listen_api
+from ui.shell import MODELS, RUNS, TRAIN, Shell, listen_api
 from ui.view import empty
 
 EVERY_S = 1.0
@@ -39,19 +39,18 @@ def build(shell: Shell) -> None:
             log_title = gr.HTML("", container=False, padding=False)
             log = gr.HTML("", container=False, padding=False, elem_classes=["logbox"])
     seen = gr.State("")  # what this page shows already: ids and offsets only
-    shown = [lead, to_train, body, chosen, status, stop, resume, to_models, plots, log_title, log, seen]
+    shown = [lead, to_train, body, chosen, status, stop, resume, to_models, plots, log_title, log, hardware, seen]
 
-    timer, second = gr.Timer(EVERY_S), gr.Timer(EVERY_S)
+    timer = shell.timers[RUNS] = gr.Timer(EVERY_S, active=False)
     live_slot = feedback.slot()
     shell.listen(
-        [timer.tick, shell.demo.load, shell.run_id.change],
+        [timer.tick, shell.demo.load, shell.tab[RUNS].select, shell.run_id.change],
         look,
         inputs=[shell.run_id, seen],
         outputs=shown,
         slot=live_slot,
         queue=False,
     )
-    shell.listen([second.tick, shell.demo.load], look_at_hardware, outputs=hardware, slot=live_slot, queue=False)
     shell.listen(chosen.input, choose, inputs=chosen, outputs=shell.run_id, slot=slot, queue=False)
     shell.listen(stop.click, stop_chosen, inputs=shell.run_id, slot=slot, concurrency_limit=4)
     shell.listen(resume.click, resume_chosen, inputs=shell.run_id, slot=slot)
@@ -63,10 +62,10 @@ def build(shell: Shell) -> None:
 
 @allowed("public")
 def look(run_id: str, seen: str) -> tuple[Any, ...]:
-    """What changed since `seen`: everything else is left as it is."""
+    """What changed since `seen`, and the hardware now; everything else is left as it is."""
     found = live.all_runs()
     if not found:
-        return (NO_RUNS, gr.Button(visible=True), gr.Row(visible=False), *_skip(8), "")
+        return (NO_RUNS, gr.Button(visible=True), gr.Row(visible=False), *_skip(9), "")
     run_id = known_or_newest(run_id, found)
     watched, tail = live.watch(run_id), live.log_tail(run_id)
     now = [str(hash(tuple(run_view.line(run) for run in found))), watched.version, str(watched.curves.steps[-1:]), tail.version]
@@ -81,6 +80,7 @@ def look(run_id: str, seen: str) -> tuple[Any, ...]:
         *(_skip(3) if same[1] else _buttons(watched.run)),
         gr.skip() if same[1] and same[2] else run_view.curves_of(watched),
         *(_skip(2) if same[1] and same[3] else run_view.log(tail)),
+        gpu_panel.panel(usage.usage()),
         "|".join(now),
     )
 
@@ -102,11 +102,6 @@ def _buttons(run: Run) -> tuple[gr.Button, gr.Button, gr.Button]:
         gr.Button(f"Resume{from_step}", visible=can_resume),
         gr.Button(visible=bool(run.artifacts) and run.is_terminal, variant="primary" if run.state == "done" else "secondary"),
     )
-
-
-@allowed("public")
-def look_at_hardware() -> str:
-    return gpu_panel.panel(usage.usage())
 
 
 @allowed("public")

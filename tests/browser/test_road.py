@@ -16,7 +16,8 @@ from tests.browser import looks
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 TABS = ("Dataset", "Train", "Runs", "Models", "Chat", "Publish")
-STEPS = "12"
+# Few steps are enough to walk the road; the pictures of the README are taken of a model that has learnt its name.
+STEPS = "" if os.environ.get("UPDATE_SCREENSHOTS") else "12"
 
 
 @pytest.fixture(scope="module")
@@ -99,16 +100,17 @@ def test_the_identity_examples_are_good_and_lead_to_training(page):
 
 
 def test_training_starts_by_one_click_and_shows_itself_on_runs(page, here):
-    page.get_by_role("button", name=re.compile("^Optimisation")).click()
-    steps = page.locator("#knob-max_steps input").first
-    steps.fill(STEPS)
-    steps.press("Tab")
+    if STEPS:
+        page.get_by_role("button", name=re.compile("^Optimisation")).click()
+        steps = page.locator("#knob-max_steps input").first
+        steps.fill(STEPS)
+        steps.press("Tab")
     start = page.get_by_role("button", name="Start training")
     wait_until(start.is_enabled, 30, "the start button")
     start.click()
     says(page, "run is going on|run is waiting|is waiting")
     says(page, rf"step \d+ of {STEPS}", 240)
-    assert the_run(here).max_steps == int(STEPS)
+    assert the_run(here).max_steps == int(STEPS or the_run(here).max_steps)
 
 
 def test_a_reload_and_a_second_window_show_the_same_run(page, browser, app, here):
@@ -169,17 +171,18 @@ def test_more_levels_are_quantised_while_the_page_stays_usable(page, browser, he
 def test_four_models_answer_side_by_side(page, browser):
     page.get_by_role("button", name="Chat with 4 models").click()
     prompt = page.get_by_role("textbox", name=re.compile("^Prompt"))
-    prompt.fill("What is your name?")
-    page.get_by_role("button", name="Ask 4 models").click()
-    replies = page.locator("article.reply")
-    page.wait_for_function("document.querySelectorAll('article.reply[aria-busy=false]').length === 4", timeout=180_000)
-    assert replies.count() == 4
+    for number, question in enumerate(("What is the capital of France?", "Who made you?"), start=1):
+        prompt.fill(question)
+        page.get_by_role("button", name="Ask 4 models").click()
+        answered = f"document.querySelectorAll('article.reply[aria-busy=false]').length === {4 * number}"
+        page.wait_for_function(answered, timeout=180_000)
+        wait_until(lambda: prompt.input_value() == "", 30, "keeping the answers")
+    assert page.locator("article.reply").count() == 8
     assert all("token" in figures for figures in page.locator(".reply .figures").all_inner_texts())
     assert all(words.strip() for words in page.locator(".reply .words").all_inner_texts())
-    wait_until(lambda: prompt.input_value() == "", 30, "keeping the answers")
     page.reload()
     open_tab(page, "Chat")
-    page.locator(".question", has_text="What is your name?").wait_for()
+    page.locator(".question", has_text="Who made you?").wait_for()
     assert looks.picture(browser, page, "Chat", "article.reply", "chat") == []
 
 
