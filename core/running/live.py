@@ -147,7 +147,8 @@ class LogTail:
                     return
                 self.offset += len(line)
                 self.total += 1
-                shown = line.rstrip(b"\r\n").rpartition(b"\r")[2]  # a bar that is drawn again and again: its last state, as a terminal has it
+                # A bar that is drawn again and again: its last state, as a terminal shows it.
+                shown = line.rstrip(b"\r\n").rpartition(b"\r")[2]
                 self.lines.append(redact(shown[:LONGEST_LINE].decode(errors="replace")) + "\n")
 
 
