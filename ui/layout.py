@@ -19,7 +19,7 @@ BUILD: dict[str, Callable[[Shell], None]] = {
     CHAT: chat_tab.build,
     PUBLISH: publish_tab.build,
 }
-TIMED = (RUNS, MODELS)  # tabs that look again every second or two while they are open
+TIMED = {RUNS: 1.0, MODELS: 2.0}  # tabs that look again every so many seconds while they are open
 SWEEP_S = (3600, 24 * 3600)  # every hour, uploads and other temporary files that are a day old are deleted
 
 
@@ -31,17 +31,18 @@ def build() -> gr.Blocks:
         opened = kept("tab", DATASET)
         messages = feedback.slot(render=False)
         forms = {"form": kept("form", None), "talk": kept("chat", []), "repo_id": kept("repo", "")}
-        shell = Shell(demo=demo, tabs=tabs, messages=messages, **ids, **forms)
+        # Timers stand outside the tabs: what is inside one is not there, and hears nothing, before the tab is opened.
+        timers = {tab_id: gr.Timer(every_s, active=False) for tab_id, every_s in TIMED.items()}
+        shell = Shell(demo=demo, tabs=tabs, messages=messages, timers=timers, **ids, **forms)
         header.build(shell)
         messages.render()
         with tabs.render():
             for tab_id, title in TABS:
                 with gr.Tab(title, id=tab_id) as shell.tab[tab_id]:
                     BUILD[tab_id](shell)
-        timers = [shell.timers[tab_id] for tab_id in TIMED]
         for tab in shell.tab.values():
-            shell.listen(tab.select, remember, outputs=[opened, *timers], queue=False)
-        shell.listen(demo.load, reopen, inputs=opened, outputs=[tabs, *timers], queue=False)
+            shell.listen(tab.select, remember, outputs=[opened, *timers.values()], queue=False)
+        shell.listen(demo.load, reopen, inputs=opened, outputs=[tabs, *timers.values()], queue=False)
     demo.queue(default_concurrency_limit=8, max_size=256)
     return demo
 
@@ -56,7 +57,8 @@ def remember(event: gr.SelectData) -> tuple[Any, ...]:
 @allowed("public")
 def reopen(tab_id: str) -> tuple[Any, ...]:
     """The tab that was open before the page was reloaded."""
-    tab_id = tab_id if tab_id in BUILD else DATASET
+    if tab_id not in BUILD or tab_id == DATASET:
+        return (gr.skip(),) * (1 + len(TIMED))  # it is open already, unless the person has clicked meanwhile
     return gr.Tabs(selected=tab_id), *_timers(tab_id)
 
 

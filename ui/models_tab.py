@@ -17,7 +17,6 @@ from ui.opening import opening, said
 from ui.shell import CHAT, MODELS, PUBLISH, Shell, listen_api
 from ui.view import count, size
 
-EVERY_S = 2.0
 ARTICLE = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 NONE_CHOSEN = "Choose at least one model below."
 
@@ -40,11 +39,10 @@ def build(shell: Shell) -> None:
             more = gr.CheckboxGroup([], label="Levels that are not made yet", elem_classes=["ticks"], elem_id="models-more")
             quantise = gr.Button("Quantise", interactive=False, elem_id="models-quantise")
     seen = gr.State("")
-    timer = shell.timers[MODELS] = gr.Timer(EVERY_S, active=False)
     live_slot = feedback.slot()
     shown = [*top.outputs, body, chosen, picked, publish, table, plot, proofs, going, more, quantise, seen]
     shell.listen(
-        [timer.tick, shell.demo.load, shell.tab[MODELS].select, shell.run_id.change],
+        [shell.timers[MODELS].tick, shell.demo.load, shell.tab[MODELS].select, shell.run_id.change],
         look,
         inputs=[shell.run_id, picked, more, seen],
         outputs=shown,

@@ -15,7 +15,6 @@ from ui.access import allowed
 from ui.shell import MODELS, RUNS, TRAIN, Shell, listen_api
 from ui.view import empty
 
-EVERY_S = 1.0
 NO_RUNS = empty("No run yet.", "Choose a dataset and a model under Train; the run appears here the moment it starts, and stays.")
 
 
@@ -41,10 +40,9 @@ def build(shell: Shell) -> None:
     seen = gr.State("")  # what this page shows already: ids and offsets only
     shown = [lead, to_train, body, chosen, status, stop, resume, to_models, plots, log_title, log, hardware, seen]
 
-    timer = shell.timers[RUNS] = gr.Timer(EVERY_S, active=False)
     live_slot = feedback.slot()
     shell.listen(
-        [timer.tick, shell.demo.load, shell.tab[RUNS].select, shell.run_id.change],
+        [shell.timers[RUNS].tick, shell.demo.load, shell.tab[RUNS].select, shell.run_id.change],
         look,
         inputs=[shell.run_id, seen],
         outputs=shown,

@@ -42,7 +42,7 @@ class Shell:
     talk: gr.BrowserState  # the Chat tab's conversation
     repo_id: gr.BrowserState  # the repository named on the Publish tab
     messages: gr.HTML  # the page's own place for messages, under the header
-    timers: dict[str, gr.Timer] = field(default_factory=dict)  # by tab id; each ticks only while its tab is open
+    timers: dict[str, gr.Timer]  # by tab id; each ticks only while its tab is open
     tab: dict[str, gr.Tab] = field(default_factory=dict)  # by id; `shell.tab[RUNS].select` fires when a tab is opened
 
     def go(self, tab_id: str) -> gr.Tabs:
