@@ -38,6 +38,8 @@ class RunCallback(TrainerCallback):
     ) -> None:
         if state.is_world_process_zero and metrics:
             events.append(self.run_dir, "evaluated", step=state.global_step, eval_loss=metrics["eval_loss"])
+            if state.global_step == 0:
+                events.append(self.run_dir, "facts", facts={"eval_loss_before": metrics["eval_loss"]})
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.trainer.bad_steps >= MAX_BAD_STEPS:

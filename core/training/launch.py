@@ -13,6 +13,7 @@ from core.training.recipe import Recipe
 
 # Configurations under which every process holds only a share of the weights.
 SHARDED = ("fsdp2", "zero3")
+DEEPSPEED = ("zero2", "zero3")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,9 @@ def command(run_dir: Path, recipe: Recipe, hardware: Hardware, threads: int) -> 
         config = "ddp" if num_processes > 1 else ("single_gpu" if hardware.gpus else "cpu")
     env = {"OMP_NUM_THREADS": str(threads)}
     if not hardware.gpus:
-        env |= {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true", "DS_ACCELERATOR": "cpu"}
+        env["CUDA_VISIBLE_DEVICES"] = ""
+        # accelerate's use_cpu would quietly turn DeepSpeed into plain data parallelism.
+        env |= {"DS_ACCELERATOR": "cpu"} if config in DEEPSPEED else {"ACCELERATE_USE_CPU": "true"}
     worker = ("-m", "core.worker", str(run_dir))
     if num_processes == 1 and config in ("cpu", "single_gpu", "ddp"):
         return Launch((sys.executable, *worker), env, config, 1)

@@ -48,11 +48,12 @@ def train(run_dir: Path) -> None:
         raise UserError("No conversation carries any loss.", "the dataset", "Raise max_length: every answer lies beyond it.")
 
     compute_dtype = DTYPES[precision(recipe)]
+    arguments = training_arguments(run_dir, recipe)  # before the model: under ZeRO-3 they decide how it is loaded
     model = load_model(base, recipe, compute_dtype)
     callback = RunCallback(run_dir, recipe.save_total_limit)
     trainer = AnswerTrainer(
         model=model,
-        args=training_arguments(run_dir, recipe),
+        args=arguments,
         train_dataset=Dataset.from_list([dict(row) for row in train_rows]),
         eval_dataset=Dataset.from_list([dict(row) for row in eval_rows]) if eval_rows else None,
         processing_class=AutoTokenizer.from_pretrained(run_dir / "tokenizer", local_files_only=True),
@@ -69,17 +70,15 @@ def train(run_dir: Path) -> None:
     checkpoint, refused = checkpoints.newest_whole(run_dir / "checkpoints")
     for problem in refused if is_main else ():
         events.append(run_dir, "note", text=problem)
-    if eval_rows and "eval_loss_before" not in known.facts:
-        report_eval(trainer, run_dir, "eval_loss_before")
+    arguments.eval_on_start = bool(eval_rows) and checkpoint is None
 
     began = time.monotonic()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.was_stopped:
         return
-    if eval_rows:
-        report_eval(trainer, run_dir, "eval_loss_after")
+    losses = {"eval_loss_after": trainer.evaluate()["eval_loss"]} if eval_rows else {}
     if is_main:
-        events.append(run_dir, "facts", facts={"train_s": round(time.monotonic() - began, 2)})
+        events.append(run_dir, "facts", facts=losses | {"train_s": round(time.monotonic() - began, 2)})
     save(trainer, run_dir, recipe, launch, stored_dtype(base))
 
 
@@ -172,7 +171,7 @@ def training_arguments(run_dir: Path, recipe: Recipe) -> SFTConfig:
         max_length=recipe.max_length if recipe.packing else None,
         packing=recipe.packing,
         eval_packing=False,
-        use_cpu=on_cpu,
+        use_cpu=on_cpu and "ACCELERATE_USE_DEEPSPEED" not in os.environ,
         ddp_backend="gloo" if on_cpu and "LOCAL_RANK" in os.environ else None,
         report_to="none",
         disable_tqdm=True,
@@ -203,13 +202,6 @@ def parameter_counts(model: Any) -> tuple[int, int]:
         total += count
         trainable += count if parameter.requires_grad else 0
     return trainable, total
-
-
-def report_eval(trainer: AnswerTrainer, run_dir: Path, name: str) -> None:
-    """Evaluate and write the mean loss over labelled tokens into the run's facts."""
-    loss = trainer.evaluate()["eval_loss"]
-    if trainer.accelerator.is_main_process:
-        events.append(run_dir, "facts", facts={name: loss})
 
 
 def stored_dtype(base: Path) -> torch.dtype:
