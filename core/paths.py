@@ -10,7 +10,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def building(folder: Path) -> Iterator[Path]:
+def building(folder: Path) -> Generator[Path]:
     """Build `folder` beside itself as ``NAME.partial`` and rename it into place when the block ends without an error.
 
     A leftover from an earlier crash is removed first; an existing finished `folder` is replaced.

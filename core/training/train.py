@@ -112,9 +112,24 @@ def load_model(base: Path, recipe: Recipe, compute_dtype: torch.dtype) -> Any:
         trust_remote_code=False,
         use_safetensors=True,
     )
+    if quantization:
+        keep_gradients(model)
     if recipe.method == "sft":
         train_last_layers(model, recipe.trainable_layers)
     return model
+
+
+def keep_gradients(model: torch.nn.Module) -> None:
+    """Keep bitsandbytes 0.50 from repacking 4-bit weights for its CPU inference kernel.
+
+    On CPUs with avx512_bf16, `Linear4bit` repacks at the first evaluation and never unpacks; the kernel it then uses has no autograd, so
+    every later training step would have no gradient, without a word.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def train_last_layers(model: torch.nn.Module, count: int) -> None:
