@@ -158,7 +158,7 @@ def write(layout: str, folder: Path, records: list[str]) -> Written:
 
 # Behind another broken record nothing tells these from a part of it.
 UNRECOGNISABLE = {
-    "jsonl": set[str](),
+    "jsonl": {"opening brace missing"},
     "one a line": {"opening brace missing", "no conversations"},
     "indented list": {"opening brace missing", "no conversations"},
     "compact list": {"opening brace missing", "no conversations", "single quotes"},
