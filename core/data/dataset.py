@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from core import paths
 from core.conversation import Conversation, Turn
 from core.data.duplicates import fingerprint
+from core.data.findings import Findings, writing
 from core.data.rows import Checked
 from core.data.validate import Listeners, Report, examine
 from core.errors import UserError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 MANIFEST, ROWS, REPORT, REJECTED = "dataset.json", "rows.arrow", "report.json", "rejected.jsonl"
 BATCH_ROWS = 1024
+LISTED = 1000  # findings that the report itself lists; `Dataset.findings` has them all
 
 
 class DatasetManifest(BaseModel):
@@ -90,7 +92,12 @@ class Dataset(Sequence[Conversation]):
         return row.column("row")[0].as_py(), row.column("line")[0].as_py()
 
     def report(self) -> Report:
+        """The counts, and the first findings."""
         return Report.model_validate_json((self.folder / REPORT).read_bytes())
+
+    def findings(self, code: str = "", severity: str = "") -> Findings:
+        """Every finding, or those of one code or severity; any page of them opens in constant time."""
+        return Findings(self.folder, code, severity)
 
     def rejected(self) -> Iterator[dict[str, Any]]:
         """The rows that were left out: ``row``, ``line``, ``byte``, ``codes`` and the ``raw`` text."""
@@ -127,6 +134,7 @@ def import_dataset(path: Path, name: str | None = None, on_progress: Callable[[i
         shutil.copyfile(path, source)
         report = _write_rows(source, partial, tell)
         _require_text(report, path)
+        report = report.model_copy(update={"issues": report.issues[:LISTED]})
         paths.write_text(partial / REPORT, report.model_dump_json(indent=1) + "\n")
         manifest = DatasetManifest(
             id=folder.name,
@@ -169,6 +177,7 @@ def _write_rows(source: Path, folder: Path, on_bytes: Callable[[int], None] | No
         pa.OSFile(str(folder / ROWS), "wb") as sink,
         pa.ipc.new_file(sink, schema) as writer,
         (folder / REJECTED).open("w", encoding="utf-8") as rejected,
+        writing(folder) as note,
     ):
 
         def flush() -> None:
@@ -193,7 +202,7 @@ def _write_rows(source: Path, folder: Path, on_bytes: Callable[[int], None] | No
             if len(pending) == BATCH_ROWS:
                 flush()
 
-        report = examine(source, Listeners(on_row=keep, on_bytes=on_bytes))
+        report = examine(source, Listeners(on_issue=note, on_row=keep, on_bytes=on_bytes))
         flush()
     return report
 

@@ -1,0 +1,79 @@
+"""Findings are kept on the disk, and any page of any filter is what sorting and filtering the whole list would give."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from core.data import findings as kept
+from core.data.dataset import LISTED, import_dataset
+from core.data.findings import Findings, writing
+from core.data.rules import RULES, Finding, Issue, make_issue
+from core.data.validate import validate
+
+CODES = ("missing-id", "id-not-text", "extra-key", "duplicate-id", "empty-conversations", "crlf-line-ends")
+FIELDS = {"text": '"ab\n☃"', "other": 3, "kind": "a number"}
+
+
+def issue(code: str, row: int | None, turn: int | None) -> Issue:
+    return make_issue(Finding(code, FIELDS, turn), row, (row or 0) + 1, 7 * (row or 0))
+
+
+def place(issue: Issue) -> tuple[int, int]:
+    return (-1 if issue.row is None else issue.row, -1 if issue.turn is None else issue.turn)
+
+
+ISSUES = st.lists(st.builds(issue, st.sampled_from(CODES), st.none() | st.integers(0, 40), st.none() | st.integers(0, 5)), max_size=60)
+
+
+@given(issues=ISSUES, batch_rows=st.sampled_from([1, 2, 7, 1024]), data=st.data())
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_page_of_every_filter_is_a_slice_of_the_sorted_list(
+    issues: list[Issue], batch_rows: int, data: st.DataObject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "BATCH_ROWS", batch_rows)
+    with writing(tmp_path) as add:
+        for one in issues:
+            add(one)
+    ordered = sorted(issues, key=place)
+    for code in ("", *CODES):
+        for severity in ("", "error", "warning", "note"):
+            found = Findings(tmp_path, code, severity)
+            expected = [one for one in ordered if code in ("", one.code) and severity in ("", one.severity)]
+            assert len(found) == len(expected)
+            assert list(found) == expected
+            start, stop = data.draw(st.integers(-5, 70)), data.draw(st.integers(-5, 70))
+            assert found[start:stop] == expected[start:stop]
+            row = data.draw(st.integers(-1, 45))
+            assert found.on_row(row) == [one for one in expected if place(one)[0] == row]
+            assert found.first_at(row) == sum(place(one)[0] < row for one in expected)
+
+
+def test_a_number_outside_is_an_index_error(tmp_path: Path) -> None:
+    with writing(tmp_path) as add:
+        add(issue("missing-id", 0, None))
+    found = Findings(tmp_path)
+    assert found[-1] == found[0]
+    for outside in (1, -2):
+        with pytest.raises(IndexError):
+            found[outside]
+    with pytest.raises(IndexError):
+        Findings(tmp_path, "no-such-code")[0]
+
+
+def test_a_dataset_keeps_all_findings_and_its_report_the_first(workspace: Path, tmp_path: Path) -> None:
+    rows = [{"id": 1, "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]} for _ in range(LISTED)]
+    source = tmp_path / "many.json"
+    source.write_text(json.dumps(rows), encoding="utf-8")
+    dataset, whole = import_dataset(source), validate(source)
+    assert len(whole.issues) == 3 * LISTED - 2  # a number as id in each row, and the first row repeated twice over
+    assert dataset.report() == whole.model_copy(update={"issues": whole.issues[:LISTED]})
+    assert list(dataset.findings()) == whole.issues
+    assert {code: len(dataset.findings(code)) for code in whole.counts} == whole.counts
+    assert len(dataset.findings(severity="warning")) == sum(
+        number for code, number in whole.counts.items() if RULES[code].severity == "warning"
+    )
