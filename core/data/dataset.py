@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import shutil
@@ -20,6 +21,7 @@ from core.data.findings import Findings, writing
 from core.data.rows import Checked
 from core.data.validate import Listeners, Report, examine
 from core.errors import UserError
+from core.locks import FileLock
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,6 +45,8 @@ class DatasetManifest(BaseModel):
     num_valid: int
     num_rejected: int
     created: float  # seconds since the epoch
+    parent: str | None = None  # the dataset this one was made from
+    made_by: dict[str, Any] | None = None  # the verb and what was chosen: {"verb": "clean", "repairs": {...}}
 
 
 class Dataset(Sequence[Conversation]):
@@ -85,6 +89,10 @@ class Dataset(Sequence[Conversation]):
         for number in range(self._rows.num_record_batches):
             for fields in self._rows.get_batch(number).to_pylist():
                 yield _conversation(fields)
+
+    def batch(self, number: int) -> pa.RecordBatch:
+        """The conversations from ``number * BATCH_ROWS`` on, as Arrow columns: ``id``, ``turns`` (lists of role and content), ``row``, ``line``."""
+        return self._rows.get_batch(number)
 
     def source_position(self, index: int) -> tuple[int, int]:
         """The row (0-based) and line (1-based) of conversation `index` in the source file."""
@@ -132,23 +140,43 @@ def import_dataset(path: Path, name: str | None = None, on_progress: Callable[[i
     with paths.building(folder) as partial:
         source = partial / ("source.json" if _is_list(path) else "source.jsonl")
         shutil.copyfile(path, source)
-        report = _write_rows(source, partial, tell)
-        _require_text(report, path)
-        report = report.model_copy(update={"issues": report.issues[:LISTED]})
-        paths.write_text(partial / REPORT, report.model_dump_json(indent=1) + "\n")
-        manifest = DatasetManifest(
-            id=folder.name,
-            name=name or path.stem,
-            source=source.name,
-            sha256=sha256,
-            size_bytes=size_bytes,
-            num_rows=report.num_rows,
-            num_valid=report.num_valid,
-            num_rejected=report.num_rejected,
-            created=time.time(),
-        )
-        paths.write_json(partial / MANIFEST, manifest.model_dump())
+        _require_text(_write_rows(source, partial, tell), path)
+        write_manifest(partial, source, id=folder.name, name=name or path.stem)
     return Dataset(folder)
+
+
+def make_dataset(identity: object, name: str, write: Callable[[Path, Path], None], parent: str, made_by: dict[str, Any]) -> Dataset:
+    """A dataset made from another one: the same identity (JSON values) is made only once.
+
+    Args:
+        write: gets the path of the JSONL file to write, one record a line, and the folder, for what else belongs to the dataset.
+
+    Raises:
+        UserError: the same dataset is being made at this moment.
+    """
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    folder = paths.datasets_dir() / f"ds-{digest[:12]}"
+    lock = FileLock(paths.cache_dir() / "locks" / f"{folder.name}.lock")
+    if not lock.acquire():
+        raise UserError(f"{name} is being made already.", name, "Wait until it is there; the list of datasets shows it then.")
+    try:
+        if not (folder / MANIFEST).is_file():
+            with paths.building(folder) as partial:
+                source = partial / "source.jsonl"
+                write(source, partial)
+                _write_rows(source, partial, None)
+                write_manifest(partial, source, id=folder.name, name=name, parent=parent, made_by=made_by)
+    finally:
+        lock.release()
+    return Dataset(folder)
+
+
+def write_manifest(folder: Path, source: Path, **fields: Any) -> None:
+    """The manifest of a folder that holds everything else: `fields` are id, name and lineage."""
+    report = Report.model_validate_json((folder / REPORT).read_bytes())
+    numbers = report.model_dump(include={"num_rows", "num_valid", "num_rejected"})
+    file = {"source": source.name, "sha256": paths.sha256_file(source), "size_bytes": source.stat().st_size}
+    paths.write_json(folder / MANIFEST, DatasetManifest(**fields, **numbers, **file, created=time.time()).model_dump())
 
 
 def open_dataset(identifier: str) -> Dataset:
@@ -167,7 +195,7 @@ def list_datasets() -> list[Dataset]:
 
 
 def _write_rows(source: Path, folder: Path, on_bytes: Callable[[int], None] | None) -> Report:
-    """Validate `source`, writing its conversations and its rejected rows into `folder` on the way."""
+    """Validate `source`, writing its conversations, its rejected rows, its findings and the report into `folder`."""
     import pyarrow as pa
 
     turn = pa.struct([("role", pa.string()), ("content", pa.string())])
@@ -204,6 +232,8 @@ def _write_rows(source: Path, folder: Path, on_bytes: Callable[[int], None] | No
 
         report = examine(source, Listeners(on_issue=note, on_row=keep, on_bytes=on_bytes))
         flush()
+    report = report.model_copy(update={"issues": report.issues[:LISTED]})
+    paths.write_text(folder / REPORT, report.model_dump_json(indent=1) + "\n")
     return report
 
 
