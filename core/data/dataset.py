@@ -94,6 +94,10 @@ class Dataset(Sequence[Conversation]):
         """The conversations from ``number * BATCH_ROWS`` on, as Arrow columns: ``id``, ``turns`` (lists of role and content), ``row``, ``line``."""
         return self._rows.get_batch(number)
 
+    def batch(self, number: int) -> pa.RecordBatch:
+        """The conversations from ``number * BATCH_ROWS`` on, as Arrow columns: ``id``, ``turns`` (lists of role and content), ``row``, ``line``."""
+        return self._rows.get_batch(number)
+
     def source_position(self, index: int) -> tuple[int, int]:
         """The row (0-based) and line (1-based) of conversation `index` in the source file."""
         row = self._rows.get_batch(index // BATCH_ROWS).slice(index % BATCH_ROWS, 1)
