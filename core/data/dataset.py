@@ -94,10 +94,6 @@ class Dataset(Sequence[Conversation]):
         """The conversations from ``number * BATCH_ROWS`` on, as Arrow columns: ``id``, ``turns`` (lists of role and content), ``row``, ``line``."""
         return self._rows.get_batch(number)
 
-    def batch(self, number: int) -> pa.RecordBatch:
-        """The conversations from ``number * BATCH_ROWS`` on, as Arrow columns: ``id``, ``turns`` (lists of role and content), ``row``, ``line``."""
-        return self._rows.get_batch(number)
-
     def source_position(self, index: int) -> tuple[int, int]:
         """The row (0-based) and line (1-based) of conversation `index` in the source file."""
         row = self._rows.get_batch(index // BATCH_ROWS).slice(index % BATCH_ROWS, 1)
@@ -180,7 +176,8 @@ def write_manifest(folder: Path, source: Path, **fields: Any) -> None:
     report = Report.model_validate_json((folder / REPORT).read_bytes())
     numbers = report.model_dump(include={"num_rows", "num_valid", "num_rejected"})
     file = {"source": source.name, "sha256": paths.sha256_file(source), "size_bytes": source.stat().st_size}
-    paths.write_json(folder / MANIFEST, DatasetManifest(**fields, **numbers, **file, created=time.time()).model_dump())
+    manifest = DatasetManifest.model_validate({**fields, **numbers, **file, "created": time.time()})
+    paths.write_json(folder / MANIFEST, manifest.model_dump())
 
 
 def open_dataset(identifier: str) -> Dataset:
