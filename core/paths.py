@@ -66,13 +66,19 @@ def new_run_id() -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` (UTF-8) so that readers see the old file or the new one, never a part."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
+@contextmanager
+def replacing(path: Path) -> Generator[Path]:
+    """Write the file yielded, which lies beside `path`; it takes the place of `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield Path(name)
+        fsync(Path(name))
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:
