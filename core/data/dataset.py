@@ -94,6 +94,13 @@ class Dataset(Sequence[Conversation]):
         """The conversations from ``number * BATCH_ROWS`` on, as Arrow columns: ``id``, ``turns`` (lists of role and content), ``row``, ``line``."""
         return self._rows.get_batch(number)
 
+    def numbered(self) -> Iterator[tuple[Conversation, int]]:
+        """Every conversation with its row (0-based) in the source file."""
+        for number in range(self._rows.num_record_batches):
+            batch = self._rows.get_batch(number)
+            for fields in batch.to_pylist():
+                yield _conversation(fields), fields["row"]
+
     def source_position(self, index: int) -> tuple[int, int]:
         """The row (0-based) and line (1-based) of conversation `index` in the source file."""
         row = self._rows.get_batch(index // BATCH_ROWS).slice(index % BATCH_ROWS, 1)
