@@ -24,6 +24,7 @@ FETCHED = [
     "merges.txt",
     "vocab.txt",
 ]
+TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "added_tokens.json", "*.jinja", "config.json"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,19 @@ def resolve(name: str, revision: str | None = None, token: str | None = None) ->
     return ModelRef(name, check_folder(artifact.folder))
 
 
+def tokenizer_folder(name: str, token: str | None = None) -> Path:
+    """The folder with the tokenizer and the template of a base model, named as for `resolve`; of a Hub model no weights are fetched."""
+    if HUB_ID.fullmatch(name) and not Path(name).expanduser().is_dir():
+        return _snapshot(name, None, token, TOKENIZER_FILES)
+    return resolve(name, token=token).path
+
+
 def _fetch(name: str, revision: str | None, token: str | None) -> ModelRef:
+    folder = _snapshot(name, revision, token, FETCHED)
+    return ModelRef(name, check_folder(folder), revision=folder.name)
+
+
+def _snapshot(name: str, revision: str | None, token: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -68,7 +81,7 @@ def _fetch(name: str, revision: str | None, token: str | None) -> ModelRef:
 
     where = f"base_model {name}"
     try:
-        folder = Path(snapshot_download(name, revision=revision, token=token, allow_patterns=FETCHED))
+        return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=patterns))
     except GatedRepoError:
         remedy = f"Accept its terms on https://huggingface.co/{name}, then log in with `hf auth login` and try again."
         raise UserError(f"{name} is gated and this login may not read it.", where, remedy) from None
@@ -82,7 +95,6 @@ def _fetch(name: str, revision: str | None, token: str | None) -> ModelRef:
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
         remedy = "Check the network; without one, take base_model=starter or a local folder."
         raise UserError(f"{name} could not be fetched from the Hub.", where, remedy, code="NET") from None
-    return ModelRef(name, check_folder(folder), revision=folder.name)
 
 
 def check_folder(folder: Path) -> Path:
