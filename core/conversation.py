@@ -7,16 +7,22 @@ from typing import Literal
 
 Role = Literal["system", "user", "assistant"]
 
-# ShareGPT, FastChat, OpenAI and their relatives.
+# ShareGPT, FastChat, OpenAI and their relatives; developer is OpenAI's, model Gemini's, prompter OpenAssistant's.
 ROLE_ALIASES: dict[str, Role] = {
     "system": "system",
+    "developer": "system",
     "human": "user",
     "user": "user",
+    "prompter": "user",
     "gpt": "assistant",
     "assistant": "assistant",
     "chatgpt": "assistant",
     "bard": "assistant",
     "bing": "assistant",
+    "claude": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "ai": "assistant",
 }
 VICUNA_ROLES: dict[Role, str] = {"system": "system", "user": "human", "assistant": "gpt"}
 

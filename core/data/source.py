@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHUNK_BYTES = 1 << 20
+FIRST_LETTERS = bytes(range(0x20, 0x7F)) + b"\t\r\n"  # what a text without a byte order mark begins with
 SAMPLE_BYTES = 1 << 18
 
 # What a file that is not text begins with, whatever its name says. Nothing is ever decompressed or unpickled.
@@ -100,9 +101,9 @@ def detect_encoding(path: Path) -> Encoding:
         for bom, name in BOMS:
             if head.startswith(bom):
                 return Encoding(name, len(bom))
-        if len(head) >= 2 and head[1] == 0 and head[0] in b'[{" \r\n':
+        if len(head) >= 2 and head[1] == 0 and head[0] in FIRST_LETTERS:
             return Encoding("utf-16-le", 0)
-        if len(head) >= 2 and head[0] == 0 and head[1] in b'[{" \r\n':
+        if len(head) >= 2 and head[0] == 0 and head[1] in FIRST_LETTERS:
             return Encoding("utf-16-be", 0)
         file.seek(0)
         while (chunk := file.read(CHUNK_BYTES)) and chunk.isascii():
