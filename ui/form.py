@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from core import paths
 from core.data.dataset import list_datasets
-from core.export import artifacts, quantise
+from core.export import artifacts
+from core.export.levels import LEVELS
 from core.training.recipe import Recipe, knobs
 from ui.access import Caller
 from ui.view import text
@@ -116,7 +117,7 @@ def choices(name: str, caller: Caller | None = None) -> list[tuple[str, str]]:
     """What a field with choices offers. What was made or imported here is the owner's to see."""
     owner = caller is not None and caller.role == "owner"
     if name == "levels":
-        return [(f"{level.name}, {level.bits:g} bits per weight", level.name) for level in quantise.levels() if not level.needs_imatrix]
+        return [(f"{level.name}, {level.bits:g} bits per weight", level.name) for level in LEVELS if not level.needs_imatrix]
     if name == "base_model":
         made = [artifact for artifact in artifacts.everywhere() if artifact.kind == "merged"] if owner else []
         return [(known["title"], known["id"]) for known in offered_models()] + [(f"{made_.name}, trained here", made_.id) for made_ in made]

@@ -9,7 +9,7 @@ import gradio as gr
 from core.events import Run
 from core.export import artifacts
 from core.export.artifacts import Artifact
-from core.export.quantise import LEVELS
+from core.export.levels import LEVELS
 from core.running import live, runs
 from ui import feedback, models_view, picks, run_view
 from ui.access import allowed

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from core import paths
 from core.errors import UserError
+from core.export.header import gguf_header
+from core.export.levels import level_numbered
 
 Kind = Literal["adapter", "merged", "gguf"]
 MANIFEST = "manifest.json"
@@ -54,7 +56,7 @@ class Artifact(BaseModel):
     def gguf_path(self) -> Path:
         """The .gguf file (the first one of a split model)."""
         assert self.kind == "gguf"
-        return self.folder / next(file.name for file in self.files if file.name.endswith(".gguf"))
+        return self.folder / next((file.name for file in self.files if file.name.endswith(".gguf")), self.files[0].name)
 
 
 def file_entries(folder: Path) -> tuple[FileEntry, ...]:
@@ -102,37 +104,41 @@ def artifact_id(run_id: str, name: str) -> str:
 
 
 def resolve(reference: str) -> Artifact:
-    """The artifact with this id, or an unmanaged one for a local model folder, adapter folder or .gguf file.
+    """The artifact with this id, the one that a local path belongs to, or an unmanaged one for ``starter`` and paths of no run.
 
     Raises:
-        UserError: neither an id of this workspace nor a path that holds a model.
+        UserError: neither an id of this workspace nor a path that holds a model; an old GGML file is named as such.
     """
     for artifact in everywhere():
         if artifact.id == reference:
             return artifact
-    path = Path(reference).expanduser()
+    path = paths.STARTER if reference == "starter" else Path(reference).expanduser()
     if (path / MANIFEST).is_file():
         return read(path.absolute())
+    if path.is_file():
+        return _from_file(path.absolute())
     if path.exists():
-        return _from_path(path.absolute())
+        return _from_folder(path.absolute())
     raise UserError(
         f"There is no artifact {reference!r}.",
         "the artifacts of this workspace and the local files",
-        "Take an id from `show RUN`, or give the path of a model folder, an adapter folder or a .gguf file.",
+        "Take an id from `show RUN`, or give starter or the path of a model folder, an adapter folder or a .gguf file.",
     )
 
 
-def _from_path(path: Path) -> Artifact:
+def _from_file(path: Path) -> Artifact:
+    header = gguf_header(path)  # the contents decide, whatever the suffix
+    managed = read(path.parent) if (path.parent / MANIFEST).is_file() else None
+    if managed and path.name in [file.name for file in managed.files]:
+        return managed
+    level = level_numbered(header.file_type)
+    entry = FileEntry(name=path.name, size_bytes=path.stat().st_size, sha256="")
     name = path.name.removesuffix(".gguf")
-    if path.is_file() and path.suffix == ".gguf":
-        entry = FileEntry(name=path.name, size_bytes=path.stat().st_size, sha256="")
-        return Artifact(id=str(path), kind="gguf", name=name, files=(entry,), folder=path.parent)
-    if path.is_file() and path.suffix == ".bin":
-        raise UserError(
-            f"{path.name} is not something that can be loaded here.",
-            str(path),
-            "llama.cpp reads only GGUF since August 2023; convert the original Hugging Face model again with `gguf`.",
-        )
+    return Artifact(id=str(path), kind="gguf", level=level.name if level else None, name=name, files=(entry,), folder=path.parent)
+
+
+def _from_folder(path: Path) -> Artifact:
+    name = path.name
     unhashed = tuple(
         FileEntry(name=file.name, size_bytes=file.stat().st_size, sha256="") for file in sorted(path.glob("*")) if file.is_file()
     )

@@ -12,7 +12,8 @@ from core import paths
 from core.export import artifacts, converter
 from core.export.artifacts import Artifact
 from core.export.jobs import OnEvent
-from core.export.quantise import Level, level, parse_levels, quantise
+from core.export.levels import Level, level, parse_levels
+from core.export.quantise import quantise
 
 SOURCE_LEVEL = "f16"  # every quantised level is made from this file
 

@@ -101,7 +101,7 @@ class Header:
 
     @property
     def file_type(self) -> int | None:
-        """The number that llama.cpp gives the level; see `core.export.quantise.levels`."""
+        """The number that llama.cpp gives the level; see `core.export.levels`."""
         found = self.metadata.get("general.file_type")
         return found if isinstance(found, int) else None
 

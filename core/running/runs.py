@@ -46,7 +46,7 @@ def create(recipe: Recipe, token: str | None = None, hardware: Hardware | None =
     Raises:
         UserError: the recipe cannot work here, the model or the data is missing, or nothing in the data can be trained.
     """
-    from core.export.quantise import parse_levels
+    from core.export.levels import parse_levels
 
     hardware = hardware or detect()
     check(recipe, hardware)
@@ -175,7 +175,7 @@ def add_levels(run_id: str, names: Iterable[str]) -> None:
         UserError: an unknown level, one that needs an importance matrix, nothing new, no merged model yet, or the run is going on.
     """
     from core.export import artifacts
-    from core.export.quantise import parse_levels
+    from core.export.levels import parse_levels
 
     run_dir = folder(run_id)
     made = artifacts.of_run(run_dir)

@@ -11,7 +11,7 @@ from core.export import artifacts
 from core.export.artifacts import Artifact
 from core.export.converter import converter_dir
 from core.export.gguf import make_gguf
-from core.export.quantise import DEMO_LEVELS
+from core.export.levels import DEMO_LEVELS
 from core.paths import STARTER
 
 

@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("core.paths",),
     ("core.process", "core.childio", "core.locks", "core.events"),
     ("core.data",),
-    ("core.export.artifacts", "core.export.header"),
+    ("core.export.artifacts", "core.export.header", "core.export.levels"),
     ("core.training.recipe", "core.training.presets", "core.training.hardware", "core.training.launch", "core.training.models"),
     ("core.usage",),
     ("core.export",),

@@ -8,7 +8,7 @@ import pytest
 
 from core.errors import UserError
 from core.export.gguf import file_name, folder_name
-from core.export.quantise import DEMO_LEVELS, LEVELS, level, parse_levels
+from core.export.levels import DEMO_LEVELS, LEVELS, level, parse_levels
 
 
 def test_every_level_of_llama_cpp_is_there_with_its_number():
