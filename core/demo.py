@@ -30,10 +30,11 @@ def run_demo(out: Console) -> dict[str, Any]:
     Raises:
         UserError: a step failed; the run stays and can be resumed.
     """
-    from core.cli.models import level_table, sentences
+    from core.cli.models import level_table
     from core.cli.run import report, watch
     from core.data.validate import validate
     from core.errors import UserError
+    from core.publish.card import proof_sentences
     from core.running import runs
 
     began = time.monotonic()
@@ -75,7 +76,7 @@ def run_demo(out: Console) -> dict[str, Any]:
     scores = score(identity, old, before_answers), score(identity, old, after_answers)
     show_answers(out, questions, before_answers, after_answers, len(identity))
     out.print(level_table(levels))
-    for sentence in sentences(run.facts["proofs"]):
+    for sentence in proof_sentences(run.facts["proofs"]):
         out.print(sentence, markup=False)
     summary = summarise(run, report_of_data, scores, levels) | {"answers": by_level, "elapsed_s": elapsed_s}
     out.print(

@@ -46,7 +46,8 @@ def cli_table() -> str:
         arguments = [_argument(parameter) for parameter in command.params if parameter.param_type_name == "argument"]
         options = [f"`{'`, `'.join(parameter.opts)}`" for parameter in command.params if parameter.param_type_name == "option"]
         summary = (command.help or "").strip().split("\n\n")[0].replace("\n", " ")
-        lines.append(f"| `{' '.join([name, *arguments])}` | {_cell(summary)} | {' '.join(options)} |")
+        call = _cell(" ".join([name, *arguments]))
+        lines.append(f"| `{call}` | {_cell(summary)} | {' '.join(options)} |")
     return "\n".join(lines) + "\n"
 
 

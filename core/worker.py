@@ -11,6 +11,7 @@ from pathlib import Path
 
 from core import events, paths, process
 from core.errors import UserError
+from core.training.recipe import load as load_recipe
 
 
 def main(run_dir: Path) -> int:
@@ -19,6 +20,7 @@ def main(run_dir: Path) -> int:
     device = paths.read_json(run_dir / "launch.json")["device"]
     lock = hold_device(device)
     try:
+        leave_out_deepspeed(run_dir)
         import torch
 
         from core.training.train import train
@@ -40,6 +42,12 @@ def main(run_dir: Path) -> int:
     finally:
         os.close(lock)
     return 0
+
+
+def leave_out_deepspeed(run_dir: Path) -> None:
+    """Make ``import deepspeed`` fail in a run without ZeRO: accelerate imports it wherever it is installed, which costs time, and needs nvcc on a GPU."""
+    if not load_recipe(run_dir / "recipe.yaml").accelerate_config.startswith("zero"):
+        sys.modules["deepspeed"] = None  # type: ignore[assignment]  (the import system's own way to say that there is no such module)
 
 
 def hold_device(device: str) -> int:

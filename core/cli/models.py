@@ -1,4 +1,4 @@
-"""Verbs about artifacts: merge, gguf, measure, prove, chat, publish."""
+"""Verbs about artifacts: merge, gguf, measure, prove, publish."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ import typer
 from rich.table import Table
 
 from core import paths
-from core.cli.output import Json, console, finish, size
+from core.cli.output import Json, console, finish
 from core.errors import UserError
 from core.export import artifacts
 from core.export.artifacts import Artifact
+from core.publish.card import proof_sentences
+from core.units import size
 
-Reference = Annotated[str, typer.Argument(help="An artifact id, a model or adapter folder, or a .gguf file.")]
-References = Annotated[list[str], typer.Argument(help="Artifact ids, model folders or .gguf files.")]
+Reference = Annotated[str, typer.Argument(metavar="ARTIFACT", help="An artifact id, a model or adapter folder, or a .gguf file.")]
+References = Annotated[list[str], typer.Argument(metavar="ARTIFACT", help="Artifact ids, model folders or .gguf files.")]
 OutDir = Annotated[Path | None, typer.Option("-o", "--out", help="Where to write; default: beside the run's other artifacts.")]
 
 
 def merge(
-    source: Annotated[str, typer.Argument(help="A run id, an adapter's id, or an adapter folder.")], out: OutDir = None, json: Json = False
+    source: Annotated[str, typer.Argument(metavar="RUN|ARTIFACT", help="A run id, an adapter's id, or an adapter folder.")],
+    out: OutDir = None,
+    json: Json = False,
 ) -> None:
     """Merge an adapter into its unquantised base."""
     from core.export.merge import merge_adapter
@@ -116,64 +120,9 @@ def prove(source: Reference, data: Annotated[Path | None, typer.Option(help="Con
         conversations = list(import_dataset(data or paths.EXAMPLES / "identity_eval.json"))
         proofs = prove_model(artifact, None, None, conversations)
     out = console(json)
-    for sentence in sentences(proofs):
+    for sentence in proof_sentences(proofs):
         out.print(sentence, markup=False)
     finish(json, proofs, 0 if proofs["passed"] else 1)
-
-
-def sentences(proofs: dict[str, Any]) -> list[str]:
-    """The proofs as a person reads them."""
-    said: list[str] = []
-    if "template_identical" in proofs:
-        said.append(f"The template inside the GGUF file {'is' if proofs['template_identical'] else 'is NOT'} the one trained with.")
-        said.append(f"llama.cpp's token ids {'equal' if proofs['tokens_identical'] else 'do NOT equal'} the trained ones.")
-    if "merge_kl" in proofs:
-        said.append(
-            f"Merged against adapter on the unquantised base: KL {proofs['merge_kl']:.1e}, same best token {proofs['merge_top1']:.1%}."
-        )
-    if "gguf_kl" in proofs:
-        said.append(f"f16 GGUF against merged: KL {proofs['gguf_kl']:.1e}, same best token {proofs['gguf_top1']:.1%}.")
-    if "trained_to_merged_kl" in proofs:
-        said.append(
-            f"Trained on 4 bit, merged into 16 bit: KL {proofs['trained_to_merged_kl']:.1e}, same best token "
-            f"{proofs['trained_to_merged_top1']:.1%}, loss {proofs['eval_loss_trained']:.3f} before and {proofs['eval_loss_merged']:.3f} after."
-        )
-    said.append("Every proof holds." if proofs["passed"] else "A proof does not hold: this artifact should not be published.")
-    return said
-
-
-def chat(
-    sources: References,
-    prompt: Annotated[str, typer.Option(help="What to ask.")],
-    system: Annotated[str | None, typer.Option(help="A system message; default: the template's own.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same answer.")] = 0,
-    temperature: Annotated[float, typer.Option(min=0, max=5, help="0 always takes the likeliest token.")] = 0.0,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens per answer at most.")] = 256,
-    json: Json = False,
-) -> None:
-    """Ask one or several models the same question; their answers stream side by side."""
-    from contextlib import ExitStack
-
-    from core.chat.engine import Sampling, open_engine
-
-    found = [artifacts.resolve(source) for source in sources]
-    messages = ([{"role": "system", "content": system}] if system else []) + [{"role": "user", "content": prompt}]
-    sampling = Sampling(temperature=temperature, seed=seed, max_tokens=max_tokens)
-    out, answers = console(json), []
-    with ExitStack() as stack:
-        engines = [stack.enter_context(open_engine(artifact)) for artifact in found]
-        for artifact, engine in zip(found, engines, strict=True):
-            label = artifact.level or artifact.kind
-            out.print(f"[bold]{artifact.name}[/] {label}")
-            text = ""
-            last = None
-            for piece in engine.stream(messages, sampling):
-                out.print(piece.text, end="", markup=False)
-                text, last = text + piece.text, piece
-            out.print("\n")
-            ending = {"stop": last.done, **(last.stats or {})} if last else {}
-            answers.append({"artifact": artifact.id, "level": label, "prompt": prompt, "answer": text.strip(), **ending})
-    finish(json, {"answers": answers})
 
 
 def publish(
@@ -219,4 +168,4 @@ def summary(artifact: Artifact) -> dict[str, Any]:
     return fields | {"size_bytes": artifact.size_bytes, "measured": artifact.measured, "proofs": artifact.proofs}
 
 
-VERBS = {"merge": merge, "gguf": gguf, "measure": measure, "prove": prove, "chat": chat, "publish": publish}
+VERBS = {"merge": merge, "gguf": gguf, "measure": measure, "prove": prove, "publish": publish}

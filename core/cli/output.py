@@ -45,21 +45,3 @@ def print_error(error: UserError) -> None:
     err.print(error.where, markup=False)
     err.print("[bold]Remedy[/]", end="   ")
     err.print(error.remedy, markup=False)
-
-
-def size(size_bytes: float) -> str:
-    """``4.6 MB``, ``5.2 GB``: decimal units, as disks and the Hub count."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size_bytes >= factor:
-            return f"{size_bytes / factor:.1f} {unit}"
-    return f"{size_bytes:.0f} B"
-
-
-def duration(seconds: float) -> str:
-    """``8.4 s``, ``3 min 12 s``, ``2 h 05 min``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from core.cli.output import Json, console, duration, finish, print_error
+from core.cli.output import Json, console, finish, print_error
 from core.errors import UserError
 from core.events import Run
+from core.units import duration
 
-RunId = Annotated[str, typer.Argument(help="The id that `train` printed; `runs` lists them.")]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="The id that `train` printed; `runs` lists them.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Return at once; the run goes on by itself.")]
 
 

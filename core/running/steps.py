@@ -52,7 +52,8 @@ def measure(run_dir: Path) -> None:
         return
     levels = [artifact for artifact in artifacts.of_run(run_dir) if artifact.kind == "gguf"]
     reference = artifacts.read(run_dir / "artifacts" / "gguf-f16")
-    measure_levels(levels, reference, conversations, log=run_dir / LOG, on_event=progress(run_dir, "measure"))
+    max_length = load_recipe(run_dir / "recipe.yaml").max_length
+    measure_levels(levels, reference, conversations, max_length=max_length, log=run_dir / LOG, on_event=progress(run_dir, "measure"))
 
 
 def prove(run_dir: Path) -> None:
