@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from core import paths
 from core.conversation import Conversation, Turn
 from core.data.duplicates import fingerprint
-from core.data.findings import Findings, writing
+from core.data.findings import INDEX, Findings, keep, writing
 from core.data.rows import Checked
 from core.data.validate import Listeners, Report, examine
 from core.errors import UserError
@@ -90,7 +90,7 @@ class Dataset(Sequence[Conversation]):
             for fields in self._rows.get_batch(number).to_pylist():
                 yield _conversation(fields)
 
-    def batch(self, number: int) -> pa.RecordBatch:
+    def batch(self, number: int) -> Any:
         """The conversations from ``number * BATCH_ROWS`` on, as Arrow columns: ``id``, ``turns`` (lists of role and content), ``row``, ``line``."""
         return self._rows.get_batch(number)
 
@@ -112,6 +112,8 @@ class Dataset(Sequence[Conversation]):
 
     def findings(self, code: str = "", severity: str = "") -> Findings:
         """Every finding, or those of one code or severity; any page of them opens in constant time."""
+        if not (self.folder / INDEX).is_file():
+            keep(self.folder, self.report().issues)
         return Findings(self.folder, code, severity)
 
     def rejected(self) -> Iterator[dict[str, Any]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +48,16 @@ def writing(folder: Path) -> Generator[Callable[[Issue], None]]:
         if pending:
             flush()
     _write_index(folder)
+
+
+def keep(folder: Path, issues: Iterable[Issue]) -> None:
+    """Write the findings of a dataset that was imported when findings had no file of their own."""
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        with writing(Path(name)) as add:
+            for issue in issues:
+                add(issue)
+        for file in (FINDINGS, INDEX):
+            os.replace(Path(name) / file, folder / file)
 
 
 class Findings(Sequence[Issue]):

@@ -77,3 +77,13 @@ def test_a_dataset_keeps_all_findings_and_its_report_the_first(workspace: Path, 
     assert len(dataset.findings(severity="warning")) == sum(
         number for code, number in whole.counts.items() if RULES[code].severity == "warning"
     )
+
+
+def test_a_dataset_from_before_the_findings_had_a_file_still_has_them(workspace: Path, tmp_path: Path) -> None:
+    (tmp_path / "old.json").write_text('[{"conversations": []}, 3]', encoding="utf-8")
+    dataset = import_dataset(tmp_path / "old.json")
+    before = list(dataset.findings())
+    for name in (kept.FINDINGS, kept.INDEX):
+        (dataset.folder / name).unlink()
+    assert before and list(dataset.findings()) == before
+    assert not [path for path in dataset.folder.iterdir() if path.is_dir()]
