@@ -38,7 +38,7 @@ class Cursor:
 
     def __init__(self, chunks: Iterator[bytes], encoding: Encoding) -> None:
         self._chunks = chunks
-        self._encoding = encoding
+        self.encoding = encoding
         self.data = b""
         self.pos = 0
         self.row = 0
@@ -65,15 +65,15 @@ class Cursor:
         while len(self.data) - self.pos < length and self.more():
             pass
 
-    def advance(self, to: int) -> None:
-        """Stand at `to`, counting the lines and original bytes passed."""
+    def advance(self, to: int, num_line_ends: int | None = None) -> None:
+        """Stand at `to`, counting the original bytes and, unless it is known how many, the line ends passed."""
         if to == self.pos:
             return
-        if self._encoding.is_utf8:
+        if self.encoding.is_utf8:
             self.byte += to - self.pos
         else:
-            self.byte += self._encoding.original_length(self.data[self.pos : to])
-        self.line += self.data.count(b"\n", self.pos, to)
+            self.byte += self.encoding.original_length(self.data[self.pos : to])
+        self.line += self.data.count(b"\n", self.pos, to) if num_line_ends is None else num_line_ends
         self.pos = to
 
     def take(self, end: int, parsed: Parsed) -> Record:

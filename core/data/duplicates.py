@@ -7,27 +7,76 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from core.conversation import Conversation
+from core.data.batch import Batch, Columns
 from core.data.cursor import Record
 from core.data.reader import read_records
 from core.data.records import beginning_of, read_record
 from core.data.rules import Finding, shorten
 
+BLOCK_ROWS = 1 << 16
+
 
 def fingerprint(conversation: Conversation) -> int:
     """A 64-bit number that two conversations share if they are the same, whatever their ids. It holds within one process."""
-    return _number(tuple((turn.role, turn.content) for turn in conversation.turns))
+    turns = conversation.turns
+    return _number((turns[0].role if turns else "", *(turn.content for turn in turns)))  # who speaks first says who speaks when
+
+
+def _fingerprints(columns: Columns) -> Iterator[int]:
+    """The fingerprints of many conversations."""
+    _, lengths, roles, contents, _ = columns
+    at = 0
+    for length in lengths:
+        yield hash((roles[at], *contents[at : at + length])) or 1
+        at += length
 
 
 def _number(value: object) -> int:
-    return hash(value) & 0xFFFF_FFFF_FFFF_FFFF or 1  # 0 stands for "nothing to compare"
+    return hash(value) or 1  # 0 stands for "nothing to compare"
+
+
+class Numbers:
+    """A long row of 64-bit numbers in blocks, so that it grows without being copied and takes 8 bytes each."""
+
+    def __init__(self) -> None:
+        self._blocks = [array("q")]
+
+    def append(self, *numbers: int) -> None:
+        room = BLOCK_ROWS - len(self._blocks[-1])
+        self._blocks[-1].extend(numbers[:room])
+        if len(numbers) >= room:
+            self._blocks.append(array("q"))
+            self.append(*numbers[room:])
+
+    def repeated(self) -> dict[int, int]:
+        """`{row: first row with the same number}` for every row that repeats an earlier one's number."""
+        import numpy as np
+
+        blocks = [np.frombuffer(block, dtype=np.int64) for block in self._blocks if block]
+        num_parts = -(-len(blocks) // 8)  # as many numbers as 8 blocks hold are sorted at a time
+        first: dict[int, int] = {}
+        repeated: dict[int, int] = {}
+        for part in range(num_parts):
+            ordered = np.concatenate([block[block % num_parts == part] for block in blocks])
+            ordered.sort()
+            twice = np.unique(ordered[1:][(ordered[1:] == ordered[:-1]) & (ordered[1:] != 0)])
+            if not len(twice):
+                continue
+            for number, block in enumerate(blocks):
+                for row in np.flatnonzero(np.isin(block, twice)):
+                    index = number * BLOCK_ROWS + int(row)
+                    earlier = first.setdefault(int(block[row]), index)
+                    if earlier != index:
+                        repeated[index] = earlier
+        return repeated
 
 
 class DuplicateIndex:
     """One number for each row's conversation and one for its id. The rows themselves are read again only when two numbers are equal."""
 
     def __init__(self) -> None:
-        self._conversations = array("Q")
-        self._ids = array("Q")
+        self._conversations = Numbers()
+        self._ids = Numbers()
 
     def add(self, record: Record, conversation: Conversation | None) -> None:
         """Note the next row. A row that is no conversation is compared by its id alone."""
@@ -35,9 +84,14 @@ class DuplicateIndex:
         identifier = record.value.get("id") if type(record.value) is dict else None
         self._ids.append(_number(str(identifier)) if type(identifier) in (str, int) else 0)
 
+    def add_batch(self, batch: Batch) -> None:
+        """Note the next rows."""
+        self._conversations.append(*_fingerprints(batch.columns))
+        self._ids.append(*map(_number, batch.columns.ids))
+
     def findings(self, path: Path) -> Iterator[tuple[Record, Finding]]:
         """Every repeated id and conversation of the file at `path`, each with the first row that has it."""
-        ids, conversations = _repeated(self._ids), _repeated(self._conversations)
+        ids, conversations = self._ids.repeated(), self._conversations.repeated()
         last = max((*ids, *conversations), default=-1)
         if last < 0:
             return
@@ -50,19 +104,3 @@ class DuplicateIndex:
                 yield record, Finding("duplicate-conversation", {"text": beginning_of(conversation), "other": first})
             if record.row == last:
                 return
-
-
-def _repeated(numbers: array[int]) -> dict[int, int]:
-    """`{row: first row with the same number}` for every row that repeats an earlier one's number."""
-    import numpy as np
-
-    values = np.frombuffer(numbers, dtype=np.uint64) if numbers else np.zeros(0, dtype=np.uint64)
-    ordered = np.sort(values)
-    twice = np.unique(ordered[1:][(ordered[1:] == ordered[:-1]) & (ordered[1:] != 0)])
-    first: dict[int, int] = {}
-    repeated: dict[int, int] = {}
-    for row in np.flatnonzero(np.isin(values, twice)) if len(twice) else ():
-        earlier = first.setdefault(int(values[row]), int(row))
-        if earlier != row:
-            repeated[int(row)] = earlier
-    return repeated

@@ -1,10 +1,11 @@
-"""The records of a Vicuna file, JSON list or JSONL, one by one, each with its exact row, line and byte; memory stays flat."""
+"""The records of a Vicuna file, JSON list or JSONL, each with its exact row, line and byte; memory stays flat."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from core.data.batch import Batch, Batches
 from core.data.cursor import KEPT_BYTES, MAX_RECORD_BYTES, Cursor, FileFinding, Record
 from core.data.parse import Parsed, parse, parse_valid
 from core.data.rules import Finding, shorten
@@ -20,7 +21,20 @@ def read_records(
     on_finding: Callable[[FileFinding], None] | None = None,
     on_bytes: Callable[[int], None] | None = None,
 ) -> Iterator[Record]:
-    """Every row of the file, readable or not: nothing is left out and no input ends the reading early.
+    """Every row of the file, readable or not: nothing is left out and no input ends the reading early. Arguments as of `read_batches`."""
+    for item in read_batches(path, on_finding, on_bytes):
+        if isinstance(item, Batch):
+            yield from item.records()
+        else:
+            yield item
+
+
+def read_batches(
+    path: Path,
+    on_finding: Callable[[FileFinding], None] | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+) -> Iterator[Record | Batch]:
+    """As `read_records`, but rows that follow each other and are good in every respect come together.
 
     Args:
         on_finding: called with each finding about the file as a whole.
@@ -36,11 +50,11 @@ def read_records(
     if not encoding.is_utf8:
         tell(FileFinding(Finding("not-utf-8", {"encoding": encoding.name.upper()})))
     cursor = Cursor(utf8_chunks(path, encoding, on_bytes), encoding)
-    for record in _records(cursor):
+    for item in _records(cursor):
         for finding in cursor.file_findings:
             tell(finding)
         cursor.file_findings.clear()
-        yield record
+        yield item
     for finding in cursor.file_findings:
         tell(finding)
     if cursor.row == 0:
@@ -48,7 +62,7 @@ def read_records(
         tell(FileFinding(Finding("no-records" if size_bytes > 0 else "empty-file")))
 
 
-def _records(cursor: Cursor) -> Iterator[Record]:
+def _records(cursor: Cursor) -> Iterator[Record | Batch]:
     _skip_blank(cursor)
     if b"\r\n" in cursor.data[: 1 << 16]:
         cursor.note("crlf-line-ends")
@@ -83,8 +97,12 @@ def _is_jsonl(cursor: Cursor) -> bool:
     return first_key is not None and second_key is not None and first_key[1] == second_key[1]
 
 
-def _lines(cursor: Cursor) -> Iterator[Record]:
+def _lines(cursor: Cursor) -> Iterator[Record | Batch]:
+    batches = Batches(cursor)
     while True:
+        if batch := batches.of_lines():
+            yield batch
+            continue
         data, pos = cursor.data, cursor.pos
         end = data.find(b"\n", pos)
         if (end if end >= 0 else len(data)) - pos > MAX_RECORD_BYTES:
@@ -97,7 +115,9 @@ def _lines(cursor: Cursor) -> Iterator[Record]:
         if line:
             cursor.advance(data.index(line[:1], pos))
             if parsed := parse_valid(line):
-                yield cursor.take(cursor.pos + len(line), parsed)
+                record = cursor.take(cursor.pos + len(line), parsed)
+                batches.learn(record)
+                yield record
             else:
                 yield from _odd_line(cursor, line, is_last=end < 0)
         if end < 0:

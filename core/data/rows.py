@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from core.conversation import Conversation
+from core.data.batch import Batch
 from core.data.cursor import FileFinding, Record
-from core.data.reader import read_records
+from core.data.reader import read_batches
 from core.data.records import read_record
 from core.data.rules import Finding, is_error, make_issue
 from core.errors import UserError
@@ -26,22 +27,49 @@ def check_rows(
     path: Path, on_finding: Callable[[FileFinding], None] | None = None, on_bytes: Callable[[int], None] | None = None
 ) -> Iterator[Checked]:
     """Every row with all that can be said about it by itself. A conversation is there if and only if no finding is an error."""
+    for item in check_batches(path, on_finding, on_bytes):
+        if isinstance(item, Batch):
+            yield from rows_of(item)
+        else:
+            yield item
+
+
+def check_batches(
+    path: Path, on_finding: Callable[[FileFinding], None] | None = None, on_bytes: Callable[[int], None] | None = None
+) -> Iterator[Checked | Batch]:
+    """As `check_rows`, but rows without any finding come many at a time."""
     first_layout = ""
-    for record in read_records(path, on_finding, on_bytes):
-        if not record.is_readable:
-            yield Checked(record, None, list(record.findings))
-            continue
-        conversation, findings, layout = read_record(record.value, record.row, record.raw)
-        if record.findings:
-            named = {finding.code for finding in findings}
-            # A surrogate found in a turn need not be reported for the whole record again.
-            findings += [finding for finding in record.findings if finding.code != "lone-surrogate" or finding.code not in named]
-            if any(is_error(finding) for finding in findings):
-                conversation = None
-        if layout and first_layout and layout != first_layout:
-            findings.append(Finding("mixed-formats", {"format": layout, "first": first_layout}))
-        first_layout = first_layout or layout
-        yield Checked(record, conversation, findings)
+    for item in read_batches(path, on_finding, on_bytes):
+        if not isinstance(item, Batch):
+            checked, layout = _check(item, first_layout)
+            first_layout = first_layout or layout
+            yield checked
+        elif first_layout in ("", item.layout.name):
+            first_layout = item.layout.name
+            yield item
+        else:
+            yield from (_check(record, first_layout)[0] for record in item.records())
+
+
+def rows_of(batch: Batch) -> Iterator[Checked]:
+    """The rows of a batch, one by one."""
+    return (Checked(record, conversation, []) for record, conversation in zip(batch.records(), batch.conversations(), strict=True))
+
+
+def _check(record: Record, first_layout: str) -> tuple[Checked, str]:
+    """The row of `record`, and its layout (empty: none)."""
+    if not record.is_readable:
+        return Checked(record, None, list(record.findings)), ""
+    conversation, findings, layout = read_record(record.value, record.row, record.raw)
+    if record.findings:
+        named = {finding.code for finding in findings}
+        # A surrogate found in a turn need not be reported for the whole record again.
+        findings += [finding for finding in record.findings if finding.code != "lone-surrogate" or finding.code not in named]
+        if any(is_error(finding) for finding in findings):
+            conversation = None
+    if layout and first_layout and layout != first_layout:
+        findings.append(Finding("mixed-formats", {"format": layout, "first": first_layout}))
+    return Checked(record, conversation, findings), layout
 
 
 def conversation_at(path: Path, row: int) -> Conversation:

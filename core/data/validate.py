@@ -10,11 +10,12 @@ from typing import NamedTuple
 from pydantic import BaseModel
 
 from core.conversation import Conversation
+from core.data.batch import Batch
 from core.data.cursor import FileFinding
 from core.data.duplicates import DuplicateIndex, fingerprint
 from core.data.records import beginning_of
 from core.data.render import tokenize
-from core.data.rows import Checked, check_rows
+from core.data.rows import Checked, check_batches, check_rows, rows_of
 from core.data.rules import RULES, Finding, Issue, is_error, make_issue, shorten
 from core.data.tokenizer import ChatTokenizer
 from core.errors import UserError
@@ -74,16 +75,22 @@ def examine(
     account = _Account(listeners.on_issue)
     evaluated = _evaluation_rows(eval_path, account) if eval_path else {}
     duplicates = DuplicateIndex()
-    for checked in check_rows(path, account.file_finding, listeners.on_bytes):
-        record, conversation, findings = checked
-        if conversation is not None:
-            _check_eval(conversation, evaluated, findings)
-            if tokenizer is not None and not _check_length(conversation, tokenizer, max_length, findings):
-                checked = Checked(record, None, findings)
-        duplicates.add(record, checked.conversation)
-        account.row(checked)
-        if listeners.on_row:
-            listeners.on_row(checked)
+    looks_inside = bool(evaluated) or tokenizer is not None or listeners.on_row is not None
+    for item in check_batches(path, account.file_finding, listeners.on_bytes):
+        if isinstance(item, Batch) and not looks_inside:
+            duplicates.add_batch(item)
+            account.good_rows(len(item))
+            continue
+        for checked in rows_of(item) if isinstance(item, Batch) else (item,):
+            record, conversation, findings = checked
+            if conversation is not None:
+                _check_eval(conversation, evaluated, findings)
+                if tokenizer is not None and not _check_length(conversation, tokenizer, max_length, findings):
+                    checked = Checked(record, None, findings)
+            duplicates.add(record, checked.conversation)
+            account.row(checked)
+            if listeners.on_row:
+                listeners.on_row(checked)
     for record, finding in duplicates.findings(path):
         account.add(finding, record.row, record.line, record.byte)
     return account.report()
@@ -152,6 +159,9 @@ class _Account:
         assert (checked.conversation is None) == any(is_error(finding) for finding in checked.findings), checked
         for finding in checked.findings:
             self.add(finding, checked.record.row, checked.record.line, checked.record.byte)
+
+    def good_rows(self, count: int) -> None:
+        self._num_rows += count
 
     def report(self) -> Report:
         self._issues.sort(key=lambda issue: (-1 if issue.row is None else issue.row, -1 if issue.turn is None else issue.turn))

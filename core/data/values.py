@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from core.data.batch import Batch, Batches
 from core.data.cursor import KEPT_BYTES, MAX_RECORD_BYTES, Cursor, Record
 from core.data.parse import STRING, Parsed, parse, parse_valid
 from core.data.rules import Finding, shorten
@@ -20,11 +21,12 @@ NEXT_LIST = re.compile(rb'\s*+,\s*+("[^"\\\n]*+")\s*+:\s*+\[')
 
 
 class ListReader:
-    """Yields the records of `cursor`'s text, from a list's bracket or from the first object on."""
+    """Yields the records of `cursor`'s text, one or many at a time, from a list's bracket or from the first object on."""
 
     def __init__(self, cursor: Cursor) -> None:
         self._cursor = cursor
         self._starts = Starts()
+        self._batches = Batches(cursor)
         self._joint = b""  # what stands between two records in this file, from } to the next record's first key
         self._joint_step = 0  # how far behind the joint's start the next record begins
         self._no_joint_before = 0  # byte offset up to which the joint is known to be of no use
@@ -33,7 +35,7 @@ class ListReader:
         self._is_wrapped = False
         self._is_cut = False
 
-    def __iter__(self) -> Iterator[Record]:
+    def __iter__(self) -> Iterator[Record | Batch]:
         self._enter()
         while True:
             commas = self._skip_separator()
@@ -47,6 +49,7 @@ class ListReader:
             yield record
             if record.is_readable:
                 self._starts.learn(record.raw, record.value)
+                self._batches.learn(record)
                 yield from self._run(record)
         if self._in_list and not self._is_cut:
             self._cursor.note("truncated-file", text="the list is not closed")
@@ -106,7 +109,7 @@ class ListReader:
         found = "no comma" if commas == 0 else "one comma" if commas == 1 else f"{commas} commas"
         return record._replace(findings=(*record.findings, Finding("misplaced-comma", {"text": found})))
 
-    def _run(self, before: Record) -> Iterator[Record]:
+    def _run(self, before: Record) -> Iterator[Record | Batch]:
         """The records after `before` as long as they are joined as usual and valid: found by a plain search, checked by parsing."""
         cursor = self._cursor
         data = cursor.data
@@ -114,6 +117,9 @@ class ListReader:
             return
         while data.startswith(self._joint, cursor.pos - 1):
             start = cursor.pos - 1 + self._joint_step
+            if batch := self._batches.of_list(start, self._joint):
+                yield batch
+                continue
             end = data.find(self._joint, start) + 1
             if end == 0:
                 return
