@@ -1,9 +1,8 @@
-"""What the Dataset tab asks of the engine: import within a visitor's limits, a row by its number, token lengths."""
+"""What the Dataset tab asks of the engine: import within a visitor's limits, and a conversation as a chosen model's training sees it."""
 
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -21,18 +20,20 @@ from core.errors import UserError
 from core.export import artifacts
 from core.training import models
 from ui.access import Caller
+from ui.mask_view import Masked
+from ui.train_data import HUB_ID
 from ui.view import size
 
 EXAMPLES = {"identity": "identity.json", "broken": "broken.json"}
 VISITOR_BYTES = 5 * 10**6  # of a file that somebody who is not the owner may have checked
 VISITORS_BYTES = 500 * 10**6  # that datasets may take up before visitors have to wait for the owner
-LENGTHS_S = 2.0  # at most this long is spent on counting tokens
+LENGTHS_S = 0.4  # at most this long is spent on counting tokens for the first sentence
 
 
 class Lengths(NamedTuple):
-    """Token counts of the first conversations, and how many of those lose a part of an answer."""
+    """How many conversations, from the first on, were counted, and how many of those lose a part of an answer."""
 
-    tokens: list[int]
+    num_counted: int
     num_cut: int
 
 
@@ -81,16 +82,29 @@ def earlier(caller: Caller) -> list[tuple[str, str]]:
 
 
 def tokenizers() -> list[tuple[str, str]]:
-    """The models whose tokenizer and template can be looked through: the starter and what was trained here."""
+    """The models whose tokenizer and template are here: the starter and what was trained."""
     made = [artifact for artifact in artifacts.everywhere() if artifact.kind == "merged"]
     return [("Embedded starter", "starter"), *((artifact.name, artifact.id) for artifact in reversed(made))]
 
 
-def tokenizer_of(model: str) -> ChatTokenizer:
-    """The tokenizer of one of `tokenizers`."""
-    if model not in {value for _, value in tokenizers()}:
-        raise UserError(f"There is no model {model!r} here.", "the tokenizer", "Choose one from the list.")
-    return _load(models.resolve(model).path)
+def tokenizer_of(model: str, caller: Caller) -> ChatTokenizer:
+    """The tokenizer of one of `tokenizers`, or of any model of the Hub, whose tokenizer files are fetched with the owner's token."""
+    return _load(_folder_of(model, caller))
+
+
+def _folder_of(model: str, caller: Caller) -> Path:
+    if model in {value for _, value in tokenizers()}:
+        return models.tokenizer_folder(model)
+    is_hub_id = HUB_ID.fullmatch(model or "") and not Path(model).is_dir()
+    if not is_hub_id:
+        raise UserError(
+            f"There is no model {model!r} here.",
+            "the tokenizer",
+            "Choose one from the list, or write a Hub id such as lmsys/vicuna-7b-v1.5.",
+        )
+    if not caller.may("owner"):
+        raise UserError("Visitors may look through the models of the list.", "the tokenizer", "Choose one from the list.")
+    return models.tokenizer_folder(model, caller.token)
 
 
 @lru_cache(maxsize=4)
@@ -104,34 +118,27 @@ def report_of(dataset_id: str) -> Report:
     return open_dataset(dataset_id).report()
 
 
+def masked(conversation: Conversation, model: str, max_length: int, loss_on: LossOn, caller: Caller) -> Masked:
+    """The conversation's tokens as training on `model` would see them."""
+    tokenizer = tokenizer_of(model, caller)
+    return Masked(conversation, tokenize(conversation, tokenizer, None, loss_on), max_length, tokenizer)
+
+
+def lengths(dataset_id: str, model: str, max_length: int, loss_on: LossOn, caller: Caller) -> Lengths:
+    """How many of the first conversations, as many as can be counted in a moment, lose a part of an answer."""
+    return _lengths(dataset_id, _folder_of(model, caller), max_length, loss_on)
+
+
 @lru_cache(maxsize=16)
-def lengths(dataset_id: str, model: str, max_length: int, loss_on: LossOn) -> Lengths:
-    """Token counts of as many conversations, from the first on, as can be counted in a moment."""
-    tokenizer, deadline = tokenizer_of(model), time.monotonic() + LENGTHS_S
-    found = Lengths([], 0)
+def _lengths(dataset_id: str, folder: Path, max_length: int, loss_on: LossOn) -> Lengths:
+    tokenizer, deadline = _load(folder), time.monotonic() + LENGTHS_S
+    found = Lengths(0, 0)
     for conversation in open_dataset(dataset_id):
         try:
             sample = tokenize(conversation, tokenizer, max_length, loss_on)
         except UserError:
             continue  # the template refuses it; its row says so
-        found.tokens.append(sample.full_length)
-        found = found._replace(num_cut=found.num_cut + (sample.truncated_answer_tokens > 0))
+        found = Lengths(found.num_counted + 1, found.num_cut + (sample.truncated_answer_tokens > 0))
         if time.monotonic() > deadline:
             break
     return found
-
-
-def conversation_of(dataset: Dataset, row: int) -> Conversation | None:
-    """The conversation in this row of the source file; None when the row was rejected."""
-    index = bisect_left(range(len(dataset)), row, key=lambda number: dataset.source_position(number)[0])
-    if index < len(dataset) and dataset.source_position(index)[0] == row:
-        return dataset[index]
-    return None
-
-
-def rejected_row(dataset: Dataset, row: int) -> tuple[str, list[str]]:
-    """The raw text of a rejected row, and the codes that say why."""
-    for fields in dataset.rejected():
-        if fields["row"] == row:
-            return fields["raw"], fields["codes"]
-    raise UserError(f"There is no row {row}: the file has {dataset.manifest.num_rows:,} rows.", dataset.name, "Rows are counted from 0.")

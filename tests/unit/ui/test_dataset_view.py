@@ -12,14 +12,14 @@ import pytest
 
 from core.conversation import Conversation, Turn
 from core.data.dataset import Dataset, import_dataset
-from core.data.render import tokenize
-from core.data.tokenizer import load_tokenizer
+from core.data.render import LossOn, tokenize
 from core.errors import UserError
-from core.paths import EXAMPLES, STARTER
-from ui import dataset_data, dataset_handlers, dataset_view
+from core.paths import EXAMPLES
+from ui import dataset_data, dataset_findings, dataset_handlers, dataset_rows, dataset_view, mask_view
 from ui.access import Caller
 
 EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)">'
+OWNER = Caller("kim", "owner")
 TALK = Conversation("a", (Turn("user", f"Hé {EVIL}\n☃?"), Turn("assistant", "Yes, I am.")))
 
 
@@ -36,52 +36,97 @@ def visible(markup: str) -> str:
     return html.unescape(re.sub(r"<[^>]+>", "", markup))
 
 
-@pytest.mark.parametrize("max_length", [1000, 60])
-def test_the_tokens_spell_the_exact_text_and_mark_what_is_learned(max_length: int) -> None:
-    tokenizer = load_tokenizer(STARTER)
-    sample = tokenize(TALK, tokenizer, max_length)
-    shown = dataset_view.tokens(sample, tokenizer).split('aria-label="Text with tokens">')[1]
-    assert visible(re.sub(r'<i class="special"[^>]*>[^<]*</i>', "", shown)) == sample.text
-    learned = "".join(re.findall(r'<mark class="learned">(.*?)</mark>', shown))
-    spoken = "".join(sample.text[start:end] for (start, end), label in zip(sample.offsets, sample.labels, strict=True) if label != -100)
-    assert visible(learned) == spoken
+@pytest.mark.parametrize("max_length", [1000, 60, 1])
+@pytest.mark.parametrize("loss_on", ["answers", "last", "all"])
+def test_the_tokens_spell_the_exact_text_and_mark_what_training_does(max_length: int, loss_on: LossOn) -> None:
+    masked = dataset_data.masked(TALK, "starter", max_length, loss_on, OWNER)
+    sample = tokenize(TALK, masked.tokenizer, max_length, loss_on)
+    shown = re.sub(r'<i class="special"[^>]*>[^<]*</i>', "", mask_view.tokens(masked).split('aria-label="Text with tokens">')[1])
+    assert visible(shown) == sample.text
+    learned = "".join(re.findall(r'<mark class="learned">(.*?)</mark>', shown, re.DOTALL))
+    spoken = {at for (start, end), label in zip(sample.offsets, sample.labels, strict=True) if label != -100 for at in range(start, end)}
+    assert visible(learned) == "".join(sample.text[at] for at in sorted(spoken))
     assert ('class="cut"' in shown) == (sample.full_length > max_length)
 
 
+def test_the_conversations_words_are_told_from_the_templates() -> None:
+    masked = dataset_data.masked(Conversation("a", (Turn("user", "A chat"), Turn("assistant", "Yes."))), "starter", 1000, "answers", OWNER)
+    said = dict.fromkeys(mask_view.KINDS, "")
+    for kind, (start, end) in zip(mask_view.kinds_of(masked), masked.sample.offsets, strict=True):
+        said[kind] += masked.sample.text[start:end]
+    assert said["prompt"].strip() == "A chat"
+    assert said["learned"].strip() == "Yes.</s>"
+    assert "ASSISTANT:" in said["template"] and said["template"].startswith("A chat between")
+    assert said["cut"] == ""
+
+
+def test_a_very_long_row_shows_its_first_tokens_and_counts_the_rest() -> None:
+    long = Conversation("a", (Turn("user", "Hello."), Turn("assistant", "word " * 9000)))
+    masked = dataset_data.masked(long, "starter", 100, "answers", OWNER)
+    shown = mask_view.tokens(masked)
+    assert shown.count("<i title=") <= mask_view.MOST_TOKENS
+    assert f"{len(masked.sample.labels) - mask_view.MOST_TOKENS:,} tokens are not shown" in shown
+
+
 def test_nothing_a_file_holds_becomes_markup(dataset: Dataset) -> None:
-    shown = dataset_handlers._opened(dataset, "starter", 64, "answers", Caller("x", "owner"))
-    rejected = dataset_handlers._row(dataset, 7, "starter", 64, "answers")
-    for markup in (*(value for value in shown.values() if isinstance(value, str)), *rejected):
+    shown = dataset_handlers.opened(dataset, "starter", 64, "answers", OWNER)
+    rejected = dataset_rows._row(dataset, 7, EVIL, "starter", 64, "answers", OWNER)
+    found = dataset_rows._row(dataset, 1, EVIL[3:9], "starter", 64, "answers", OWNER)
+    for markup in (*(value for part in (shown, rejected, found) for value in part.values() if isinstance(value, str)),):
         assert "<script" not in markup and "<img" not in markup
 
 
 def test_the_first_sentence_counts_what_cannot_be_trained_and_what_is_cut(dataset: Dataset) -> None:
-    shown = dataset_handlers._opened(dataset, "starter", 64, "answers", Caller("x", "owner"))
+    shown = dataset_handlers.opened(dataset, "starter", 64, "answers", OWNER)
     said = visible(shown["sentence"])
     assert "mine: 90 conversations, 31 cannot be trained." in said
     assert "59 more lose part of an answer at 64 tokens." in said
 
 
-def test_findings_are_listed_by_page_and_by_code_and_lead_to_their_rows(dataset: Dataset) -> None:
+def test_findings_are_listed_by_page_severity_and_code_and_lead_to_their_rows(dataset: Dataset) -> None:
     report = dataset.report()
-    assert dataset_view.num_pages(report, "") > 1
-    first = dataset_view.findings(report, "unknown-role", 0)
-    assert 'data-row="7"' in first and first.count("data-row") == 1
-    assert {code: label for label, code in dataset_view.codes(report)}[""].startswith("All ")
+    first = dataset_findings._page(dataset.id, "", "unknown-role", 1)
+    assert 'data-row="7"' in first["table"] and first["table"].count("data-row") == 1
+    assert dataset_findings._page(dataset.id, "note", "unknown-role", 1)["table"].startswith('<p class="quiet">No findings')
+    severities = {code: label for label, code in dataset_view.severities(report)}
+    assert severities[""] == f"All {sum(report.counts.values())}"
+    assert {code for _, code in dataset_view.codes(report, "error")} == {"", "trailing-question", "unknown-role"}
+    total, rows = len(dataset.findings()), set[str]()
+    for page in range(1, -(-total // dataset_view.PAGE_ROWS) + 1):
+        shown = dataset_findings._page(dataset.id, "", "", page)
+        assert shown["page"] == page
+        rows |= set(re.findall(r'data-row="(\d+)"', shown["table"]))
+    assert {int(row) for row in rows} == {issue.row for issue in dataset.findings()}
 
 
-def test_any_row_opens_the_rejected_ones_with_their_raw_text(dataset: Dataset) -> None:
-    chat, tokens = dataset_handlers._row(dataset, 1, "starter", 64, "answers")
-    assert "bubbles" in chat and "learned" in tokens
-    chat, tokens = dataset_handlers._row(dataset, 0, "starter", 64, "answers")
-    assert "Question without an answer" in chat and tokens == ""
+@pytest.mark.parametrize(("asked", "page"), [(0, 1), (-5, 1), (None, 1), (10**9, 4)])
+def test_a_page_that_is_not_there_is_the_nearest_one(asked: int | None, page: int, dataset: Dataset) -> None:
+    assert -(-len(dataset.findings()) // dataset_view.PAGE_ROWS) == 4
+    assert dataset_findings._page(dataset.id, "", "", asked)["page"] == page
+
+
+def test_any_row_opens_the_rejected_ones_with_their_raw_text_and_what_was_found(dataset: Dataset) -> None:
+    shown = dataset_rows._row(dataset, 1, "", "starter", 64, "answers", OWNER)
+    assert "bubbles" in shown["chat"] and "learned" in shown["tokens"]
+    shown = dataset_rows._row(dataset, 0, "", "starter", 64, "answers", OWNER)
+    assert "Question without an answer" in shown["found_here"] and "conversations" in shown["chat"] and shown["tokens"] == ""
     with pytest.raises(UserError, match="no row 90"):
-        dataset_handlers._row(dataset, 90, "starter", 64, "answers")
+        dataset_rows._row(dataset, 90, "", "starter", 64, "answers", OWNER)
+
+
+def test_a_search_shows_the_next_row_with_the_words_marked(dataset: Dataset) -> None:
+    as_shown = ("starter", 64, "answers", OWNER)
+    *_, last = dataset_rows._seek(dataset, "  FINE fine ", 1, as_shown, is_forward=True)
+    assert last["row"] == 2 and '<mark class="hit">fine fine</mark>' in last["chat"]
+    *_, last = dataset_rows._seek(dataset, "fine", 1, as_shown, is_forward=False)
+    assert last["row"] == 89
+    assert "No conversation" in list(dataset_rows._seek(dataset, "<nowhere>", 1, as_shown, is_forward=True))[-1]["sought"]
+    assert "first" in list(dataset_rows._seek(dataset, " ", 1, as_shown, is_forward=True))[-1]["sought"]
 
 
 def test_a_file_that_cannot_be_trained_keeps_the_action_disabled(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text('[{"conversations": []}]', encoding="utf-8")
-    shown = dataset_handlers._opened(import_dataset(tmp_path / "bad.json"), "starter", 64, "answers", Caller("x", "owner"))
+    shown = dataset_handlers.opened(import_dataset(tmp_path / "bad.json"), "starter", 64, "answers", OWNER)
     assert shown["action"]["interactive"] is False and "No conversation" in shown["reason"]
 
 
@@ -89,31 +134,31 @@ def test_a_visitor_may_have_small_files_checked_only_and_sees_nobody_elses(datas
     visitor = Caller("a visitor", "public")
     with pytest.raises(UserError, match="up to 5"):
         dataset_data.check_size(6_000_000, visitor)
-    dataset_data.check_size(6_000_000, Caller("kim", "owner"))
+    dataset_data.check_size(6_000_000, OWNER)
     assert dataset_data.earlier(visitor) == []
-    assert dataset.id in {value for _, value in dataset_data.earlier(Caller("kim", "owner"))}
+    assert dataset.id in {value for _, value in dataset_data.earlier(OWNER)}
 
 
 def test_an_upload_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset_data, "get_upload_folder", lambda: str(tmp_path))
     upload = tmp_path / "upload.json"
     upload.write_bytes((EXAMPLES / "identity.json").read_bytes())
-    dataset_data.import_upload(str(upload), Caller("kim", "owner"), lambda done, total: None)
+    dataset_data.import_upload(str(upload), OWNER, lambda done, total: None)
     assert not upload.exists()
     elsewhere = tmp_path.parent / "elsewhere.json"
     elsewhere.write_text("[]", encoding="utf-8")
     with pytest.raises(UserError, match="no uploaded file"):
-        dataset_data.import_upload(str(elsewhere), Caller("kim", "owner"), lambda done, total: None)
+        dataset_data.import_upload(str(elsewhere), OWNER, lambda done, total: None)
     assert elsewhere.exists()
 
 
-@pytest.mark.parametrize("model", ["../x", "/etc", "NousResearch/Llama-2-7b-chat-hf"])
-def test_only_a_tokenizer_from_the_list_is_loaded(model: str) -> None:
-    with pytest.raises(UserError):
-        dataset_data.tokenizer_of(model)
+@pytest.mark.parametrize("model", ["../x", "/etc", "", "NousResearch/Llama-2-7b-chat-hf"])
+def test_a_visitor_looks_through_the_models_of_the_list_only(model: str) -> None:
+    with pytest.raises(UserError, match=r"no model|Visitors"):
+        dataset_data.tokenizer_of(model, Caller("a visitor", "public"))
 
 
-def test_lengths_are_said_in_words_too() -> None:
-    said = visible(dataset_view.lengths([10, 20, 300], 256, 1000))
-    assert "1 are longer" in said or "longer than 256" in said
-    assert "first 3 of 1,000" in said
+@pytest.mark.parametrize("model", ["../x", "/etc", "tests/unit"])
+def test_no_folder_of_this_machine_is_a_model(model: str) -> None:
+    with pytest.raises(UserError, match="no model"):
+        dataset_data.tokenizer_of(model, OWNER)

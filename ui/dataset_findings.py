@@ -1,0 +1,108 @@
+"""The findings on the open dataset: filtered by severity and code, page by page, each leading to its row; and as a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from core.data.dataset import open_dataset
+from ui import dataset_data as data
+from ui import dataset_view as view
+from ui.access import allowed
+from ui.shell import Shell
+
+Shown = dict[str, Any]  # values by the names of the tab's outputs
+JUMP = """element.addEventListener('click', event => {
+  const button = event.target.closest('[data-row]');
+  if (button) trigger('click', {row: Number(button.dataset.row)});
+})"""
+SHOW_ROWS = "() => document.getElementById('dataset-rows')?.scrollIntoView({behavior: 'smooth', block: 'start'})"
+
+
+def part() -> Shown:
+    """Lay it out; returns the components by name."""
+    with gr.Column(elem_classes=["part-of-tab"]) as whole:
+        gr.HTML('<h2 class="part">Findings</h2>', container=False, padding=False)
+        chips: dict[str, Any] = {"show_label": False, "elem_classes": ["chips"], "container": False}
+        severity = gr.Radio([("All", "")], value="", label="Findings by severity", elem_id="dataset-severity", **chips)
+        code = gr.Radio([("All", "")], value="", label="Findings by kind", elem_id="dataset-codes", **chips)
+        table = gr.HTML("", js_on_load=JUMP, container=False, padding=False, elem_id="dataset-findings")
+        with gr.Row(elem_classes=["pager"], equal_height=True) as pager:
+            earlier = gr.Button("Previous findings", size="sm", scale=0, min_width=150)
+            page = gr.Number(1, label="Page of findings", precision=0, minimum=1, show_label=False, container=False, scale=0, min_width=90)
+            pages = gr.HTML("", container=False, padding=False)
+            later = gr.Button("More findings", size="sm", scale=0, min_width=150)
+    return {
+        "findings": whole, "severity": severity, "code": code, "table": table, "pager": pager,
+        "earlier": earlier, "page": page, "pages": pages, "later": later,
+    }  # fmt: skip
+
+
+def attach(shell: Shell, at: Shown, slot: gr.HTML) -> None:
+    filters = [shell.dataset_id, at["severity"], at["code"]]
+    turns: dict[str, Any] = {"outputs": at, "slot": slot, "trigger_mode": "always_last"}
+    shell.listen(at["severity"].input, choose_severity, inputs=filters[:2], **turns)
+    shell.listen(at["code"].input, first_page, inputs=filters, **turns)
+    for event, handler in ((at["earlier"].click, previous_page), (at["later"].click, next_page), (at["page"].submit, this_page)):
+        shell.listen(event, handler, inputs=[*filters, at["page"]], **turns)
+    jumped = shell.listen(at["table"].click, jump, outputs=at["row"], slot=at["row_slot"])
+    jumped.then(None, js=SHOW_ROWS)
+
+
+def opened(dataset_id: str) -> Shown:
+    """What the part shows of a dataset that was just opened: its first page of all findings."""
+    report = data.report_of(dataset_id)
+    severities = gr.Radio(view.severities(report), value="", visible=bool(report.counts))
+    return {"severity": severities, **_codes(dataset_id, ""), **_page(dataset_id, "", "", 1)}
+
+
+def _codes(dataset_id: str, severity: str) -> Shown:
+    choices = view.codes(data.report_of(dataset_id), severity)
+    return {"code": gr.Radio(choices, value="", visible=len(choices) > 2)}
+
+
+def _page(dataset_id: str, severity: str, code: str, page: float | None) -> Shown:
+    """A page of findings: the table, the page's number, and the way to the pages beside it."""
+    found = open_dataset(dataset_id).findings(code or "", severity or "")
+    last = max(1, -(-len(found) // view.PAGE_ROWS))
+    number = max(1, min(int(page or 1), last))
+    return {
+        "table": view.findings(found, number),
+        "page": number,
+        "pages": f'<span class="quiet">of {last:,}</span>',
+        "pager": gr.Row(visible=last > 1),
+        "earlier": gr.Button(interactive=number > 1),
+        "later": gr.Button(interactive=number < last),
+    }
+
+
+@allowed("public")
+def choose_severity(dataset_id: str, severity: str) -> Shown:
+    return _codes(dataset_id, severity or "") | _page(dataset_id, severity, "", 1)
+
+
+@allowed("public")
+def first_page(dataset_id: str, severity: str, code: str) -> Shown:
+    return _page(dataset_id, severity, code, 1)
+
+
+@allowed("public")
+def previous_page(dataset_id: str, severity: str, code: str, page: float | None) -> Shown:
+    return _page(dataset_id, severity, code, (page or 1) - 1)
+
+
+@allowed("public")
+def next_page(dataset_id: str, severity: str, code: str, page: float | None) -> Shown:
+    return _page(dataset_id, severity, code, (page or 1) + 1)
+
+
+@allowed("public")
+def this_page(dataset_id: str, severity: str, code: str, page: float | None) -> Shown:
+    return _page(dataset_id, severity, code, page)
+
+
+@allowed("public")
+def jump(event: gr.EventData) -> int:
+    """The row whose button was pressed, in the findings or in any other list of rows."""
+    return int(event.row)
