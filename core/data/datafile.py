@@ -8,12 +8,13 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from core.conversation import Conversation
+from core.data.batch import Batch
 from core.data.csvrows import read_csv
 from core.data.cursor import FileFinding, Record
 from core.data.layouts import TITLES, Layout, detect, mapped, mapping_of_row
 from core.data.mapping import ColumnMapping, convert, first_turns_key
 from core.data.parquetrows import read_parquet
-from core.data.reader import read_records
+from core.data.reader import read_batches, read_records
 from core.data.records import read_record
 from core.data.rules import Finding, make_issue, shorten
 
@@ -34,14 +35,22 @@ class DataFile:
         return self.layout.container != "csv"
 
     def records(self, on_finding: OnFinding = None, on_bytes: OnBytes = None) -> Iterator[Record]:
-        """Every row as a record with turns, readable or not; `raw` stays the text of the row as it stands in the file.
+        """Every row as a record with turns, readable or not; `raw` stays the text of the row as it stands in the file. Arguments as `batches`."""
+        for item in self.batches(on_finding, on_bytes):
+            if isinstance(item, Batch):
+                yield from item.records()
+            else:
+                yield item
+
+    def batches(self, on_finding: OnFinding = None, on_bytes: OnBytes = None) -> Iterator[Record | Batch]:
+        """As `records`, but rows of plain Vicuna or messages JSON that are good in every respect come many at a time.
 
         Args:
             on_finding: called with each finding about the file as a whole.
             on_bytes: called with the bytes read so far.
         """
         if self.layout.is_plain and self.layout.kind != "unknown":
-            return read_records(self.path, on_finding, on_bytes)
+            return read_batches(self.path, on_finding, on_bytes)
         return self._converted(on_finding or (lambda _: None), on_bytes)
 
     def _converted(self, tell: Callable[[FileFinding], None], on_bytes: OnBytes) -> Iterator[Record]:

@@ -16,9 +16,14 @@ from pydantic import BaseModel, ConfigDict
 
 from core import paths
 from core.conversation import Conversation, Turn
+from core.data.datafile import DataFile
 from core.data.duplicates import fingerprint
 from core.data.findings import INDEX, Findings, keep, writing
+from core.data.layouts import Kind, Layout, detect
+from core.data.mapping import ColumnMapping, require_complete
+from core.data.origin import Origin
 from core.data.rows import Checked
+from core.data.rules import shorten
 from core.data.validate import Listeners, Report, examine
 from core.errors import UserError
 from core.locks import FileLock
@@ -45,6 +50,10 @@ class DatasetManifest(BaseModel):
     num_valid: int
     num_rejected: int
     created: float  # seconds since the epoch
+    format: Kind = "vicuna"  # the layout of the source
+    why: str = ""  # it was taken for that
+    mapping: ColumnMapping | None = None  # what a person said about the columns; None: nothing had to be said
+    origin: Origin = Origin()
     parent: str | None = None  # the dataset this one was made from
     made_by: dict[str, Any] | None = None  # the verb and what was chosen: {"verb": "clean", "repairs": {...}}
 
@@ -129,29 +138,92 @@ class Dataset(Sequence[Conversation]):
         return pa.ipc.open_file(pa.memory_map(str(self.folder / ROWS)))
 
 
-def import_dataset(path: Path, name: str | None = None, on_progress: Callable[[int, int], None] | None = None) -> Dataset:
-    """Take `path` into the workspace, validated. A file with the same bytes is there only once and keeps its first name.
+def import_dataset(
+    path: Path,
+    name: str | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    mapping: ColumnMapping | None = None,
+    origin: Origin | None = None,
+    on_rows: Callable[[int], None] | None = None,
+) -> Dataset:
+    """Take `path` into the workspace, validated. The same bytes read by the same mapping are there only once and keep their first name.
 
     Args:
         on_progress: called with the bytes read so far and the bytes in all.
+        mapping: what the columns mean; None finds it out.
+        origin: where the file came from; None: it was named by its path.
+        on_rows: called with the rows read so far, each time before `on_progress`.
 
     Raises:
-        UserError: there is no such file, the disk is full, or the file cannot be read as text (the report's first issue).
+        UserError: there is no such file, the disk is full, the file cannot be read as text (the report's first issue), or its layout is
+            unknown (code LAYOUT) and no mapping is given.
     """
     if not path.is_file():
         raise UserError(f"There is no file {path.name!r}.", str(path), "Check the path.")
+    layout = DataFile(path, mapping and require_complete(mapping, path.name)).layout
+    if mapping == detect(path).mapping:
+        mapping = None  # what would have been found out
     sha256, size_bytes = paths.sha256_file(path), path.stat().st_size
-    folder = paths.datasets_dir() / f"ds-{sha256[:12]}"
-    if (folder / MANIFEST).is_file():
-        return Dataset(folder)
-    paths.require_disk(paths.datasets_dir(), 3 * size_bytes, "Importing the data")
-    tell = (lambda done: on_progress(done, size_bytes)) if on_progress else None
-    with paths.building(folder) as partial:
-        source = partial / ("source.json" if _is_list(path) else "source.jsonl")
-        shutil.copyfile(path, source)
-        _require_text(_write_rows(source, partial, tell), path)
-        write_manifest(partial, source, id=folder.name, name=name or path.stem)
+    digest = hashlib.sha256((sha256 + mapping.model_dump_json()).encode()).hexdigest() if mapping else sha256
+    folder = paths.datasets_dir() / f"ds-{digest[:12]}"
+    lock = _lock_of(folder)
+    while not lock.acquire():
+        time.sleep(0.1)  # another import of the same bytes; what it makes is ours too
+    try:
+        if not (folder / MANIFEST).is_file():
+            _require_known(layout, path)
+            paths.require_disk(paths.datasets_dir(), 3 * size_bytes, "Importing the data")
+            with paths.building(folder) as partial:
+                source = partial / f"source{_suffix(layout, path)}"
+                shutil.copyfile(path, source)
+                _require_text(_write_rows(source, partial, _teller(size_bytes, on_progress, on_rows), mapping), path)
+                facts = {"format": layout.kind, "why": layout.why, "mapping": mapping, "origin": origin or Origin(file=path.name)}
+                write_manifest(partial, source, id=folder.name, name=name or path.stem, **facts)
+    finally:
+        lock.release()
     return Dataset(folder)
+
+
+def _require_known(layout: Layout, path: Path) -> None:
+    if layout.kind == "unknown" and layout.columns:
+        named = ", ".join(shorten(column.name) for column in layout.columns[:12])
+        raise UserError(
+            f"{path.name} has no known layout. {layout.why}", str(path), f"Say which of {named} hold question and answer.", "LAYOUT"
+        )
+
+
+def _suffix(layout: Layout, path: Path) -> str:
+    if layout.container != "json":
+        return ".parquet" if layout.container == "parquet" else ".csv"
+    return ".json" if _is_list(path) else ".jsonl"
+
+
+def _teller(
+    size_bytes: int, on_progress: Callable[[int, int], None] | None, on_rows: Callable[[int], None] | None
+) -> Callable[[int, int], None]:
+    """What hears the bytes and rows read so far."""
+
+    def tell(done: int, rows: int) -> None:
+        if on_rows:
+            on_rows(rows)
+        if on_progress:
+            on_progress(done, size_bytes)
+
+    return tell
+
+
+def sweep() -> None:
+    """Remove what imports left behind that were killed."""
+    for partial in paths.datasets_dir().glob("ds-*.partial"):
+        lock = _lock_of(partial.with_suffix(""))
+        if lock.acquire():
+            shutil.rmtree(partial, ignore_errors=True)
+            lock.release()
+
+
+def _lock_of(folder: Path) -> FileLock:
+    """Held by whoever makes the dataset `folder`."""
+    return FileLock(paths.cache_dir() / "locks" / f"{folder.name}.lock")
 
 
 def make_dataset(identity: object, name: str, write: Callable[[Path, Path], None], parent: str, made_by: dict[str, Any]) -> Dataset:
@@ -165,7 +237,7 @@ def make_dataset(identity: object, name: str, write: Callable[[Path, Path], None
     """
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     folder = paths.datasets_dir() / f"ds-{digest[:12]}"
-    lock = FileLock(paths.cache_dir() / "locks" / f"{folder.name}.lock")
+    lock = _lock_of(folder)
     if not lock.acquire():
         raise UserError(f"{name} is being made already.", name, "Wait until it is there; the list of datasets shows it then.")
     try:
@@ -173,7 +245,7 @@ def make_dataset(identity: object, name: str, write: Callable[[Path, Path], None
             with paths.building(folder) as partial:
                 source = partial / "source.jsonl"
                 write(source, partial)
-                _write_rows(source, partial, None)
+                _write_rows(source, partial)
                 write_manifest(partial, source, id=folder.name, name=name, parent=parent, made_by=made_by)
     finally:
         lock.release()
@@ -186,7 +258,7 @@ def write_manifest(folder: Path, source: Path, **fields: Any) -> None:
     numbers = report.model_dump(include={"num_rows", "num_valid", "num_rejected"})
     file = {"source": source.name, "sha256": paths.sha256_file(source), "size_bytes": source.stat().st_size}
     manifest = DatasetManifest.model_validate({**fields, **numbers, **file, "created": time.time()})
-    paths.write_json(folder / MANIFEST, manifest.model_dump())
+    paths.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
 
 
 def open_dataset(identifier: str) -> Dataset:
@@ -204,13 +276,19 @@ def list_datasets() -> list[Dataset]:
     return sorted(found, key=lambda dataset: dataset.manifest.created, reverse=True)
 
 
-def _write_rows(source: Path, folder: Path, on_bytes: Callable[[int], None] | None) -> Report:
-    """Validate `source`, writing its conversations, its rejected rows, its findings and the report into `folder`."""
+def _write_rows(
+    source: Path, folder: Path, on_progress: Callable[[int, int], None] | None = None, mapping: ColumnMapping | None = None
+) -> Report:
+    """Validate `source`, writing its conversations, its rejected rows, its findings and the report into `folder`.
+
+    `on_progress` is called with the bytes and the rows read so far.
+    """
     import pyarrow as pa
 
     turn = pa.struct([("role", pa.string()), ("content", pa.string())])
     schema = pa.schema([("id", pa.string()), ("turns", pa.list_(turn)), ("row", pa.int64()), ("line", pa.int64())])
     pending: list[dict[str, Any]] = []
+    num_rows = 0
     with (
         pa.OSFile(str(folder / ROWS), "wb") as sink,
         pa.ipc.new_file(sink, schema) as writer,
@@ -224,6 +302,8 @@ def _write_rows(source: Path, folder: Path, on_bytes: Callable[[int], None] | No
                 pending.clear()
 
         def keep(checked: Checked) -> None:
+            nonlocal num_rows
+            num_rows += 1
             record, conversation = checked.record, checked.conversation
             if conversation is None:
                 codes = [finding.code for finding in checked.findings]
@@ -240,7 +320,11 @@ def _write_rows(source: Path, folder: Path, on_bytes: Callable[[int], None] | No
             if len(pending) == BATCH_ROWS:
                 flush()
 
-        report = examine(source, Listeners(on_issue=note, on_row=keep, on_bytes=on_bytes))
+        def tell(done: int) -> None:
+            if on_progress:
+                on_progress(done, num_rows)
+
+        report = examine(source, Listeners(on_issue=note, on_row=keep, on_bytes=tell), mapping=mapping)
         flush()
     report = report.model_copy(update={"issues": report.issues[:LISTED]})
     paths.write_text(folder / REPORT, report.model_dump_json(indent=1) + "\n")

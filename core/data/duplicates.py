@@ -9,7 +9,8 @@ from pathlib import Path
 from core.conversation import Conversation
 from core.data.batch import Batch, Columns
 from core.data.cursor import Record
-from core.data.reader import read_records
+from core.data.datafile import DataFile
+from core.data.mapping import ColumnMapping
 from core.data.records import beginning_of, read_record
 from core.data.rules import Finding, shorten
 
@@ -89,13 +90,13 @@ class DuplicateIndex:
         self._conversations.append(*_fingerprints(batch.columns))
         self._ids.append(*map(_number, batch.columns.ids))
 
-    def findings(self, path: Path) -> Iterator[tuple[Record, Finding]]:
+    def findings(self, path: Path, mapping: ColumnMapping | None = None) -> Iterator[tuple[Record, Finding]]:
         """Every repeated id and conversation of the file at `path`, each with the first row that has it."""
         ids, conversations = self._ids.repeated(), self._conversations.repeated()
         last = max((*ids, *conversations), default=-1)
         if last < 0:
             return
-        for record in read_records(path):
+        for record in DataFile(path, mapping).records():
             if (first := ids.get(record.row)) is not None:
                 yield record, Finding("duplicate-id", {"text": shorten(str(record.value["id"])), "other": first})
             if (first := conversations.get(record.row)) is not None:

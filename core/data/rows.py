@@ -9,7 +9,8 @@ from typing import NamedTuple
 from core.conversation import Conversation
 from core.data.batch import Batch
 from core.data.cursor import FileFinding, Record
-from core.data.reader import read_batches
+from core.data.datafile import DataFile
+from core.data.mapping import ColumnMapping
 from core.data.records import read_record
 from core.data.rules import Finding, is_error, make_issue
 from core.errors import UserError
@@ -24,10 +25,13 @@ class Checked(NamedTuple):
 
 
 def check_rows(
-    path: Path, on_finding: Callable[[FileFinding], None] | None = None, on_bytes: Callable[[int], None] | None = None
+    path: Path,
+    on_finding: Callable[[FileFinding], None] | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+    mapping: ColumnMapping | None = None,
 ) -> Iterator[Checked]:
     """Every row with all that can be said about it by itself. A conversation is there if and only if no finding is an error."""
-    for item in check_batches(path, on_finding, on_bytes):
+    for item in check_batches(path, on_finding, on_bytes, mapping):
         if isinstance(item, Batch):
             yield from rows_of(item)
         else:
@@ -35,13 +39,16 @@ def check_rows(
 
 
 def check_batches(
-    path: Path, on_finding: Callable[[FileFinding], None] | None = None, on_bytes: Callable[[int], None] | None = None
+    path: Path,
+    on_finding: Callable[[FileFinding], None] | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+    mapping: ColumnMapping | None = None,
 ) -> Iterator[Checked | Batch]:
     """As `check_rows`, but rows without any finding come many at a time."""
-    first_layout = ""
-    for item in read_batches(path, on_finding, on_bytes):
+    first_layout, file = "", DataFile(path, mapping)
+    for item in file.batches(on_finding, on_bytes):
         if not isinstance(item, Batch):
-            checked, layout = _check(item, first_layout)
+            checked, layout = _check(item, first_layout, file.is_json)
             first_layout = first_layout or layout
             yield checked
         elif first_layout in ("", item.layout.name):
@@ -56,11 +63,11 @@ def rows_of(batch: Batch) -> Iterator[Checked]:
     return (Checked(record, conversation, []) for record, conversation in zip(batch.records(), batch.conversations(), strict=True))
 
 
-def _check(record: Record, first_layout: str) -> tuple[Checked, str]:
+def _check(record: Record, first_layout: str, is_json: bool = True) -> tuple[Checked, str]:
     """The row of `record`, and its layout (empty: none)."""
     if not record.is_readable:
         return Checked(record, None, list(record.findings)), ""
-    conversation, findings, layout = read_record(record.value, record.row, record.raw)
+    conversation, findings, layout = read_record(record.value, record.row, record.raw if is_json else None)
     if record.findings:
         named = {finding.code for finding in findings}
         # A surrogate found in a turn need not be reported for the whole record again.
@@ -72,7 +79,7 @@ def _check(record: Record, first_layout: str) -> tuple[Checked, str]:
     return Checked(record, conversation, findings), layout
 
 
-def conversation_at(path: Path, row: int) -> Conversation:
+def conversation_at(path: Path, row: int, mapping: ColumnMapping | None = None) -> Conversation:
     """The conversation of one row of a file.
 
     Raises:
@@ -81,7 +88,7 @@ def conversation_at(path: Path, row: int) -> Conversation:
     if not path.is_file():
         raise UserError(f"There is no file {path.name!r}.", str(path), "Check the path.")
     count = 0
-    for record, conversation, findings in check_rows(path):
+    for record, conversation, findings in check_rows(path, mapping=mapping):
         if record.row == row:
             if conversation is not None:
                 return conversation

@@ -13,6 +13,7 @@ from core.conversation import Conversation
 from core.data.batch import Batch
 from core.data.cursor import FileFinding
 from core.data.duplicates import DuplicateIndex, fingerprint
+from core.data.mapping import ColumnMapping
 from core.data.records import beginning_of
 from core.data.render import tokenize
 from core.data.rows import Checked, check_batches, check_rows, rows_of
@@ -52,6 +53,7 @@ def validate(
     max_length: int | None = None,
     eval_path: Path | None = None,
     on_issue: Callable[[Issue], None] | None = None,
+    mapping: ColumnMapping | None = None,
 ) -> Report:
     """Read and judge the whole file.
 
@@ -59,15 +61,21 @@ def validate(
         tokenizer: also report conversations without loss and, with `max_length` (tokens), those that would be cut.
         eval_path: also report conversations that are in this evaluation file too.
         on_issue: called with each issue as it is found.
+        mapping: what the columns mean; None finds it out.
 
     Raises:
         UserError: there is no such file.
     """
-    return examine(path, Listeners(on_issue), tokenizer, max_length, eval_path)
+    return examine(path, Listeners(on_issue), tokenizer, max_length, eval_path, mapping)
 
 
 def examine(
-    path: Path, listeners: Listeners, tokenizer: ChatTokenizer | None = None, max_length: int | None = None, eval_path: Path | None = None
+    path: Path,
+    listeners: Listeners,
+    tokenizer: ChatTokenizer | None = None,
+    max_length: int | None = None,
+    eval_path: Path | None = None,
+    mapping: ColumnMapping | None = None,
 ) -> Report:
     """As `validate`, with every listener."""
     if not path.is_file():
@@ -76,7 +84,7 @@ def examine(
     evaluated = _evaluation_rows(eval_path, account) if eval_path else {}
     duplicates = DuplicateIndex()
     looks_inside = bool(evaluated) or tokenizer is not None or listeners.on_row is not None
-    for item in check_batches(path, account.file_finding, listeners.on_bytes):
+    for item in check_batches(path, account.file_finding, listeners.on_bytes, mapping):
         if isinstance(item, Batch) and not looks_inside:
             duplicates.add_batch(item)
             account.good_rows(len(item))
@@ -91,7 +99,7 @@ def examine(
             account.row(checked)
             if listeners.on_row:
                 listeners.on_row(checked)
-    for record, finding in duplicates.findings(path):
+    for record, finding in duplicates.findings(path, mapping):
         account.add(finding, record.row, record.line, record.byte)
     return account.report()
 
