@@ -12,7 +12,7 @@ from core.conversation import ROLE_ALIASES, VICUNA_ROLES, Conversation
 from core.data.dataset import Dataset
 from core.data.parse import parse
 from core.data.records import ROLE_KEYS, VALUE_KEYS, read_record
-from core.data.rules import is_error
+from core.data.rules import RULES, is_error
 from core.data.scan import TURNS_KEYS
 
 LINE_ENDS = re.compile(r"\s*[\r\n]\s*")
@@ -35,6 +35,7 @@ class Draft:
     codes: tuple[str, ...] | None = None  # of its errors; None when it was changed since they were looked for
     raw: str = ""  # the text of a row that was rejected
     part: int = 0  # 1, 2, ... when the row was split
+    is_too_long: bool = False  # a single pair, longer than a part may be
 
     def with_turns(self, turns: tuple[Said, ...], **changes: Any) -> Draft:
         """This row with other turns; the same object when they are the same."""
@@ -48,10 +49,12 @@ class Draft:
         return tuple(finding.code for finding in findings if is_error(finding))
 
     def record(self) -> Any:
-        """The row as a Vicuna record; roles that are unknown stay as they are."""
+        """The row as a Vicuna record, without an empty system message; roles that are unknown stay as they are."""
         roles: dict[str, str] = {**VICUNA_ROLES}
         assert self.turns is not None
-        return {"id": self.id, "conversations": [{"from": roles.get(said.role, said.role), "value": said.content} for said in self.turns]}
+        has_empty_system = len(self.turns) > 1 and self.turns[0].role == "system" and not self.turns[0].content.strip()
+        turns = self.turns[1:] if has_empty_system else self.turns
+        return {"id": self.id, "conversations": [{"from": roles.get(said.role, said.role), "value": said.content} for said in turns]}
 
     def line(self) -> bytes:
         """The row as one line of JSONL. A text that is no JSON stands there as it is if a reader takes it for one row, else as a JSON string."""
@@ -70,12 +73,16 @@ def drafts(dataset: Dataset) -> Iterator[Draft]:
     waiting = next(rejected, None)
     for conversation, row in dataset.numbered():
         while waiting is not None and waiting["row"] < row:
-            yield read_draft(waiting["row"], waiting["raw"], tuple(waiting["codes"]))
+            yield _rejected(waiting)
             waiting = next(rejected, None)
         yield Draft(row, conversation.id, said_in(conversation), ())
     while waiting is not None:
-        yield read_draft(waiting["row"], waiting["raw"], tuple(waiting["codes"]))
+        yield _rejected(waiting)
         waiting = next(rejected, None)
+
+
+def _rejected(fields: dict[str, Any]) -> Draft:
+    return read_draft(fields["row"], fields["raw"], tuple(code for code in fields["codes"] if RULES[code].severity == "error"))
 
 
 def said_in(conversation: Conversation) -> tuple[Said, ...]:

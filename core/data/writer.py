@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,12 +35,21 @@ def write(conversations: Iterable[Conversation], path: Path, to: Form = "vicuna"
     if not path.parent.is_dir():
         raise UserError(f"There is no folder {path.parent}.", str(path), "Make the folder first, or choose another one.")
     records = (_record(conversation, to) for conversation in conversations)
+    with full_disk_said(path), paths.replacing(path) as temporary:
+        if suffix == ".parquet":
+            return _write_parquet(records, temporary, to)
+        if suffix == ".jsonl":
+            return write_lines(map(line, records), temporary)
+        texts = (b",\n" * (number > 0) + orjson.dumps(record) for number, record in enumerate(records))
+        return write_lines(texts, temporary, b"[\n", b"\n]\n")
+
+
+@contextmanager
+def full_disk_said(path: Path) -> Generator[None]:
+    """Say in our words that the disk is full; whoever writes in the block looks at it now and then."""
     paths.require_disk(path.parent, CHECKED_BYTES, "Writing the data")
     try:
-        with paths.replacing(path) as temporary:
-            if suffix == ".parquet":
-                return _write_parquet(records, temporary, to)
-            return _write_text(records, temporary, is_list=suffix == ".json")
+        yield
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -55,18 +65,18 @@ def _record(conversation: Conversation, to: Form) -> dict[str, Any]:
     return conversation.vicuna() if to == "vicuna" else {"id": conversation.id, "messages": conversation.messages()}
 
 
-def _write_text(records: Iterable[dict[str, Any]], file: Path, is_list: bool) -> int:
-    count = 0
-    next_check = CHECKED_BYTES
+def write_lines(lines: Iterable[bytes], file: Path, before: bytes = b"", after: bytes = b"") -> int:
+    """Write the texts one behind the other, looking at the free disk on the way; returns how many there were."""
+    count, next_check = 0, CHECKED_BYTES
     with file.open("wb") as out:
-        out.write(b"[\n" if is_list else b"")
-        for count, record in enumerate(records, start=1):
-            out.write(b",\n" if is_list and count > 1 else b"")
-            out.write(orjson.dumps(record) if is_list else line(record))
+        out.write(before)
+        for text in lines:
+            count += 1
+            out.write(text)
             if out.tell() > next_check:
                 paths.require_disk(file.parent, CHECKED_BYTES, "Writing the data")
                 next_check = out.tell() + CHECKED_BYTES
-        out.write(b"\n]\n" if is_list else b"")
+        out.write(after)
     return count
 
 
