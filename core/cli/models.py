@@ -164,7 +164,8 @@ def level_table(levels: list[Artifact]) -> Table:
 def summary(artifact: Artifact) -> dict[str, Any]:
     """The JSON form of an artifact."""
     path = artifact.gguf_path if artifact.kind == "gguf" else artifact.folder
-    fields = {"id": artifact.id, "kind": artifact.kind, "level": artifact.level, "name": artifact.name, "path": str(path)}
+    known = artifact.id if path.is_relative_to(paths.runs_dir()) else str(path)  # an id names what lies in the workspace, a path the rest
+    fields = {"id": known, "kind": artifact.kind, "level": artifact.level, "name": artifact.name, "path": str(path)}
     return fields | {"size_bytes": artifact.size_bytes, "measured": artifact.measured, "proofs": artifact.proofs}
 
 

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 import core
 from core import events, paths, process
 from core.data.dataset import Dataset, import_dataset, open_dataset
@@ -31,6 +33,7 @@ STOP_FILE = "stop"
 RUN_LOCK = "run.lock"
 LOG = "worker.log"
 STOP_GRACE_S = 33.0
+GONE_S = 5.0
 
 
 def plan(recipe: Recipe, more_levels: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -197,12 +200,18 @@ def add_levels(run_id: str, names: Iterable[str]) -> None:
 
 def pids(run_id: str) -> list[int]:
     """The live processes of the run: its supervisor and everything below it."""
-    import psutil
+    return [living.pid for living in _processes(run_id)]
 
+
+def _processes(run_id: str) -> list[psutil.Process]:
     known = _supervisor(run_id)
     if known is None or not process.is_alive(known):
         return []
-    return [known.pid, *(child.pid for child in psutil.Process(known.pid).children(recursive=True))]
+    try:
+        supervisor = psutil.Process(known.pid)
+        return [supervisor, *supervisor.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _supervisor(run_id: str) -> process.Identity | None:
@@ -215,6 +224,7 @@ def stop(run_id: str, wait_s: float = STOP_GRACE_S + 10) -> Run:
     run_dir = folder(run_id)
     if load(run_id).is_terminal:
         raise UserError(f"Run {run_id} is not going on.", run_id, "Nothing has to be stopped.")
+    living = _processes(run_id)
     (run_dir / STOP_FILE).touch()
     events.append(run_dir, "stop_requested")
     deadline = time.monotonic() + wait_s
@@ -228,6 +238,7 @@ def stop(run_id: str, wait_s: float = STOP_GRACE_S + 10) -> Run:
     known = _supervisor(run_id)
     if is_held(run_dir / RUN_LOCK) and known:
         process.kill_tree(known)
+    psutil.wait_procs(living, timeout=GONE_S)  # the lock is free a moment before the last process is gone
     run = load(run_id)
     if run.state == "interrupted":
         events.append(run_dir, "finished", state="cancelled")

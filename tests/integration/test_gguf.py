@@ -15,9 +15,9 @@ from core.export import artifacts
 from core.export.converter import convert
 from core.export.gguf import make_gguf
 from core.export.header import gguf_header, gguf_template
+from core.export.levels import DEMO_LEVELS, level_of_file
 from core.export.llama import gguf_logprobs, gguf_tokenize
 from core.export.measure import measure
-from core.export.levels import DEMO_LEVELS, level_of_file
 from core.export.quantise import exact_sizes, quantise
 from core.paths import EXAMPLES, STARTER
 from tests.unit.export.gguf_files import three_tokens

@@ -1,0 +1,95 @@
+"""The road by hand: the same verbs, in the same order, as a person types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from core import paths
+from core.process import child_environment
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+IDENTITY_EVAL = str(paths.EXAMPLES / "identity_eval.json")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def verb(home: Path, converter: Path):
+    """Runs a verb that must succeed; returns its JSON object."""
+
+    def run(*arguments: str) -> dict:
+        env = child_environment() | {"TRANSMUTE_HOME": str(home), "LLAMA_CPP_DIR": os.environ["LLAMA_CPP_DIR"]}
+        done = subprocess.run(
+            [sys.executable, "-m", "core", *arguments, "--json"], cwd=paths.PROJECT, env=env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run_id(verb) -> str:
+    """A run of 30 steps, started detached, stopped on its way and resumed to its end."""
+    started = verb("train", "--preset", "demo", "--set", "max_steps=30", "--set", "levels=", "--set", "save_steps=0", "--detach")
+    run_id = started["run_id"]
+    while verb("show", run_id)["step"] < 3:
+        assert verb("show", run_id)["state"] in ("queued", "running", "created", "starting")
+    pids = verb("show", run_id)["pids"]
+    stopped = verb("stop", run_id)
+    assert stopped["state"] == "cancelled" and 3 <= stopped["step"] < 30
+    assert pids and not any(psutil.pid_exists(pid) for pid in pids)
+    resumed = verb("resume", run_id)
+    assert resumed["state"] == "done" and resumed["step"] == 30
+    assert [step for step, _ in resumed["losses"]] == list(range(1, 31))
+    return run_id
+
+
+def test_show_and_runs_agree_about_a_run(verb, run_id):
+    shown = verb("show", run_id)
+    assert {"stage", "step", "losses", "artifacts", "pids", "run_dir"} <= set(shown)
+    assert {artifact["kind"] for artifact in shown["artifacts"]} == {"adapter", "merged"}
+    assert all(Path(artifact["path"]).exists() for artifact in shown["artifacts"])
+    assert run_id in [run["run_id"] for run in verb("runs")["runs"]]
+
+
+def test_logs_go_on_until_the_run_ends(run_id, home):
+    env = child_environment() | {"TRANSMUTE_HOME": str(home)}
+    done = subprocess.run(
+        [sys.executable, "-m", "core", "logs", run_id, "-f"], cwd=paths.PROJECT, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+
+
+def test_merge_convert_measure_prove_chat_and_prepare_by_path(verb, run_id, tmp_path):
+    merged = verb("merge", run_id, "-o", str(tmp_path / "merged"))
+    assert merged["kind"] == "merged" and (tmp_path / "merged" / "model.safetensors").is_file()
+    made = verb("gguf", str(tmp_path / "merged"), "--levels", "f16,q4_0", "-o", str(tmp_path / "gguf"))["artifacts"]
+    assert [artifact["level"] for artifact in made] == ["f16", "q4_0"]
+    files = [artifact["path"] for artifact in made]
+    measured = verb("measure", *files, "--data", IDENTITY_EVAL)["levels"]
+    assert [level["measured"]["kl_mean"] > 0 for level in measured] == [False, True]
+    proofs = verb("prove", run_id + "-merged")
+    assert proofs["passed"] and proofs["merge_kl"] < 1e-3
+    answers = verb("chat", *files, run_id + "-adapter", "starter", "--prompt", "Who are you?", "--max-tokens", "24")["answers"]
+    assert [answer["level"] for answer in answers] == ["f16", "q4_0", "adapter", "merged"]
+    assert answers[0]["answer"] == answers[2]["answer"] and all(answer["answer"] for answer in answers)
+    plan = verb("publish", *[artifact["id"] for artifact in made], "--repo", "me/model-GGUF", "--dry-run")
+    assert {file["path"] for file in plan["files"]} >= {"README.md", *(Path(file).name for file in files)}
+
+
+def test_an_exported_recipe_runs_from_its_file(verb, run_id, tmp_path):
+    recipe = Path(verb("show", run_id)["run_dir"]) / "recipe.yaml"
+    (tmp_path / "again.yaml").write_text(recipe.read_text(encoding="utf-8"), encoding="utf-8")
+    again = verb("train", str(tmp_path / "again.yaml"), "--set", "max_steps=2")
+    assert again["state"] == "done" and again["step"] == 2

@@ -1,0 +1,138 @@
+"""The command line: what it prints, its JSON, its exit codes, and errors in three parts without a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from core import paths
+from core.cli.app import app
+from core.process import child_environment
+from core.training.presets import demo
+
+pytestmark = pytest.mark.usefixtures("workspace")
+BROKEN, IDENTITY = str(paths.EXAMPLES / "broken.json"), str(paths.EXAMPLES / "identity.json")
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def said(result: Result) -> dict:
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def shell(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command line as a person calls it, in a process of its own."""
+    env = child_environment() | {"TRANSMUTE_HOME": os.environ["TRANSMUTE_HOME"]} | environment
+    return subprocess.run([sys.executable, "-m", "core", *arguments], cwd=paths.PROJECT, env=env, capture_output=True, text=True)
+
+
+def test_validate_accounts_for_every_row_and_exits_with_1_for_errors():
+    result = call("validate", BROKEN, "--json")
+    report = said(result)
+    assert result.exit_code == 1
+    assert report["num_rows"] == report["num_valid"] + report["num_rejected"]
+    assert {"code", "severity", "row", "turn", "line", "byte", "problem", "remedy"} <= set(report["issues"][0])
+    rejected = {issue["row"] for issue in report["issues"] if issue["severity"] == "error" and issue["row"] is not None}
+    assert len(rejected) == report["num_rejected"]
+    counted = {code: sum(issue["code"] == code for issue in report["issues"]) for code in report["counts"]}
+    assert counted == report["counts"]
+
+
+def test_validate_exits_with_0_when_nothing_is_wrong():
+    result = call("validate", IDENTITY)
+    assert result.exit_code == 0
+    assert "300 records: 300 can be trained, 0 cannot." in result.stdout
+
+
+def test_mask_gives_ids_labels_tokens_and_text():
+    result = call("mask", IDENTITY, "--row", "3", "--model", "starter", "--json")
+    shown = said(result)
+    assert result.exit_code == 0
+    assert len(shown["input_ids"]) == len(shown["labels"]) == len(shown["tokens"])
+    assert all(label in (-100, token) for label, token in zip(shown["labels"], shown["input_ids"], strict=True))
+    assert shown["text"].endswith("</s>") and shown["labels"][-1] == shown["input_ids"][-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["train"], "Give either a recipe file or --preset NAME."),
+        (["train", "--preset", "nothing-like-it"], "nothing-like-it"),
+        (["train", "--preset", "demo", "--set", "learning_rat=1"], "learning_rat"),
+        (["train", "--preset", "demo", "--set", "lora_r=0"], "lora_r"),
+        (["train", "--preset", "demo", "--data", "not-there.json"], "not-there.json"),
+        (["show", "261123-000000-abcd"], "261123-000000-abcd"),
+        (["show", "../../etc"], "../../etc"),
+        (["resume", "261123-000000-abcd"], "261123-000000-abcd"),
+        (["chat", "nowhere", "--prompt", "hello"], "nowhere"),
+        (["gguf", "starter", "--levels", "q9_9"], "q9_9"),
+        (["measure", "starter", "--data", IDENTITY], "gguf"),
+        (["mask", IDENTITY, "--row", "300"], "300"),
+        (["validate", "not-there.json"], "not-there.json"),
+    ],
+)
+def test_bad_usage_exits_with_2_and_says_what_where_and_how_to_mend_it(arguments: list[str], expected: str):
+    result = shell(*arguments)
+    assert result.returncode == 2, result.stderr
+    assert [line.split()[0] for line in result.stderr.splitlines() if line.startswith(("Problem", "Where", "Remedy"))] == [
+        "Problem",
+        "Where",
+        "Remedy",
+    ]
+    assert expected in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_unknown_verb_or_option_exits_with_2():
+    assert shell("fine-tune").returncode == shell("runs", "--colour").returncode == 2
+
+
+def test_an_error_is_one_json_object_too():
+    result = shell("show", "261123-000000-abcd", "--json")
+    error = json.loads(result.stdout)["error"]
+    assert result.returncode == 2 and {"problem", "where", "remedy"} <= set(error)
+
+
+def test_what_nobody_foresaw_goes_to_a_file_and_not_to_the_person(tmp_path: Path):
+    (paths.home()).mkdir(parents=True)
+    paths.runs_dir().write_text("a file where the folder of runs should be", encoding="utf-8")
+    result = shell("train", "--preset", "demo", "--detach")
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "Traceback" in (paths.home() / "errors.log").read_text(encoding="utf-8")
+
+
+def test_no_runs_yet_says_how_to_start_one():
+    assert "python -m core demo" in call("runs").stdout
+    assert said(call("runs", "--json")) == {"runs": []}
+
+
+def test_publish_without_dry_run_sends_nothing():
+    result = shell("publish", "starter", "--repo", "me/model")
+    assert result.returncode == 2 and "--dry-run" in result.stderr
+
+
+def test_doctor_gives_a_remedy_for_everything_that_is_not_well():
+    checks = said(call("doctor", "--json"))["checks"]
+    assert {"gguf", "disk"} <= {check["name"].lower().split()[0] for check in checks}
+    assert all(check["remedy"] for check in checks if check["state"] != "ok")
+
+
+@pytest.mark.parametrize(("config", "is_there"), [("auto", False), ("zero2", True)])
+def test_a_worker_has_deepspeed_only_where_the_recipe_uses_it(tmp_path: Path, config: str, is_there: bool):
+    (tmp_path / "recipe.yaml").write_text(demo().model_copy(update={"accelerate_config": config}).to_yaml(), encoding="utf-8")
+    program = (
+        "import sys; from pathlib import Path; from core.worker import leave_out_deepspeed; leave_out_deepspeed(Path(sys.argv[1]));"
+        "from accelerate.utils import is_deepspeed_available; print(bool(is_deepspeed_available()))"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], cwd=paths.PROJECT, env=child_environment(), capture_output=True, text=True
+    )
+    assert child.stdout.strip() == str(is_there), child.stderr
