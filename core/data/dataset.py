@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -17,7 +16,6 @@ from pydantic import BaseModel, ConfigDict
 from core import paths
 from core.conversation import Conversation, Turn
 from core.data.datafile import DataFile
-from core.data.duplicates import fingerprint
 from core.data.findings import INDEX, Findings, keep, writing
 from core.data.layouts import Kind, Layout, detect
 from core.data.mapping import ColumnMapping, require_complete
@@ -161,8 +159,8 @@ def import_dataset(
     if not path.is_file():
         raise UserError(f"There is no file {path.name!r}.", str(path), "Check the path.")
     layout = DataFile(path, mapping and require_complete(mapping, path.name)).layout
-    if mapping == detect(path).mapping:
-        mapping = None  # what would have been found out
+    if mapping and (found := detect(path)).kind != "unknown" and found.mapping == mapping:
+        layout, mapping = found, None  # nothing had to be said
     sha256, size_bytes = paths.sha256_file(path), path.stat().st_size
     digest = hashlib.sha256((sha256 + mapping.model_dump_json()).encode()).hexdigest() if mapping else sha256
     folder = paths.datasets_dir() / f"ds-{digest[:12]}"
@@ -344,28 +342,3 @@ def _is_list(path: Path) -> bool:
 
 def _conversation(fields: dict[str, Any]) -> Conversation:
     return Conversation(fields["id"], tuple(Turn(turn["role"], turn["content"]) for turn in fields["turns"]))
-
-
-def split(dataset: Iterable[Conversation], eval_fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """The indices of the training and of the evaluation conversations, both in the dataset's order.
-
-    Whole conversations are drawn; those that are the same word for word stay on one side. The same seed gives the same split.
-
-    Raises:
-        UserError: the fraction is not from 0 up to (not including) 1.
-    """
-    if not 0 <= eval_fraction < 1:
-        raise UserError(f"The evaluation share is {eval_fraction}.", "eval_fraction", "Choose a share from 0 up to, but not including, 1.")
-    groups: dict[int, list[int]] = {}
-    for index, conversation in enumerate(dataset):
-        groups.setdefault(fingerprint(conversation), []).append(index)
-    num_rows = sum(len(group) for group in groups.values())
-    wanted = max(1, round(num_rows * eval_fraction)) if eval_fraction > 0 else 0
-    order = list(groups.values())
-    random.Random(seed).shuffle(order)
-    held_out: list[int] = []
-    for group in order[:-1]:  # one group at least is left to train on
-        if len(held_out) + len(group) <= wanted:
-            held_out += group
-    held = set(held_out)
-    return [index for index in range(num_rows) if index not in held], sorted(held_out)

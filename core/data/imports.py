@@ -1,0 +1,306 @@
+"""Imports as jobs: a process of its own reads and checks the data, and everything about it is on disk, so that any page may look or cancel.
+
+A job is a folder ``imports/JOB_ID``: ``job.json`` (what is imported), ``events.jsonl`` (append-only, the truth), ``process.json``,
+``import.lock`` (held while the job lives) and ``import.log``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from core import events, paths, process
+from core.data.dataset import sweep
+from core.data.layouts import Layout
+from core.data.mapping import ColumnMapping
+from core.data.origin import HubRef, Origin, OriginKind
+from core.errors import UserError
+from core.locks import FileLock, is_held
+
+State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
+TERMINAL_STATES: tuple[State, ...] = ("done", "failed", "cancelled", "interrupted")
+LOCK, CANCEL_FILE, LOG = "import.lock", "cancel", "import.log"
+CANCEL_GRACE_S = 3.0
+KEPT_JOBS = 50
+LOOK_S = 60.0
+DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt")
+HIDDEN_ROOTS = ("/proc", "/sys", "/dev", "/run")
+
+
+class ImportSource(BaseModel):
+    """What to import: a file (`path`), a `text`, or a dataset of the Hub."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: OriginKind
+    path: str = ""  # for upload (removed at the end), path and example
+    text: str = ""  # for pasted
+    hub: HubRef | None = None
+    name: str | None = None  # of the dataset; None: after the file
+    mapping: ColumnMapping | None = None  # None: the layout is found out
+
+
+class ImportJob(BaseModel):
+    """Where an import stands."""
+
+    model_config = ConfigDict(frozen=True)
+
+    job_id: str
+    kind: OriginKind
+    name: str
+    state: State = "queued"
+    stage: Literal["", "fetching", "checking"] = ""
+    done_bytes: int = 0  # of the stage
+    total_bytes: int = 0
+    rows: int = 0
+    rows_per_s: float | None = None
+    eta_s: float | None = None  # of the stage; None while nobody can say
+    dataset_id: str | None = None
+    error: dict[str, str] | None = None  # as `UserError.as_dict`
+    created_s: float = 0.0
+    ended_s: float = 0.0
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.state in TERMINAL_STATES
+
+
+class Look(BaseModel):
+    """A file before it is imported: its layout, and its first rows as they would be imported."""
+
+    layout: Layout
+    rows: list[dict[str, Any]]  # see `core.data.datafile.Previewed`
+
+
+def start(source: ImportSource, token: str | None = None) -> str:
+    """Begin to import and return the job's id. The work outlives this process; only a download from the Hub does not.
+
+    Args:
+        token: the caller's, for the Hub. It stays in this process.
+
+    Raises:
+        UserError: there is no such file, no text, or the name of the Hub dataset cannot be one.
+    """
+    from core.data import hub
+
+    if source.kind == "hub":
+        hub.require_id(source.hub)
+    elif source.kind == "pasted":
+        if not source.text.strip():
+            raise UserError("There is no text.", "the pasted text", "Paste records: JSON, JSONL, or CSV with a first line of column names.")
+    elif not Path(source.path).is_file():
+        raise UserError(f"There is no file {Path(source.path).name!r}.", source.path, "Check the path.")
+    _prune()
+    job_id = "im-" + paths.new_run_id()
+    job_dir = imports_dir() / job_id
+    job_dir.mkdir(parents=True)
+    lock = FileLock(job_dir / LOCK)
+    assert lock.acquire(), "the folder is new"
+    if source.kind == "pasted":
+        paths.write_text(job_dir / "pasted.txt", source.text)
+    paths.write_json(job_dir / "job.json", source.model_dump(mode="json", exclude={"text"}))
+    events.append(job_dir, "created")
+    if source.hub:
+        threading.Thread(target=_fetch_and_spawn, args=(job_dir, source.hub, token, lock), daemon=True).start()
+    else:
+        file = job_dir / "pasted.txt" if source.kind == "pasted" else Path(source.path).absolute()
+        spawn(job_dir, (file,), Origin(kind=source.kind, file=file.name), lock)
+    return job_id
+
+
+def _fetch_and_spawn(job_dir: Path, ref: HubRef, token: str | None, lock: FileLock) -> None:
+    """Download in this process, which has the token; then let the child do the rest."""
+    from core.data import hub
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told_s
+        if time.monotonic() - told_s >= 0.25 or done == total:
+            told_s = time.monotonic()
+            events.append(job_dir, "progress", stage="fetching", done=done, total=total, rows=0)
+
+    told_s = 0.0
+    is_handed_over = False
+    try:
+        events.append(job_dir, "started")
+        files, origin = hub.fetch(ref, job_dir / "hub", token, tell, (job_dir / CANCEL_FILE).exists)
+        if (job_dir / CANCEL_FILE).exists():
+            raise hub.Stopped
+        spawn(job_dir, files, origin, lock)
+        is_handed_over = True
+    except hub.Stopped:
+        events.append(job_dir, "finished", state="cancelled")
+    except UserError as error:
+        events.append(job_dir, "finished", state="failed", error=error.as_dict())
+    except Exception as error:  # noqa: BLE001 - the thread's last line of defence: the job must not seem to go on
+        lost = UserError("The download ended unexpectedly.", f"{ref.repo_id}: {type(error).__name__}", "Try again.", code="NET")
+        events.append(job_dir, "finished", state="failed", error=lost.as_dict())
+    finally:
+        if not is_handed_over:
+            shutil.rmtree(job_dir / "hub", ignore_errors=True)
+        lock.release()
+
+
+def spawn(job_dir: Path, files: tuple[Path, ...], origin: Origin, lock: FileLock) -> None:
+    """Start the child that imports `files`, the parts of one table, and hand it the lock."""
+    paths.write_json(job_dir / "files.json", {"files": list(map(str, files)), "origin": origin.model_dump(mode="json")})
+    with (job_dir / LOG).open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "core.data.import_child", str(job_dir)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=process.child_environment(),
+            cwd=paths.PROJECT,
+            start_new_session=True,
+            pass_fds=(lock.descriptor,),
+        )
+    if known := process.identity(child.pid):
+        paths.write_json(job_dir / "process.json", dataclasses.asdict(known))
+    # It outlives us; while we live, somebody has to collect its exit status or it stays a zombie.
+    threading.Thread(target=child.wait, daemon=True).start()
+    lock.release()
+
+
+def load(job_id: str) -> ImportJob:
+    """The job as its events tell it; ``interrupted`` when they say it goes on and nobody holds its lock.
+
+    Raises:
+        UserError: there is no such job.
+    """
+    job_dir = paths.by_id(imports_dir(), job_id, "import")
+    is_alive = is_held(job_dir / LOCK)
+    job = _fold(job_dir)
+    if job.is_terminal or is_alive:
+        return job
+    sweep()
+    error = UserError(
+        "The import ended without a word: its process was killed or the machine went down.",
+        job.name,
+        "Start it again; nothing half imported is left.",
+        code="KILLED",
+    )
+    return job.model_copy(update={"state": "interrupted", "error": error.as_dict(), "eta_s": None})
+
+
+def cancel(job_id: str) -> ImportJob:
+    """End the job and remove what it has made so far; nothing happens to one that has ended."""
+    job_dir = paths.by_id(imports_dir(), job_id, "import")
+    (job_dir / CANCEL_FILE).touch()
+    deadline = time.monotonic() + CANCEL_GRACE_S
+    while is_held(job_dir / LOCK):
+        if known := _child(job_dir):
+            process.kill_tree(known, grace_s=max(0.0, deadline - time.monotonic()))
+        elif time.monotonic() > deadline:
+            break  # a download that waits for the network ends by itself
+        time.sleep(0.05)
+    if not _fold(job_dir).is_terminal:
+        events.append(job_dir, "finished", state="cancelled")
+    sweep()
+    return load(job_id)
+
+
+def _child(job_dir: Path) -> process.Identity | None:
+    path = job_dir / "process.json"
+    known = process.Identity(**paths.read_json(path)) if path.exists() else None
+    return known if known and process.is_alive(known) else None
+
+
+def list_jobs() -> list[ImportJob]:
+    """Every import that is remembered, newest first."""
+    found = sorted((path.parent.name for path in imports_dir().glob(f"*/{events.FILE_NAME}")), reverse=True)
+    return [load(job_id) for job_id in found if paths.ID_PATTERN.fullmatch(job_id)]
+
+
+def follow(job_id: str, poll_s: float = 0.1) -> Iterator[ImportJob]:
+    """The job each time it has changed, until it has ended; the last one is terminal."""
+    before: ImportJob | None = None
+    while True:
+        job = load(job_id)
+        if job != before:
+            yield job
+        if job.is_terminal:
+            return
+        before = job
+        time.sleep(poll_s)
+
+
+def look(path: Path, mapping: ColumnMapping | None = None, n: int = 5) -> Look:
+    """The layout of a file and its first `n` rows as they would be imported. A child reads it, so that no file harms the caller.
+
+    Raises:
+        UserError: there is no such file, or it cannot be read within a minute.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no file {path.name!r}.", str(path), "Check the path.")
+    payload = {"path": str(path.absolute()), "mapping": mapping.model_dump() if mapping else None, "n": n}
+    return Look.model_validate(process.call_child("core.data.look_child", payload, step=f"Looking at {path.name}", timeout_s=LOOK_S))
+
+
+def local_file(text: str) -> Path:
+    """The data file that somebody at this machine names by its path.
+
+    Raises:
+        UserError: nothing there, no ordinary file, none of the endings of data files, or not readable.
+    """
+    path = Path(text.strip().strip("'\"")).expanduser()
+    if not path.is_absolute():
+        path = path.absolute()
+    real = path.resolve()
+    if any(real.is_relative_to(root) for root in HIDDEN_ROOTS) or real.suffix.lower() not in DATA_SUFFIXES:
+        raise UserError(f"{path.name!r} is no data file.", str(path), f"Give a file that ends in {', '.join(DATA_SUFFIXES)}.")
+    if not real.is_file():
+        raise UserError(f"There is no file {path.name!r}.", str(path), "Check the path.")
+    try:
+        real.open("rb").close()
+    except OSError as error:
+        raise UserError(f"{path.name!r} cannot be read: {error.strerror}.", str(path), "Check who may read it.") from None
+    return real
+
+
+def imports_dir() -> Path:
+    return paths.home() / "imports"
+
+
+def _prune() -> None:
+    """Forget the oldest jobs that have ended."""
+    for job in list_jobs()[KEPT_JOBS:]:
+        if job.is_terminal:
+            shutil.rmtree(imports_dir() / job.job_id, ignore_errors=True)
+
+
+def _fold(job_dir: Path) -> ImportJob:
+    """The job that its events describe."""
+    source = ImportSource.model_validate(paths.read_json(job_dir / "job.json"))
+    name = source.name or (source.hub.repo_id if source.hub else Path(source.path).name or "Pasted text")
+    fields: dict[str, Any] = {"job_id": job_dir.name, "kind": source.kind, "name": name}
+    stage_began = 0.0
+    for event in events.read(job_dir):
+        at = float(event["t"])
+        match event["kind"]:
+            case "created":
+                fields["created_s"] = at
+            case "started":
+                fields["state"] = "running"
+            case "progress":
+                stage, done, total, rows = event["stage"], event["done"], event["total"], event["rows"]
+                if stage != fields.get("stage"):
+                    stage_began = at
+                elapsed_s = at - stage_began
+                fields |= {"stage": stage, "done_bytes": done, "total_bytes": total, "rows": rows}
+                fields["rows_per_s"] = rows / elapsed_s if rows and elapsed_s > 0 else None
+                fields["eta_s"] = (total - done) * elapsed_s / done if done and elapsed_s > 0 else None
+            case "finished" if "ended_s" not in fields:
+                fields |= {"state": event["state"], "ended_s": at, "error": event.get("error"), "dataset_id": event.get("dataset_id")}
+                fields["eta_s"] = None
+            case _:
+                continue
+    return ImportJob.model_validate(fields)
