@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from core.conversation import ROLE_ALIASES, VICUNA_ROLES, Conversation
+from core.data.datafile import DataFile
 from core.data.dataset import Dataset
 from core.data.parse import parse
 from core.data.records import ROLE_KEYS, VALUE_KEYS, read_record
@@ -69,20 +70,28 @@ class Draft:
 
 def drafts(dataset: Dataset) -> Iterator[Draft]:
     """Every row of the dataset in the order of its source, the rejected ones in their places."""
-    rejected = dataset.rejected()
+    rejected = _rejected(dataset)
     waiting = next(rejected, None)
     for conversation, row in dataset.numbered():
-        while waiting is not None and waiting["row"] < row:
-            yield _rejected(waiting)
+        while waiting is not None and waiting.row < row:
+            yield waiting
             waiting = next(rejected, None)
         yield Draft(row, conversation.id, said_in(conversation), ())
-    while waiting is not None:
-        yield _rejected(waiting)
-        waiting = next(rejected, None)
+    if waiting is not None:
+        yield waiting
+    yield from rejected
 
 
-def _rejected(fields: dict[str, Any]) -> Draft:
-    return read_draft(fields["row"], fields["raw"], tuple(code for code in fields["codes"] if RULES[code].severity == "error"))
+def _rejected(dataset: Dataset) -> Iterator[Draft]:
+    """The rejected rows. Those of a layout with columns of its own are read from the source again, as its mapping says."""
+    file = DataFile(dataset.source, dataset.manifest.mapping)
+    is_plain = file.layout.is_plain or not dataset.manifest.num_rejected
+    records = iter(()) if is_plain else file.records()
+    for fields in dataset.rejected():
+        codes = tuple(code for code in fields["codes"] if RULES[code].severity == "error")
+        draft = read_draft(fields["row"], fields["raw"], codes)
+        record = None if is_plain or draft.turns else next(record for record in records if record.row == draft.row)
+        yield draft if record is None else replace(draft, turns=turns_in(record.value), id=_id_in(record.value, draft.row))
 
 
 def said_in(conversation: Conversation) -> tuple[Said, ...]:
@@ -95,10 +104,18 @@ def read_draft(row: int, raw: str, codes: tuple[str, ...]) -> Draft:
     value = parsed.value
     if isinstance(value, str):  # kept as text by an earlier cleaning
         raw, value = value, parse(value.encode("utf-8", "surrogatepass")).value
-    items = next((value[key] for key in TURNS_KEYS if key in value), None) if isinstance(value, dict) else None
-    turns = _turns(items, value.get("system")) if isinstance(value, dict) and isinstance(items, list) and items else None
-    identifier = value.get("id") if isinstance(value, dict) else None
-    return Draft(row, str(identifier) if isinstance(identifier, (str, int)) else f"row-{row}", turns, codes, raw)
+    return Draft(row, _id_in(value, row), turns_in(value), codes, raw)
+
+
+def _id_in(record: Any, row: int) -> str:
+    identifier = record.get("id") if isinstance(record, dict) else None
+    return str(identifier) if isinstance(identifier, (str, int)) else f"row-{row}"
+
+
+def turns_in(record: Any) -> tuple[Said, ...] | None:
+    """The turns of a record when every one of them has a role and a text; else None."""
+    items = next((record[key] for key in TURNS_KEYS if key in record), None) if isinstance(record, dict) else None
+    return _turns(items, record.get("system")) if isinstance(items, list) and items else None
 
 
 def _turns(items: list[Any], system: Any) -> tuple[Said, ...] | None:

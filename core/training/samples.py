@@ -15,7 +15,8 @@ Row = dict[str, list[int]]  # {"input_ids": (T,), "labels": (T,), -100 where no 
 
 def conversations_of(run_dir: Path) -> tuple[list[Conversation], list[Conversation]]:
     """The conversations that the run trains on, and those it never trains on."""
-    from core.data.dataset import open_dataset, split
+    from core.data.dataset import open_dataset
+    from core.data.split import split
 
     recipe = load_recipe(run_dir / "recipe.yaml")
     data: dict[str, Any] = paths.read_json(run_dir / "dataset.json")

@@ -312,3 +312,12 @@ def test_dropped_rows_are_json_lines(workspace: Path, tmp_path: Path) -> None:
     cleaned = clean(imported(tmp_path, [record(0), record(0, id="é\u2028")]), {"dedupe-exact": {}})
     (line,) = (cleaned.folder / "dropped.jsonl").read_bytes().split(b"\n")[:-1]
     assert json.loads(line)["id"] == "é\u2028"
+
+
+def test_rejected_rows_of_a_table_come_back_too(workspace: Path, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("instruction,output,id\nHi,Hello,a\nBad\x07bell,ok</s>,b\nStill bad</s>,,c\n", encoding="utf-8")
+    parent = import_dataset(tmp_path / "table.csv")
+    assert (parent.manifest.num_rows, len(parent)) == (3, 1)
+    cleaned = clean(parent, {"strip-special": {}, "drop-rejected": {}})
+    assert [(conversation.id, conversation.turns[1].content) for conversation in cleaned] == [("a", "Hello"), ("b", "ok")]
+    assert [(row.row, row.text) for row in dropped(cleaned)] == [(2, "user: Still bad\nassistant: ")]

@@ -6,12 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from core import paths
 from core.conversation import Conversation, Turn
-from core.data.dataset import BATCH_ROWS, import_dataset, list_datasets, open_dataset, split
+from core.data.dataset import BATCH_ROWS, import_dataset, list_datasets, open_dataset
 from core.errors import UserError
 from tests.unit.data.files import dump, record, talk
 
@@ -82,27 +80,3 @@ def test_unknown_files_and_ids_are_user_errors(workspace: Path, tmp_path: Path) 
     for identifier in ("ds-000000000000", "../secret", ""):
         with pytest.raises(UserError, match="no dataset"):
             open_dataset(identifier)
-
-
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.integers(0, 12), max_size=40), st.floats(0, 0.9), st.integers(0, 5))
-def test_a_split_takes_every_row_once_and_keeps_the_same_conversation_on_one_side(kinds: list[int], fraction: float, seed: int) -> None:
-    dataset = [Conversation(str(row), (Turn("user", str(kind)), Turn("assistant", "x"))) for row, kind in enumerate(kinds)]
-    train, held_out = split(dataset, fraction, seed)
-    assert sorted(train + held_out) == list(range(len(kinds)))
-    assert train == sorted(train)
-    assert held_out == sorted(held_out)
-    assert not {kinds[row] for row in train} & {kinds[row] for row in held_out}
-    assert bool(train) or not kinds
-    assert len(held_out) <= max(1, round(len(kinds) * fraction)) * (fraction > 0)
-    assert split(dataset, fraction, seed) == (train, held_out)
-
-
-def test_a_split_by_share_has_that_share_and_another_seed_draws_others() -> None:
-    dataset = [Conversation(str(row), (Turn("user", str(row)),)) for row in range(200)]
-    train, held_out = split(dataset, 0.1, seed=1)
-    assert (len(train), len(held_out)) == (180, 20)
-    assert split(dataset, 0.1, seed=2)[1] != held_out
-    assert split(dataset, 0.0, seed=1) == (list(range(200)), [])
-    with pytest.raises(UserError, match="evaluation share"):
-        split(dataset, 1.0, seed=1)
