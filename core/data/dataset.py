@@ -15,13 +15,13 @@ from pydantic import BaseModel, ConfigDict
 
 from core import paths
 from core.conversation import Conversation, Turn
+from core.data import intake
 from core.data.datafile import DataFile
 from core.data.findings import INDEX, Findings, keep, writing
-from core.data.layouts import Kind, Layout, detect
+from core.data.layouts import Kind, detect
 from core.data.mapping import ColumnMapping, require_complete
 from core.data.origin import Origin
 from core.data.rows import Checked
-from core.data.rules import shorten
 from core.data.validate import Listeners, Report, examine
 from core.errors import UserError
 from core.locks import FileLock
@@ -169,31 +169,17 @@ def import_dataset(
         time.sleep(0.1)  # another import of the same bytes; what it makes is ours too
     try:
         if not (folder / MANIFEST).is_file():
-            _require_known(layout, path)
+            intake.require_known(layout, path)
             paths.require_disk(paths.datasets_dir(), 3 * size_bytes, "Importing the data")
             with paths.building(folder) as partial:
-                source = partial / f"source{_suffix(layout, path)}"
+                source = partial / intake.source_name(layout, path)
                 shutil.copyfile(path, source)
-                _require_text(_write_rows(source, partial, _teller(size_bytes, on_progress, on_rows), mapping), path)
+                intake.require_text(_write_rows(source, partial, _teller(size_bytes, on_progress, on_rows), mapping), path)
                 facts = {"format": layout.kind, "why": layout.why, "mapping": mapping, "origin": origin or Origin(file=path.name)}
                 write_manifest(partial, source, id=folder.name, name=name or path.stem, **facts)
     finally:
         lock.release()
     return Dataset(folder)
-
-
-def _require_known(layout: Layout, path: Path) -> None:
-    if layout.kind == "unknown" and layout.columns:
-        named = ", ".join(shorten(column.name) for column in layout.columns[:12])
-        raise UserError(
-            f"{path.name} has no known layout. {layout.why}", str(path), f"Say which of {named} hold question and answer.", "LAYOUT"
-        )
-
-
-def _suffix(layout: Layout, path: Path) -> str:
-    if layout.container != "json":
-        return ".parquet" if layout.container == "parquet" else ".csv"
-    return ".json" if _is_list(path) else ".jsonl"
 
 
 def _teller(
@@ -327,17 +313,6 @@ def _write_rows(
     report = report.model_copy(update={"issues": report.issues[:LISTED]})
     paths.write_text(folder / REPORT, report.model_dump_json(indent=1) + "\n")
     return report
-
-
-def _require_text(report: Report, path: Path) -> None:
-    refused = next((issue for issue in report.issues if issue.code in ("not-a-text-file", "empty-file")), None)
-    if refused:
-        raise UserError(refused.problem, str(path), refused.remedy)
-
-
-def _is_list(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(1 << 12).lstrip(b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n").startswith(b"[")
 
 
 def _conversation(fields: dict[str, Any]) -> Conversation:
