@@ -203,7 +203,7 @@ def read_columns(raw: bytes, values: list[Any], layout: Layout) -> Columns | Non
             return None
         turns = list(chain.from_iterable(talks))
         contents = list(map(itemgetter(layout.value_key), turns))
-        roles: list[Role | None] = list(map(ROLE_ALIASES.get, map(itemgetter(layout.role_key), turns)))
+        roles: list[Role | None] = [ROLE_ALIASES.get(name) for name in map(itemgetter(layout.role_key), turns)]
         if set(map(len, turns)) != {2} or set(map(type, turns)) != {dict}:
             return None
     except (KeyError, TypeError):  # another shape
