@@ -9,9 +9,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from core.cli.imports import Map
 from core.cli.output import Json, console, finish
 
-DataPath = Annotated[Path, typer.Argument(help="A Vicuna JSON or JSONL file.")]
+DataPath = Annotated[Path, typer.Argument(help="A data file: any known layout, in JSON, JSONL, CSV or Parquet.")]
 Model = Annotated[str, typer.Option(help="The base model whose tokenizer and template count.")]
 SHOWN = 50
 
@@ -21,15 +22,18 @@ def validate(
     model: Annotated[str | None, typer.Option(help="Also count what this model's tokenizer would cut.")] = None,
     max_length: Annotated[int, typer.Option(min=16, help="Tokens per conversation, with --model.")] = 2048,
     eval_path: Annotated[Path | None, typer.Option("--eval", help="Evaluation data that must share no conversation with PATH.")] = None,
+    map_: Map = None,
     json: Json = False,
 ) -> None:
     """Check every record of a file and name what is wrong by row, turn, line and byte."""
+    from core.data.mapping import parse_mapping
     from core.data.tokenizer import load_tokenizer
     from core.data.validate import validate as check
     from core.training.models import resolve
 
     tokenizer = load_tokenizer(resolve(model).path) if model else None
-    report = check(path, tokenizer=tokenizer, max_length=max_length if model else None, eval_path=eval_path)
+    mapping = parse_mapping(map_) if map_ else None
+    report = check(path, tokenizer=tokenizer, max_length=max_length if model else None, eval_path=eval_path, mapping=mapping)
     out = console(json)
     out.print(f"{report.num_rows:,} records: {report.num_valid:,} can be trained, {report.num_rejected:,} cannot.")
     table = Table("severity", "code", "row", "turn", "line", "problem and remedy", box=None, pad_edge=False)

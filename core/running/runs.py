@@ -58,9 +58,9 @@ def create(recipe: Recipe, token: str | None = None, hardware: Hardware | None =
     models.check_method(recipe, model)
     if not recipe.dataset:
         raise UserError("No dataset is named.", "dataset", "Give --data PATH, or dataset: in the recipe.")
-    data = {"train": _dataset_entry(import_dataset(resolve_data(recipe.dataset)))}
+    data = {"train": _dataset_entry(take_data(recipe.dataset))}
     if recipe.eval_dataset:
-        data["eval"] = _dataset_entry(import_dataset(resolve_data(recipe.eval_dataset)))
+        data["eval"] = _dataset_entry(take_data(recipe.eval_dataset))
     tokenizer = load_tokenizer(model.path)
     run_id = paths.new_run_id()
     run_dir = paths.runs_dir() / run_id
@@ -88,14 +88,14 @@ def create(recipe: Recipe, token: str | None = None, hardware: Hardware | None =
     return run_id
 
 
-def resolve_data(reference: str) -> Path:
-    """The file behind a dataset id or a path."""
+def take_data(reference: str) -> Dataset:
+    """The dataset behind an id, or made of the file at a path."""
     if reference.startswith("ds-") and (paths.datasets_dir() / reference).is_dir():
-        return open_dataset(reference).source
+        return open_dataset(reference)
     path = Path(reference).expanduser()
     if not path.is_file():
-        raise UserError(f"There is no dataset {reference!r}.", "dataset", "Give a dataset id, or the path of a JSON or JSONL file.")
-    return path
+        raise UserError(f"There is no dataset {reference!r}.", "dataset", "Give a dataset id, or the path of a data file.")
+    return import_dataset(path)
 
 
 def _dataset_entry(dataset: Dataset) -> dict[str, Any]:
