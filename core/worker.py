@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 
 from core import events, paths, process
@@ -21,6 +23,8 @@ def main(run_dir: Path) -> int:
     lock = hold_device(device)
     try:
         leave_out_deepspeed(run_dir)
+        warnings.filterwarnings("ignore", category=FutureWarning)  # about the libraries' own next versions, which are pinned here
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it asks for a kernel package that its CPU path does without
         import torch
 
         from core.training.train import train

@@ -19,6 +19,7 @@ from core.units import duration
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The id that `train` printed; `runs` lists them.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Return at once; the run goes on by itself.")]
+PLAIN_LINES_S = 5.0  # where there is no terminal, a line of progress every so often
 
 
 def train(
@@ -87,16 +88,17 @@ def watch(run_id: str, out: Console) -> Run:
     try:
         with Progress(*columns, console=out, disable=not out.is_terminal) as progress:
             bars: dict[str, Any] = {}
-            said = ""
+            said, said_at = "", 0.0
             for run in runs.follow(run_id):
                 if run.stage not in bars:
                     bars[run.stage] = progress.add_task(run.stage, total=None, figures="")
                 done, total, figures = _figures(run)
                 progress.update(bars[run.stage], completed=done, total=total or None, figures=figures)
-                line = f"{run.stage}: {figures}" if run.stage != "train" or run.optimizer_step % 10 == 0 else said
-                if not out.is_terminal and line != said:
+                line = f"{run.stage}: {figures}"
+                is_due = line.partition(":")[0] != said.partition(":")[0] or time.monotonic() - said_at > PLAIN_LINES_S
+                if not out.is_terminal and line != said and is_due:
                     out.print(line, markup=False)
-                    said = line
+                    said, said_at = line, time.monotonic()
     except KeyboardInterrupt:
         out.print(f"The run goes on by itself. Stop it with: python -m core stop {run_id}")
         raise typer.Exit(0) from None
@@ -111,7 +113,8 @@ def _figures(run: Run) -> tuple[float, float, str]:
         loss = f"loss {run.losses[run.optimizer_step]:.3f}" if run.optimizer_step in run.losses else "loading the model"
         return run.optimizer_step, run.max_steps, f"step {run.optimizer_step}/{run.max_steps}, {loss}"
     done, total = run.progress.get("done", 0), run.progress.get("total", 0)
-    return done, total, str(run.progress.get("text") or (f"{done}/{total}" if total else run.state))
+    what = str(run.progress.get("id", "")).removeprefix(f"{run.run_id}-")
+    return done, total, str(run.progress.get("text") or (f"{what} {done}/{total}".strip() if total else run.state))
 
 
 def report(run: Run, out: Console) -> None:

@@ -14,6 +14,7 @@ from core.training import checkpoints
 
 MAX_BAD_STEPS = 3
 LOGGED = ("loss", "learning_rate", "grad_norm", "mean_token_accuracy", "num_tokens", "epoch")
+SAID = ("loss", "learning_rate", "grad_norm", "epoch")
 
 
 class RunCallback(TrainerCallback):
@@ -32,12 +33,15 @@ class RunCallback(TrainerCallback):
         if state.is_world_process_zero and logs and "loss" in logs:
             values = {name: float(logs[name]) for name in LOGGED if name in logs}
             events.append(self.run_dir, "train_log", step=state.global_step, memory_bytes=memory_bytes(), **values)
+            said = ", ".join(f"{name} {values[name]:.4g}" for name in SAID if name in values)
+            print(f"step {state.global_step}/{state.max_steps}: {said}", flush=True)
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float] | None = None, **_: Any
     ) -> None:
         if state.is_world_process_zero and metrics:
             events.append(self.run_dir, "evaluated", step=state.global_step, eval_loss=metrics["eval_loss"])
+            print(f"step {state.global_step}: eval_loss {metrics['eval_loss']:.4g}", flush=True)
             if state.global_step == 0:
                 events.append(self.run_dir, "facts", facts={"eval_loss_before": metrics["eval_loss"]})
 

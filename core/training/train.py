@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PrinterCallback
+from transformers.utils.logging import disable_progress_bar
 from trl.trainer.sft_config import SFTConfig
 
 from core import events, paths
@@ -47,6 +48,7 @@ def train(run_dir: Path) -> None:
     if not train_rows:
         raise UserError("No conversation carries any loss.", "the dataset", "Raise max_length: every answer lies beyond it.")
 
+    disable_progress_bar()  # the log is a file
     compute_dtype = DTYPES[precision(recipe)]
     arguments = training_arguments(run_dir, recipe)  # before the model: under ZeRO-3 they decide how it is loaded
     model = load_model(base, recipe, compute_dtype)
@@ -62,6 +64,7 @@ def train(run_dir: Path) -> None:
     )
     if recipe.method == "qlora":
         keep_float32(trainer.model)
+    trainer.remove_callback(PrinterCallback)  # RunCallback writes the log
     callback.trainer = trainer
     is_main = trainer.accelerator.is_main_process
     threads = known.facts.get("threads") or fastest_thread_count(trainer)
