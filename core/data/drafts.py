@@ -50,17 +50,24 @@ class Draft:
         return tuple(finding.code for finding in findings if is_error(finding))
 
     def record(self) -> Any:
-        """The row as a Vicuna record, without an empty system message; roles that are unknown stay as they are."""
+        """The row as a Vicuna record; roles that are unknown stay as they are."""
         roles: dict[str, str] = {**VICUNA_ROLES}
-        assert self.turns is not None
-        has_empty_system = len(self.turns) > 1 and self.turns[0].role == "system" and not self.turns[0].content.strip()
-        turns = self.turns[1:] if has_empty_system else self.turns
-        return {"id": self.id, "conversations": [{"from": roles.get(said.role, said.role), "value": said.content} for said in turns]}
+        return {
+            "id": self.id,
+            "conversations": [{"from": roles.get(said.role, said.role), "value": said.content} for said in self.turns or ()],
+        }
 
     def line(self) -> bytes:
-        """The row as one line of JSONL. A text that is no JSON stands there as it is if a reader takes it for one row, else as a JSON string."""
+        """The row as one line of JSONL, a conversation without an empty system message.
+
+        A text that is no JSON stands there as it is if a reader takes it for one row, else as a JSON string.
+        """
         if self.turns is not None:
-            return _json_line(self.record())
+            if self.codes == () or self.errors():
+                return _json_line(self.record())
+            return _json_line(
+                replace(self, turns=tuple(said for said in self.turns if said.role != "system" or said.content.strip())).record()
+            )
         if (parsed := parse(self.raw.encode())).is_readable:
             return _json_line(parsed.value)
         text = LINE_ENDS.sub(" ", self.raw.strip())
