@@ -65,7 +65,8 @@ def main(job_dir: Path) -> int:
         events.append(job_dir, "finished", state="failed", error=error.as_dict())
         return 1
     finally:
-        shutil.rmtree(job_dir / "hub", ignore_errors=True)
+        if not is_kept:
+            shutil.rmtree(job_dir / "hub", ignore_errors=True)
         if source.kind in ("upload", "pasted") and not is_kept:
             files[0].unlink(missing_ok=True)  # the dataset has its own copy
     events.append(job_dir, "finished", state="done", dataset_id=dataset_id)

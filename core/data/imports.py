@@ -7,6 +7,8 @@ A job is a folder ``imports/JOB_ID``: ``job.json`` (what is imported), ``events.
 from __future__ import annotations
 
 import dataclasses
+import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from core import events, paths, process
 from core.data.dataset import sweep
 from core.data.layouts import Layout
-from core.data.mapping import ColumnMapping
+from core.data.mapping import ColumnMapping, require_complete
 from core.data.origin import HubRef, Origin, OriginKind
 from core.errors import UserError
 from core.locks import FileLock, is_held
@@ -99,22 +101,60 @@ def start(source: ImportSource, token: str | None = None) -> str:
             raise UserError("There is no text.", "the pasted text", "Paste records: JSON, JSONL, or CSV with a first line of column names.")
     elif not Path(source.path).is_file():
         raise UserError(f"There is no file {Path(source.path).name!r}.", source.path, "Check the path.")
-    _prune()
-    job_id = "im-" + paths.new_run_id()
-    job_dir = imports_dir() / job_id
-    job_dir.mkdir(parents=True)
-    lock = FileLock(job_dir / LOCK)
-    assert lock.acquire(), "the folder is new"
+    job_dir, lock = _new_job(source)
     if source.kind == "pasted":
         paths.write_text(job_dir / "pasted.txt", source.text)
-    paths.write_json(job_dir / "job.json", source.model_dump(mode="json", exclude={"text"}))
-    events.append(job_dir, "created")
     if source.hub:
         threading.Thread(target=_fetch_and_spawn, args=(job_dir, source.hub, token, lock), daemon=True).start()
     else:
         file = job_dir / "pasted.txt" if source.kind == "pasted" else Path(source.path).absolute()
         spawn(job_dir, (file,), Origin(kind=source.kind, file=file.name), lock)
-    return job_id
+    return job_dir.name
+
+
+def again(job_id: str, mapping: ColumnMapping) -> str:
+    """Import once more what a job could not because nobody knew its layout (code LAYOUT), by `mapping`; returns the new job's id.
+
+    Raises:
+        UserError: there is no such job, its file is not there any more, or no conversation can be made by the mapping.
+    """
+    require_complete(mapping, "the mapping")
+    files, before = files_of(job_id), imports_dir() / job_id
+    source = ImportSource.model_validate(paths.read_json(before / "job.json")).model_copy(update={"mapping": mapping})
+    origin = Origin.model_validate(paths.read_json(before / "files.json")["origin"])
+    job_dir, lock = _new_job(source)
+    for own in ("hub", "pasted.txt"):
+        if (before / own).exists():
+            os.replace(before / own, job_dir / own)
+    moved = tuple(job_dir / file.relative_to(before) if file.is_relative_to(before) else file for file in files)
+    spawn(job_dir, moved, origin, lock)
+    return job_dir.name
+
+
+def files_of(job_id: str) -> tuple[Path, ...]:
+    """The files of a job that failed for its layout; they stay until it is imported `again`.
+
+    Raises:
+        UserError: there is no such job, or its files are gone.
+    """
+    known = paths.by_id(imports_dir(), job_id, "import") / "files.json"
+    files = tuple(map(Path, paths.read_json(known)["files"])) if known.is_file() else ()
+    if not files or not all(file.is_file() for file in files):
+        raise UserError("The file of this import is not there any more.", job_id, "Import it again from the beginning.")
+    return files
+
+
+def _new_job(source: ImportSource) -> tuple[Path, FileLock]:
+    """The folder of a new job, and its lock, held."""
+    _prune()
+    # Nobody may guess the id of an import: it opens what was imported.
+    job_dir = imports_dir() / f"im-{paths.new_run_id()}{secrets.token_hex(6)}"
+    job_dir.mkdir(parents=True)
+    lock = FileLock(job_dir / LOCK)
+    assert lock.acquire(), "the folder is new"
+    paths.write_json(job_dir / "job.json", source.model_dump(mode="json", exclude={"text"}))
+    events.append(job_dir, "created")
+    return job_dir, lock
 
 
 def _fetch_and_spawn(job_dir: Path, ref: HubRef, token: str | None, lock: FileLock) -> None:
