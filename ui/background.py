@@ -22,15 +22,25 @@ class Work:
     is_finished: bool = False
 
 
-def watch(do: Callable[[Callable[[int, int], None]], Any], patience_s: float = 0.4) -> Iterator[Work]:
+class AbandonedError(Exception):
+    """Raised inside work that nobody waits for any more."""
+
+
+def watch(do: Callable[[Callable[[int, int], None]], Any], patience_s: float = 0.4, *, may_be_abandoned: bool = False) -> Iterator[Work]:
     """Run ``do(on_progress)`` in a thread; yield how far it is now and then, and last the finished work.
 
     Work that ends within `patience_s` is yielded only once. An error of `do` is raised here.
+
+    Args:
+        may_be_abandoned: end the work, at its next progress, when the generator is closed; otherwise it goes on to its end.
     """
     work, began = Work(), time.monotonic()
     failure: list[BaseException] = []
+    is_left = threading.Event()
 
     def on_progress(done: int, total: int) -> None:
+        if may_be_abandoned and is_left.is_set():
+            raise AbandonedError
         work.done, work.total = done, total
 
     def run() -> None:
@@ -41,11 +51,14 @@ def watch(do: Callable[[Callable[[int, int], None]], Any], patience_s: float = 0
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(patience_s)
-    while thread.is_alive():
-        work.elapsed_s = time.monotonic() - began
-        yield work
-        thread.join(POLL_S)
+    try:
+        thread.join(patience_s)
+        while thread.is_alive():
+            work.elapsed_s = time.monotonic() - began
+            yield work
+            thread.join(POLL_S)
+    finally:
+        is_left.set()
     if failure:
         raise failure[0]
     work.elapsed_s, work.is_finished = time.monotonic() - began, True

@@ -10,8 +10,8 @@ from core.data.dataset import Dataset, open_dataset
 from core.data.render import LossOn
 from core.data.validate import validate
 from core.errors import UserError
+from ui import clean_form, dataset_findings, dataset_rows, origin_view
 from ui import dataset_data as data
-from ui import dataset_findings, dataset_rows
 from ui import dataset_view as view
 from ui.access import Caller, allowed
 from ui.opening import said_by_name
@@ -29,8 +29,10 @@ def opened(dataset: Dataset, model: str, max_length: float, loss_on: LossOn, cal
         "evidence": gr.Column(visible=True),
         "before": before(caller, dataset.id),
         **said_by_name(_lead(dataset, model, max_length, loss_on, caller), view.why_not(data.report_of(dataset.id))),
+        **origin_view.shown(dataset),
         **dataset_findings.opened(dataset.id),
         **dataset_rows.opened(dataset, model, max_length, loss_on, caller),
+        **clean_form.reset(),
     }
 
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import gradio as gr
 
-from ui import dataset_findings, dataset_rows, dataset_sources, feedback
+from ui import dataset_clean, dataset_findings, dataset_origin, dataset_rows, dataset_sources, feedback
 from ui import dataset_handlers as on
 from ui import dataset_view as view
 from ui.opening import opening
 from ui.shell import DATASET, Shell, listen_api
 
 VERB = "Train on this dataset"
+SHOW_TOP = "() => document.getElementById('dataset-sentence')?.scrollIntoView({behavior: 'smooth', block: 'center'})"
 
 
 def build(shell: Shell) -> None:
@@ -21,13 +22,20 @@ def build(shell: Shell) -> None:
     slot = feedback.slot()
     at: dict[str, Any] = {"dataset_id": shell.dataset_id} | top.named | dataset_sources.part()
     with gr.Column(visible=False, elem_id="dataset-evidence") as at["evidence"]:
-        at |= dataset_findings.part() | dataset_rows.part()
+        at |= dataset_origin.part() | dataset_findings.part() | dataset_rows.part()
+        with gr.Column(elem_classes=["sections"]):
+            at |= dataset_clean.part()
+            options = at.pop("options")
+            at |= options
     dataset_sources.attach(shell, at, slot)
     dataset_findings.attach(shell, at, slot)
+    dataset_origin.attach(shell, at, slot)
     dataset_rows.attach(shell, at)
+    dataset_clean.attach(shell, at, options)
     judged = [shell.dataset_id, *dataset_rows.settings(at)]
     shell.listen(shell.demo.load, on.reopen, inputs=judged, outputs=at, slot=slot)
     shell.listen([component.input for component in judged[1:]], on.judge_again, inputs=judged, outputs=at, trigger_mode="always_last")
     shell.listen(shell.tab[DATASET].select, on.list_models, inputs=shell.dataset_id, outputs=at)
     shell.listen(top.action.click, on.go_on, inputs=shell.dataset_id, outputs=shell.tabs, slot=slot)
+    shell.dataset_id.change(None, js=SHOW_TOP, api_visibility="private")
     listen_api(on.validate_dataset, "validate_dataset")
