@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from core.conversation import Conversation
 from core.data.rows import conversation_at
+from core.data.template import ChatTemplate, Message, compile_template
 from core.errors import UserError
 
 if TYPE_CHECKING:
-    from jinja2 import Template
-    from jinja2.ext import Extension
-    from jinja2.parser import Parser
-
     from core.data.tokenizer import ChatTokenizer
 
 IGNORED = -100
-MAX_TEMPLATE_BYTES = 1 << 17
 LossOn = Literal["answers", "all", "last"]
-Message = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -58,19 +51,39 @@ def render(conversation: Conversation, template: str, bos_token: str | None = No
     Raises:
         UserError: the template fails, or writes a turn otherwise once later turns follow, so that no such place exists.
     """
-    messages = conversation.messages()
-    text = _render(messages, template, bos_token, eos_token, False)
+    messages, compiled = conversation.messages(), compile_template(template)
+    return in_one_pass(messages, compiled, bos_token, eos_token) or turn_by_turn(conversation.id, messages, compiled, bos_token, eos_token)
+
+
+def in_one_pass(messages: list[Message], template: ChatTemplate, bos_token: str | None, eos_token: str | None) -> Rendered | None:
+    """The conversation by one rendering; None where that cannot say where an answer begins."""
+    if (pieces := template.pieces(messages, bos_token, eos_token)) is None:
+        return None
+    answers: list[tuple[int, int]] = []
+    at = len(pieces[0])
+    for message, piece in zip(messages, pieces[1:], strict=True):
+        if message["role"] == "assistant":
+            if not piece.startswith(template.prompt):
+                return None
+            answers.append((at + len(template.prompt), at + len(piece)))
+        at += len(piece)
+    return Rendered("".join(pieces), tuple(answers))
+
+
+def turn_by_turn(name: str, messages: list[Message], template: ChatTemplate, bos_token: str | None, eos_token: str | None) -> Rendered:
+    """The conversation by two renderings for each answer, which are compared with the whole text."""
+    text = template.render(messages, bos_token, eos_token, asks=False)
     answers: list[tuple[int, int]] = []
     for number, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
         is_last = number == len(messages) - 1
-        prompt = _render(messages[:number], template, bos_token, eos_token, True)
-        answered = text if is_last else _render(messages[: number + 1], template, bos_token, eos_token, False)
+        prompt = template.render(messages[:number], bos_token, eos_token, asks=True)
+        answered = text if is_last else template.render(messages[: number + 1], bos_token, eos_token, asks=False)
         if not (text.startswith(prompt) and text.startswith(answered) and len(prompt) <= len(answered)):
             raise UserError(
                 f"The chat template writes turn {number} differently once other turns follow it, so its loss cannot be placed.",
-                f"conversation {conversation.id!r}, turn {number}",
+                f"conversation {name!r}, turn {number}",
                 "Train on conversations of one question and answer, or choose a base model whose template keeps earlier turns as they are.",
                 code="TEMPLATE",
             )
@@ -80,7 +93,7 @@ def render(conversation: Conversation, template: str, bos_token: str | None = No
 
 def generation_prompt(messages: list[Message], template: str, bos_token: str | None = None, eos_token: str | None = None) -> str:
     """The text that asks the model for the next answer to `messages`; for vicuna_v1.1 it ends ``ASSISTANT:``."""
-    return _render(messages, template, bos_token, eos_token, True)
+    return compile_template(template).render(messages, bos_token, eos_token, asks=True)
 
 
 def tokenize(conversation: Conversation, tokenizer: ChatTokenizer, max_length: int | None = None, loss_on: LossOn = "answers") -> Sample:
@@ -134,82 +147,3 @@ def mask_row(path: Path, row: int, tokenizer: ChatTokenizer, max_length: int | N
     sample = tokenize(conversation_at(path, row), tokenizer, max_length, loss_on)
     tokens = [tokenizer.tokenizer.id_to_token(token_id) for token_id in sample.input_ids]
     return {"input_ids": sample.input_ids, "labels": sample.labels, "tokens": tokens, "text": sample.text}
-
-
-def _render(messages: list[Message], template: str, bos_token: str | None, eos_token: str | None, asks: bool) -> str:
-    from jinja2 import TemplateError
-
-    compiled = _compile(template)
-    try:
-        return compiled.render(messages=messages, add_generation_prompt=asks, bos_token=bos_token or "", eos_token=eos_token or "")
-    except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise UserError(
-            f"The chat template refuses these turns: {error}",
-            "the model's chat template",
-            "Correct the order of the turns, or choose a base model whose template takes them.",
-            code="TEMPLATE",
-        ) from error
-
-
-@lru_cache(maxsize=16)
-def _compile(template: str) -> Template:
-    """The template in a sandbox set up as transformers does it."""
-    from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    if not template.strip():
-        raise UserError(
-            "The model has no chat template.",
-            "the model's tokenizer",
-            "Choose a chat model, or give its tokenizer a template.",
-            code="TEMPLATE",
-        )
-    if len(template.encode("utf-8", "surrogatepass")) > MAX_TEMPLATE_BYTES:
-        limit = f"{MAX_TEMPLATE_BYTES >> 10} KB"
-        raise UserError(
-            f"The chat template is longer than {limit}.", "the model's tokenizer", "Choose another base model.", code="TEMPLATE"
-        )
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=_extensions())
-    environment.filters["tojson"] = _to_json
-    names: Any = environment.globals
-    names.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
-    try:
-        return environment.from_string(template)
-    except (TemplateError, RecursionError) as error:
-        raise UserError(
-            f"The chat template is no valid Jinja: {error}",
-            "the model's tokenizer",
-            "Correct the template, or choose another base model.",
-            code="TEMPLATE",
-        ) from error
-
-
-def _extensions() -> list[type[Extension]]:
-    """``break`` and ``continue``, and ``{% generation %}``, which only marks what stands in it: the marks are not needed here."""
-    from jinja2 import nodes
-    from jinja2.ext import Extension, loopcontrols
-
-    class Generation(Extension):
-        tags = {"generation"}  # noqa: RUF012 (as jinja2 declares it)
-
-        def parse(self, parser: Parser) -> list[nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    return [loopcontrols, Generation]
-
-
-def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise_exception(message: str) -> None:
-    from jinja2.exceptions import TemplateError
-
-    raise TemplateError(message)
-
-
-def _strftime_now(pattern: str) -> str:
-    from datetime import datetime
-
-    return datetime.now().strftime(pattern)

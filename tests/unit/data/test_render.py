@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from core.conversation import Conversation, Turn
-from core.data.render import MAX_TEMPLATE_BYTES, encode_text, generation_prompt, label_tokens, render
+from core.data.render import encode_text, generation_prompt, in_one_pass, label_tokens, render, turn_by_turn
+from core.data.template import MARK, MAX_TEMPLATE_BYTES, compile_template
 from core.data.tokenizer import VICUNA_TEMPLATE, load_tokenizer
 from core.errors import UserError
 from core.paths import STARTER
@@ -103,3 +104,69 @@ def test_a_token_carries_loss_if_and_only_if_it_overlaps_an_answer() -> None:
     assert label_tokens(ids, offsets, ((5, 9),)) == [-100, -100, -100, -100, 14, 15, 16, -100]
     assert label_tokens(ids, offsets, ((4, 5), (11, 12))) == [-100, -100, 12, -100, -100, -100, -100, 17]
     assert label_tokens(ids, offsets, ()) == [-100] * 8
+
+
+# Templates that one rendering can place the answers of, and those that need one for every turn.
+FORWARD = {
+    "vicuna": VICUNA_TEMPLATE,
+    "chatml": CHATML,
+    "llama 3": LLAMA_3,
+    "llama 2": LLAMA_2,
+    "first message": "{{ messages[0]['content'] }}{% if messages %}!{% endif %}{% for m in messages %}{{ loop.index }}{{ m.content }}{% endfor %}",
+    "remembering": (
+        "{% set seen = namespace(n=0) %}{% for m in messages %}{% set seen.n = seen.n + 1 %}{{ seen.n }}{{ m.content }}"
+        "{% if m.role == 'user' %}{% continue %}{% endif %};{% endfor %}"
+    ),
+    "all but the first": (
+        "{% if messages and messages[0].role == 'system' %}{% set messages = messages[1:] %}{% endif %}"
+        "{% for m in messages %}{{ m.role }}={{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant={% endif %}"
+    ),
+    "generation": "{% for m in messages %}{% generation %}{{ m.content }}|{% endgeneration %}{% endfor %}",
+}
+LOOKING_AHEAD = {
+    "last": FORGETFUL,
+    "last by name": "{% for m in messages %}{{ m.content }}{{ loop['last'] }}{% endfor %}",
+    "length": "{% for m in messages %}{{ m.content }}{{ loop.length }}{% endfor %}",
+    "count": "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}",
+    "next": "{% for m in messages %}{{ m.content }}{{ loop.nextitem is defined }}{% endfor %}",
+    "final": "{{ messages[-1].content }}{% for m in messages %}{{ m.content }}{% endfor %}",
+    "second": "{{ messages[1].content }}{% for m in messages %}{{ m.content }}{% endfor %}",
+    "inside": "{% for m in messages %}{{ m.content }}{{ messages[loop.index0 + 1] is defined }}{% endfor %}",
+    "rest": "{% set rest = messages[1:] %}{% if rest %}more:{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}",
+    "alias": "{% set all = messages %}{% for m in messages %}{{ m.content }}{{ all | length }}{% endfor %}",
+    "two loops": "{% for m in messages %}{{ m.role[0] }}{% endfor %}{% for m in messages %}{{ m.content }}{% endfor %}",
+    "tail": "{% for m in messages %}{{ m.content }}{% endfor %}the end",
+    "asked inside": "{% for m in messages %}{{ m.content }}{{ add_generation_prompt }}{% endfor %}",
+    "asked before": "{% if add_generation_prompt %}?{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}",
+    "prompt of the last": (
+        "{% set n = namespace(x='') %}{% for m in messages %}{{ m.content }}{% set n.x = m.role %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ n.x }}:{% endif %}"
+    ),
+    "breaking": "{% for m in messages %}{{ m.content }}{% if m.content == 'Bye' %}{% break %}{% endif %}{% endfor %}",
+    "filtered": "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
+    "reversed": "{% for m in messages | reverse %}{{ m.content }}{% endfor %}",
+    "macro": "{% macro say(m) %}{{ m.content }}{% endmacro %}{% for m in messages %}{{ say(m) }}{% endfor %}",
+    "nested": "{% if true %}{% for m in messages %}{{ m.content }}{% endfor %}{% endif %}",
+}
+SYSTEM = Conversation("s", (Turn("system", "Be brief."), *TALK.turns))
+
+
+@pytest.mark.parametrize("name", [*FORWARD, *LOOKING_AHEAD])
+def test_one_rendering_places_the_answers_where_one_for_every_turn_does(name: str) -> None:
+    compiled = compile_template((FORWARD | LOOKING_AHEAD)[name])
+    assert (compiled.marked is not None) == (name in FORWARD)
+    for talk in (
+        TALK,
+        SYSTEM,
+        Conversation("one", TALK.turns[:2]),
+        Conversation("marks", (Turn("user", MARK), Turn("assistant", "A" + MARK))),
+    ):
+        messages = talk.messages()
+        try:
+            slowly = turn_by_turn("t", messages, compiled, "<s>", "</s>")
+        except UserError:
+            continue
+        assert in_one_pass(messages, compiled, "<s>", "</s>") in (slowly, None)
+    if name in FORWARD:
+        messages = TALK.messages()
+        assert in_one_pass(messages, compiled, "<s>", "</s>") == turn_by_turn("t", messages, compiled, "<s>", "</s>")
