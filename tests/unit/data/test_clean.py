@@ -253,7 +253,7 @@ assert list(CHOICES) == list(REPAIRS)
     codes=st.sets(st.sampled_from(sorted(CHOICES)), min_size=1),
 )
 def test_the_account_balances_and_cleaning_twice_is_cleaning_once(tmp_path: Path, rows: list[Any], codes: set[str]) -> None:
-    parent = imported(tmp_path, [dump(row) if not isinstance(row, str) else row for row in rows] + [dump(record(0))])
+    parent = imported(tmp_path, [dump(record(0))] + [dump(row) if not isinstance(row, str) else row for row in rows])
     chosen = {code: CHOICES[code] for code in codes}
     cleaned = clean(parent, chosen)
     found = account(cleaned)
