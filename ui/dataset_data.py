@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from gradio.utils import get_upload_folder
 from core import paths
 from core.conversation import Conversation
 from core.data.dataset import Dataset, import_dataset, list_datasets, open_dataset
+from core.data.origin import Origin
 from core.data.render import LossOn, tokenize
 from core.data.tokenizer import ChatTokenizer, load_tokenizer
 from core.data.validate import Report
@@ -38,17 +38,7 @@ class Lengths(NamedTuple):
 
 
 def import_example(name: str) -> Dataset:
-    return import_dataset(paths.EXAMPLES / EXAMPLES[name], name=name)
-
-
-def import_upload(upload: str, caller: Caller, on_progress: Callable[[int, int], None]) -> Dataset:
-    """Take an uploaded file into the workspace; the upload itself is removed."""
-    path = uploaded({"path": upload})
-    try:
-        check_size(path.stat().st_size, caller)
-        return import_dataset(path, name=path.stem, on_progress=on_progress)
-    finally:
-        path.unlink(missing_ok=True)
+    return import_dataset(paths.EXAMPLES / EXAMPLES[name], name, origin=Origin(kind="example", file=EXAMPLES[name]))
 
 
 def uploaded(file: Any) -> Path:

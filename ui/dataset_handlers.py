@@ -28,6 +28,7 @@ def opened(dataset: Dataset, model: str, max_length: float, loss_on: LossOn, cal
         "dataset_id": dataset.id,
         "evidence": gr.Column(visible=True),
         "before": before(caller, dataset.id),
+        "others": gr.Accordion(open=False),
         **said_by_name(_lead(dataset, model, max_length, loss_on, caller), view.why_not(data.report_of(dataset.id))),
         **origin_view.shown(dataset),
         **dataset_findings.opened(dataset.id),
@@ -46,16 +47,6 @@ def before(caller: Caller, dataset_id: str = "") -> gr.Dropdown:
 @allowed("owner")
 def choose(dataset_id: str, model: str, max_length: float, loss_on: LossOn, caller: Caller) -> Shown:
     return opened(open_dataset(dataset_id), model, max_length, loss_on, caller)
-
-
-@allowed("public")
-def reopen(dataset_id: str, model: str, max_length: float, loss_on: LossOn, caller: Caller) -> Shown:
-    """The dataset that was open before a reload; nothing when it is gone."""
-    try:
-        dataset = open_dataset(dataset_id)
-    except UserError:
-        return said_by_name(view.NOTHING, NO_DATA) | {"dataset_id": "", "before": before(caller)}
-    return opened(dataset, model, max_length, loss_on, caller)
 
 
 @allowed("public")

@@ -13,7 +13,8 @@ PAGE_ROWS = 25
 
 NOTHING = empty(
     "Choose the conversations your model will learn from.",
-    "Take an example with one click, or drop a Vicuna JSON or JSONL file. Every row is checked before anything is trained.",
+    "Take an example with one click, or drop a file: JSON, JSONL, CSV or Parquet, as Vicuna, ShareGPT, OpenAI messages, Alpaca, or question "
+    "and answer. Every row is checked before anything is trained.",
 )
 
 

@@ -20,6 +20,7 @@ BUILD: dict[str, Callable[[Shell], None]] = {
     PUBLISH: publish_tab.build,
 }
 TIMED = {RUNS: 1.0, MODELS: 2.0}  # tabs that look again every so many seconds while they are open
+IMPORT_S = 0.5  # between two looks at an import that goes on
 SWEEP_S = (3600, 24 * 3600)  # every hour, uploads and other temporary files that are a day old are deleted
 
 
@@ -30,10 +31,11 @@ def build() -> gr.Blocks:
         ids = {name: kept(name, "") for name in ("dataset_id", "run_id", "artifact_id")}
         opened = kept("tab", DATASET)
         messages = feedback.slot(render=False)
-        forms = {"form": kept("form", None), "talk": kept("chat", []), "repo_id": kept("repo", "")}
+        forms = {"form": kept("form", None), "talk": kept("chat", []), "repo_id": kept("repo", ""), "import_id": kept("import", "")}
         # Timers stand outside the tabs: what is inside one is not there, and hears nothing, before the tab is opened.
         timers = {tab_id: gr.Timer(every_s, active=False) for tab_id, every_s in TIMED.items()}
-        shell = Shell(demo=demo, tabs=tabs, messages=messages, timers=timers, **ids, **forms)
+        import_timer = gr.Timer(IMPORT_S, active=False)
+        shell = Shell(demo=demo, tabs=tabs, messages=messages, timers=timers, import_timer=import_timer, **ids, **forms)
         header.build(shell)
         messages.render()
         with tabs.render():

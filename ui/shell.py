@@ -41,6 +41,8 @@ class Shell:
     form: gr.BrowserState  # the Train tab's form
     talk: gr.BrowserState  # the Chat tab's conversation
     repo_id: gr.BrowserState  # the repository named on the Publish tab
+    import_id: gr.BrowserState  # the import that goes on, or waits for its columns to be named
+    import_timer: gr.Timer  # ticks only while an import goes on, on whatever tab
     messages: gr.HTML  # the page's own place for messages, under the header
     timers: dict[str, gr.Timer]  # by tab id; each ticks only while its tab is open
     tab: dict[str, gr.Tab] = field(default_factory=dict)  # by id; `shell.tab[RUNS].select` fires when a tab is opened

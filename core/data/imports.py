@@ -144,6 +144,12 @@ def files_of(job_id: str) -> tuple[Path, ...]:
     return files
 
 
+def forget(job_id: str) -> None:
+    """Remove a job that has ended, with the files it kept; nothing happens to one that goes on."""
+    if load(job_id).is_terminal:
+        shutil.rmtree(imports_dir() / job_id, ignore_errors=True)
+
+
 def _new_job(source: ImportSource) -> tuple[Path, FileLock]:
     """The folder of a new job, and its lock, held."""
     _prune()

@@ -63,3 +63,12 @@ def test_the_id_of_an_import_cannot_be_guessed_and_names_a_folder(workspace: Pat
     assert ids[0][-12:] != ids[1][-12:]
     for job_id in ids:
         ended(job_id)
+
+
+def test_a_job_that_has_ended_can_be_forgotten_with_the_files_it_kept(workspace: Path, tmp_path: Path) -> None:
+    first = imports.start(source("pasted", tmp_path))
+    ended(first)
+    imports.forget(first)
+    assert list(imports.imports_dir().iterdir()) == []
+    with pytest.raises(UserError, match="no import"):
+        imports.forget(first)
