@@ -113,6 +113,9 @@ _TABLE: tuple[Rule, ...] = (
     Rule("duplicate-id", "warning", "Id used twice", "The id {text} is already that of row {other}.", "Give one of the rows another id than {text}."),
     Rule("duplicate-conversation", "warning", "Conversation given twice", "The whole conversation, beginning {text}, is already row {other}.",
          "Delete one of the two rows beginning {text}; what stands twice is learned twice."),
+    Rule("near-duplicate", "note", "Almost the same conversation",
+         "The conversation beginning {text} is almost the same as that of row {other}: {share} of their runs of words are equal.",
+         "Delete one of the two rows beginning {text}, if they teach the same."),
     # The turns
     Rule("turn-not-object", "error", "Turn not an object", "The turn is {kind}, not an object: {text}.",
          'Write {text} as {{"from": "human" or "gpt", "value": ...}}.'),
