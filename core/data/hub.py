@@ -167,6 +167,8 @@ class _Count:
         count = self
 
         class Bar(tqdm):  # type: ignore[misc] # untyped
+            monitor_interval = 0  # no thread of its own
+
             def __init__(self, *args: Any, **kwargs: Any) -> None:
                 super().__init__(*args, **{**kwargs, "disable": True})
                 count.hear(int(kwargs.get("initial") or 0), is_new=True)

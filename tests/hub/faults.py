@@ -1,0 +1,25 @@
+"""What goes wrong between a client and a Hub."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass
+class Fault:
+    """The next `times` requests whose method and path match (``GET /datasets/.*``) meet it."""
+
+    pattern: str
+    kind: Literal["status", "slow", "drop"]
+    status: int = 500
+    times: int = 1
+    seconds: float = 0.0  # slow: before the answer
+    after_bytes: int = 0  # drop: so much of the body arrives
+
+    def takes(self, request: str) -> bool:
+        if self.times <= 0 or not re.match(self.pattern, request):
+            return False
+        self.times -= 1
+        return True

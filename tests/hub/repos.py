@@ -1,0 +1,40 @@
+"""What a Hub holds: repositories with revisions, and who may read them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+GOOD_TOKEN = "hf_" + "goodTOKENgoodTOKENgood"
+OTHER_TOKEN = "hf_" + "otherTOKENotherTOKENoth"  # of somebody who may read nothing that is closed
+LFS_BYTES = 1000  # a file of this size and above lies on the content server
+
+
+def digest(content: bytes, kind: str = "sha1") -> str:
+    return hashlib.new(kind, content).hexdigest()
+
+
+def blob_id(content: bytes) -> str:
+    """The name that git gives the content."""
+    return digest(b"blob %d\0" % len(content) + content)
+
+
+@dataclass
+class Repo:
+    """One repository. `access`: open, gated (listed for all, read by GOOD_TOKEN), or private (seen by GOOD_TOKEN only)."""
+
+    repo_id: str
+    files: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    card: dict[str, Any] | None = None  # the front matter of its README
+    kind: Literal["datasets", "models"] = "datasets"
+    access: Literal["open", "gated", "private", "disabled"] = "open"
+    branches: dict[str, dict[str, bytes]] = field(default_factory=dict[str, dict[str, bytes]])  # beside main
+
+    def revisions(self) -> dict[str, dict[str, bytes]]:
+        """The files by branch and by commit."""
+        named = {"main": self.files} | self.branches
+        return named | {self.commit(files): files for files in named.values()}
+
+    def commit(self, files: dict[str, bytes]) -> str:
+        return digest(repr(sorted(files.items())).encode())

@@ -1,0 +1,226 @@
+"""The HTTP side: one thread per request, every answer a method, every request remembered."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from tests.hub.faults import Fault
+from tests.hub.repos import GOOD_TOKEN, LFS_BYTES, OTHER_TOKEN, Repo, blob_id, digest
+from tests.hub.writes import WRITE_ROUTES, Writes
+
+NAME = r"(?P<id>[\w.-]+/[\w.-]+)"
+ROUTES = (
+    (r"/api/whoami-v2", "whoami"),
+    (rf"/api/(?P<kind>datasets|models)/{NAME}", "info"),
+    (rf"/api/(?P<kind>datasets|models)/{NAME}/revision/(?P<rev>.+)", "info"),
+    (rf"/api/(?P<kind>datasets|models)/{NAME}/tree/(?P<rev>[^/]+)(?P<folder>/.*)?", "tree"),
+    (rf"/api/(?P<kind>datasets|models)/{NAME}/refs", "refs"),
+    (rf"/(?P<kind>datasets)/{NAME}/resolve/(?P<rev>refs/convert/parquet|[^/]+)/(?P<path>.+)", "resolve"),
+    (rf"/{NAME}/resolve/(?P<rev>[^/]+)/(?P<path>.+)", "resolve"),
+    (r"/cdn/(?P<sha>[0-9a-f]{64})", "content"),
+)
+
+
+@dataclass
+class Asked:
+    """A request as it came."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+
+
+class RefusedError(Exception):
+    """An answer other than the one asked for."""
+
+    def __init__(self, status: int, code: str = "", message: str = "") -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+
+
+class Hub:
+    """A running Hub; ``with Hub([Repo(...)]) as hub`` and then ``hub.url``."""
+
+    def __init__(self, repos: Iterable[Repo] = ()) -> None:
+        self.repos = {(repo.kind, repo.repo_id): repo for repo in repos}
+        self.objects: dict[str, bytes] = {}  # sent through LFS, by sha256
+        self.faults: list[Fault] = []
+        self.asked: list[Asked] = []
+        hub = self
+
+        class Handler(Answers):
+            pass
+
+        Handler.hub = hub
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        port = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self.content_url = f"http://localhost:{port}"  # another host: the client follows redirects within one host only
+
+    def __enter__(self) -> Hub:
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def paths(self, method: str = "GET") -> list[str]:
+        return [asked.path for asked in self.asked if asked.method == method]
+
+
+class Answers(Writes, BaseHTTPRequestHandler):
+    hub: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self._answer()
+
+    def do_PUT(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.hub.asked.append(Asked(self.command, path, {name.lower(): value for name, value in self.headers.items()}))
+        fault = next((fault for fault in self.hub.faults if fault.takes(f"{self.command} {path}")), None)
+        try:
+            if fault and fault.kind == "slow":
+                time.sleep(fault.seconds)
+            if fault and fault.kind == "status":
+                raise RefusedError(fault.status)
+            for pattern, name in (*ROUTES, *WRITE_ROUTES):
+                if match := re.fullmatch(pattern, path):
+                    status, headers, body = getattr(self, name)(**match.groupdict())
+                    return self._send(status, headers, body, fault if fault and fault.kind == "drop" else None)
+            raise RefusedError(404)
+        except RefusedError as refused:
+            said = {"X-Error-Code": refused.code, "X-Error-Message": refused.message}
+            self._send(refused.status, {name: value for name, value in said.items() if value}, b"{}")
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True
+
+    def _send(self, status: int, headers: dict[str, str], body: bytes, drop: Fault | None = None) -> None:
+        self.send_response(status)
+        for name, value in ({"Content-Length": str(len(body))} | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        self.wfile.write(body[: drop.after_bytes] if drop else body)
+        if drop:
+            self.close_connection = True
+
+    def _token(self) -> str:
+        return self.headers.get("Authorization", "").removeprefix("Bearer ")
+
+    def _json(self, value: Any) -> tuple[int, dict[str, str], bytes]:
+        return 200, {"Content-Type": "application/json"}, json.dumps(value).encode()
+
+    def _repo(self, kind: str | None, repo_id: str) -> Repo:
+        repo = self.hub.repos.get((kind or "models", repo_id))
+        token = self._token()
+        if token and token not in (GOOD_TOKEN, OTHER_TOKEN):
+            raise RefusedError(401, message="Invalid credentials in Authorization header")
+        if repo is None or (repo.access == "private" and token != GOOD_TOKEN):
+            raise RefusedError(404 if token else 401, "RepoNotFound", "Repository not found")
+        if repo.access == "disabled":
+            raise RefusedError(403, message="Access to this resource is disabled.")
+        return repo
+
+    def _files(self, repo: Repo, revision: str | None) -> dict[str, bytes]:
+        found = repo.revisions().get(revision or "main")
+        if found is None:
+            raise RefusedError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        return found
+
+    def whoami(self) -> tuple[int, dict[str, str], bytes]:
+        if self._token() != GOOD_TOKEN:
+            raise RefusedError(401, message="Invalid credentials in Authorization header")
+        return self._json(
+            {"type": "user", "name": "someone", "fullname": "Some One", "orgs": [], "auth": {"accessToken": {"role": "write"}}}
+        )
+
+    def info(self, kind: str, id: str, rev: str | None = None) -> tuple[int, dict[str, str], bytes]:
+        repo = self._repo(kind, id)
+        files = self._files(repo, rev)
+        siblings = [{"rfilename": path, "size": len(content), "blobId": digest(content)} for path, content in sorted(files.items())]
+        gated = "manual" if repo.access == "gated" else False
+        value = {"_id": "1", "id": id, "author": id.partition("/")[0], "sha": repo.commit(files), "private": repo.access == "private"}
+        return self._json(value | {"gated": gated, "disabled": False, "tags": [], "siblings": siblings, "cardData": repo.card or {}})
+
+    def tree(self, kind: str, id: str, rev: str, folder: str | None = None) -> tuple[int, dict[str, str], bytes]:
+        files = self._files(self._repo(kind, id), rev)
+        inside = (folder or "").strip("/")
+        chosen = {path: content for path, content in files.items() if path.startswith(inside)}
+        return self._json(
+            [
+                {"type": "file", "oid": blob_id(content), "size": len(content), "path": path} | lfs(content)
+                for path, content in chosen.items()
+            ]
+        )
+
+    def refs(self, kind: str, id: str) -> tuple[int, dict[str, str], bytes]:
+        repo = self._repo(kind, id)
+        named = [
+            {"name": name, "ref": f"refs/heads/{name}", "targetCommit": repo.commit(self._files(repo, name))}
+            for name in ["main", *repo.branches]
+        ]
+        converts = [each | {"ref": each["name"]} for each in named if each["name"].startswith("refs/convert/")]
+        return self._json({"branches": [each for each in named if each not in converts], "converts": converts, "tags": []})
+
+    def resolve(self, id: str, rev: str, path: str, kind: str | None = None) -> tuple[int, dict[str, str], bytes]:
+        repo = self._repo(kind, id)
+        if repo.access == "gated" and self._token() != GOOD_TOKEN:
+            raise RefusedError(403 if self._token() else 401, "GatedRepo", "Access to this dataset is restricted")
+        files = self._files(repo, rev)
+        if path not in files:
+            raise RefusedError(404, "EntryNotFound", "Entry not found")
+        content, headers = files[path], {"X-Repo-Commit": repo.commit(files), "Accept-Ranges": "bytes"}
+        if len(content) < LFS_BYTES:
+            return self._part(content, headers | {"ETag": f'"{digest(content)}"'})
+        sha = digest(content, "sha256")
+        linked = {"X-Linked-Size": str(len(content)), "X-Linked-Etag": f'"{sha}"', "Location": f"{self.hub.content_url}/cdn/{sha}"}
+        return 302, headers | linked, b""
+
+    def content(self, sha: str) -> tuple[int, dict[str, str], bytes]:
+        every = (content for repo in self.hub.repos.values() for files in repo.revisions().values() for content in files.values())
+        found = next((content for content in every if digest(content, "sha256") == sha), None)
+        if found is None:
+            raise RefusedError(404)
+        return self._part(found, {"ETag": f'"{sha}"', "Accept-Ranges": "bytes"})
+
+    def _part(self, content: bytes, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
+        """The whole content, or the range asked for."""
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if not wanted:
+            return 200, headers, content
+        start, end = int(wanted[1]), int(wanted[2]) + 1 if wanted[2] else len(content)
+        place = f"bytes {start}-{min(end, len(content)) - 1}/{len(content)}"
+        return 206, headers | {"Content-Range": place}, content[start:end]
+
+
+def lfs(content: bytes) -> dict[str, Any]:
+    """What a listing says of a file that lies on the content server."""
+    if len(content) < LFS_BYTES:
+        return {}
+    return {"lfs": {"oid": digest(content, "sha256"), "size": len(content), "pointerSize": 130}}

@@ -1,0 +1,154 @@
+"""The write side: repositories made, files sent through LFS, and commits, as huggingface_hub asks for them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
+
+from tests.hub.repos import GOOD_TOKEN, LFS_BYTES, OTHER_TOKEN, Repo, digest
+
+if TYPE_CHECKING:
+    from tests.hub.server import Hub
+
+Answer = tuple[int, dict[str, str], bytes]
+OWNERS = {GOOD_TOKEN: ("someone", "org"), OTHER_TOKEN: ("other",)}  # the namespaces that a token may write to
+WRITE_ROUTES = (
+    (r"/api/repos/create", "create"),
+    (r"/api/validate-yaml", "validate_yaml"),
+    (r"/api/(?P<kind>datasets|models)/(?P<id>[\w.-]+/[\w.-]+)/preupload/(?P<rev>.+)", "preupload"),
+    (r"/(?:(?P<kind>datasets)/)?(?P<id>[\w.-]+/[\w.-]+)\.git/info/lfs/objects/batch", "lfs_batch"),
+    (r"/lfs/(?P<sha>[0-9a-f]{64})", "lfs_put"),
+    (r"/lfs/(?P<sha>[0-9a-f]{64})/verify", "lfs_verify"),
+    (r"/api/(?P<kind>datasets|models)/(?P<id>[\w.-]+/[\w.-]+)/commit/(?P<rev>.+)", "commit"),
+)
+
+
+class Writes:
+    """Mixed into the server's answers."""
+
+    hub: Hub
+    headers: Any
+    rfile: Any
+    path: str
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            parts: list[bytes] = []
+            while size := int(self.rfile.readline().strip() or b"0", 16):
+                parts.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(parts)
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def _require_writer(self, repo_id: str) -> None:
+        from tests.hub.server import RefusedError
+
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if token not in OWNERS:
+            raise RefusedError(401, message="Invalid credentials in Authorization header")
+        if repo_id.partition("/")[0] not in OWNERS[token]:
+            raise RefusedError(403, message=f"You don't have the rights to write to {repo_id}")
+
+    def create(self) -> Answer:
+        asked = json.loads(self._body())
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        repo_id = f"{asked.get('organization') or OWNERS.get(token, ('',))[0]}/{asked['name']}"
+        self._require_writer(repo_id)
+        kind = {"dataset": "datasets"}.get(asked.get("type", "model"), "models")
+        url = {"url": f"{self.hub.url}/{repo_id}", "name": repo_id}
+        if (kind, repo_id) in self.hub.repos:
+            return 409, {"Content-Type": "application/json"}, json.dumps(url | {"error": "You already created this model repo"}).encode()
+        private = asked.get("visibility") == "private" or asked.get("private")
+        self.hub.repos[(kind, repo_id)] = Repo(repo_id, kind=kind, access="private" if private else "open")  # type: ignore[arg-type]
+        return self._said(url)
+
+    def validate_yaml(self) -> Answer:
+        import yaml
+
+        content = json.loads(self._body())["content"]
+        try:
+            yaml.safe_load(content.split("---\n")[1])
+        except (yaml.YAMLError, IndexError) as error:
+            return 400, {"Content-Type": "application/json"}, json.dumps({"errors": [{"message": str(error)}], "warnings": []}).encode()
+        return self._said({"errors": [], "warnings": []})
+
+    def preupload(self, kind: str, id: str, rev: str) -> Answer:
+        body = json.loads(self._body())
+        if "create_pr" not in parse_qs(urlsplit(self.path).query):
+            self._require_writer(id)
+        self._repo(kind, id)
+        files = [
+            {
+                "path": file["path"],
+                "uploadMode": "lfs" if file["size"] >= LFS_BYTES else "regular",
+                "shouldIgnore": False,
+                "oid": None,
+            }
+            for file in body["files"]
+        ]
+        return self._said({"files": files})
+
+    def lfs_batch(self, id: str, kind: str | None = None) -> Answer:
+        objects = json.loads(self._body())["objects"]
+        answers: list[dict[str, Any]] = []
+        for each in objects:
+            actions = {
+                "upload": {"href": f"{self.hub.url}/lfs/{each['oid']}"},
+                "verify": {"href": f"{self.hub.url}/lfs/{each['oid']}/verify"},
+            }
+            answers.append(each | ({} if each["oid"] in self.hub.objects else {"actions": actions}))
+        return self._said({"transfer": "basic", "objects": answers})
+
+    def lfs_put(self, sha: str) -> Answer:
+        from tests.hub.server import RefusedError
+
+        content = self._body()
+        if digest(content, "sha256") != sha:
+            raise RefusedError(400, message="the content is not what its name says")
+        self.hub.objects[sha] = content
+        return 200, {}, b""
+
+    def lfs_verify(self, sha: str) -> Answer:
+        self._body()
+        return (200 if sha in self.hub.objects else 404), {}, b""
+
+    def commit(self, kind: str, id: str, rev: str) -> Answer:
+        from tests.hub.server import RefusedError
+
+        asks = "create_pr" in parse_qs(urlsplit(self.path).query)
+        lines = [json.loads(line) for line in self._body().splitlines()]
+        if not asks:
+            self._require_writer(id)
+        repo = self._repo(kind, id)
+        parent = lines[0]["value"].get("parentCommit")
+        if parent and not asks and parent != repo.commit(repo.files):
+            raise RefusedError(412, message="A commit has happened since. Please refresh and try again.")
+        files = dict(repo.files)
+        for line in lines[1:]:
+            value = line["value"]
+            match line["key"]:
+                case "file":
+                    files[value["path"]] = base64.b64decode(value["content"])
+                case "lfsFile":
+                    if value["oid"] not in self.hub.objects:
+                        raise RefusedError(400, message=f"the content of {value['path']} was not sent")
+                    files[value["path"]] = self.hub.objects[value["oid"]]
+                case _:
+                    files.pop(value["path"], None)
+        oid = repo.commit(files)
+        made = {"commitUrl": f"{self.hub.url}/{id}/commit/{oid}", "commitOid": oid}
+        if asks:
+            number = sum(name.startswith("refs/pr/") for name in repo.branches) + 1
+            repo.branches[f"refs/pr/{number}"] = files
+            return self._said(made | {"pullRequestUrl": f"{self.hub.url}/{id}/discussions/{number}"})
+        repo.files = files
+        return self._said(made)
+
+    def _said(self, value: Any) -> Answer:
+        return 200, {"Content-Type": "application/json"}, json.dumps(value).encode()
+
+    def _repo(self, kind: str | None, repo_id: str) -> Repo:
+        raise NotImplementedError
