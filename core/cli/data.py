@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -11,6 +12,10 @@ from rich.text import Text
 
 from core.cli.imports import Map
 from core.cli.output import Json, console, finish
+
+if TYPE_CHECKING:
+    from core.data.rules import Issue
+    from core.data.validate import Report
 
 DataPath = Annotated[Path, typer.Argument(help="A data file: any known layout, in JSON, JSONL, CSV or Parquet.")]
 Model = Annotated[str, typer.Option(help="The base model whose tokenizer and template count.")]
@@ -22,18 +27,32 @@ def validate(
     model: Annotated[str | None, typer.Option(help="Also count what this model's tokenizer would cut.")] = None,
     max_length: Annotated[int, typer.Option(min=16, help="Tokens per conversation, with --model.")] = 2048,
     eval_path: Annotated[Path | None, typer.Option("--eval", help="Evaluation data that must share no conversation with PATH.")] = None,
+    near: Annotated[bool, typer.Option("--near-duplicates", help="Also name conversations that are almost the same.")] = False,
+    export: Annotated[Path | None, typer.Option(help="Write every finding to this .csv or .jsonl file.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="With --export: the text of the row beside each finding.")] = False,
     map_: Map = None,
     json: Json = False,
 ) -> None:
     """Check every record of a file and name what is wrong by row, turn, line and byte."""
+    from core.data.findings_export import SUFFIXES, export_of
+    from core.data.likeness import with_near_duplicates
     from core.data.mapping import parse_mapping
     from core.data.tokenizer import load_tokenizer
     from core.data.validate import validate as check
+    from core.data.writer import require_writable
     from core.training.models import resolve
 
     tokenizer = load_tokenizer(resolve(model).path) if model else None
     mapping = parse_mapping(map_) if map_ else None
-    report = check(path, tokenizer=tokenizer, max_length=max_length if model else None, eval_path=eval_path, mapping=mapping)
+    if export:
+        require_writable(export, SUFFIXES)
+
+    def judge(note: Callable[[Issue], None] | None = None) -> Report:
+        limit = max_length if model else None
+        report = check(path, tokenizer=tokenizer, max_length=limit, eval_path=eval_path, mapping=mapping, on_issue=note)
+        return with_near_duplicates(report, path, mapping, on_issue=note) if near else report
+
+    report, num_exported = export_of(judge, export, path if raw else None, mapping) if export else (judge(), 0)
     out = console(json)
     out.print(f"{report.num_rows:,} records: {report.num_valid:,} can be trained, {report.num_rejected:,} cannot.")
     table = Table("severity", "code", "row", "turn", "line", "problem and remedy", box=None, pad_edge=False)
@@ -44,6 +63,8 @@ def validate(
         out.print(table)
     if len(report.issues) > SHOWN:
         out.print(f"... and {len(report.issues) - SHOWN:,} more; --json lists them all.")
+    if export:
+        out.print(f"{num_exported:,} findings written to {export}", markup=False)
     errors = any(issue.severity == "error" for issue in report.issues)
     finish(json, report.model_dump(mode="json"), 1 if errors else 0)
 

@@ -28,12 +28,8 @@ def write(conversations: Iterable[Conversation], path: Path, to: Form = "vicuna"
     Raises:
         UserError: another suffix, no such folder, or a full disk.
     """
+    require_writable(path)
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        known = ", ".join(SUFFIXES)
-        raise UserError(f"{path.name} has none of the endings {known}.", str(path), f"End the file's name in one of {known}.")
-    if not path.parent.is_dir():
-        raise UserError(f"There is no folder {path.parent}.", str(path), "Make the folder first, or choose another one.")
     records = (_record(conversation, to) for conversation in conversations)
     with full_disk_said(path), paths.replacing(path) as temporary:
         if suffix == ".parquet":
@@ -42,6 +38,15 @@ def write(conversations: Iterable[Conversation], path: Path, to: Form = "vicuna"
             return write_lines(map(line, records), temporary)
         texts = (b",\n" * (number > 0) + orjson.dumps(record) for number, record in enumerate(records))
         return write_lines(texts, temporary, b"[\n", b"\n]\n")
+
+
+def require_writable(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> None:
+    """Raise UserError when `path` has none of the suffixes, or lies in no folder."""
+    if path.suffix.lower() not in suffixes:
+        known = ", ".join(suffixes)
+        raise UserError(f"{path.name} has none of the endings {known}.", str(path), f"End the file's name in one of {known}.")
+    if not path.parent.is_dir():
+        raise UserError(f"There is no folder {path.parent}.", str(path), "Make the folder first, or choose another one.")
 
 
 @contextmanager
