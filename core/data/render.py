@@ -103,12 +103,18 @@ def tokenize(conversation: Conversation, tokenizer: ChatTokenizer, max_length: i
         loss_on: ``answers`` (every assistant answer), ``last`` (the last one only) or ``all`` (the whole text except BOS).
     """
     rendered = render(conversation, tokenizer.template, tokenizer.bos_token, tokenizer.eos_token)
-    spans = rendered.answers if loss_on == "answers" else rendered.answers[-1:] if loss_on == "last" else ((0, len(rendered.text)),)
     ids, offsets = encode_text(rendered.text, tokenizer)
-    labels = label_tokens(ids, offsets, spans)
+    labels = label_tokens(ids, offsets, loss_spans(rendered, loss_on))
     cut = len(ids) if max_length is None else max_length
     lost = sum(label != IGNORED for label in labels[cut:])
     return Sample(ids[:cut], labels[:cut], offsets[:cut], rendered.text, lost, len(ids))
+
+
+def loss_spans(rendered: Rendered, loss_on: LossOn) -> tuple[tuple[int, int], ...]:
+    """The characters that carry loss."""
+    if loss_on == "all":
+        return ((0, len(rendered.text)),)
+    return rendered.answers if loss_on == "answers" else rendered.answers[-1:]
 
 
 def encode_text(text: str, tokenizer: ChatTokenizer) -> tuple[list[int], list[tuple[int, int]]]:
