@@ -30,7 +30,7 @@ class Dialect:
     encoding: Encoding
     header: tuple[str, ...]  # as the first row has it, or 1, 2, 3 ...; every name is there once
     has_header: bool
-    doubled: tuple[str, ...]  # names that the header had more than once
+    faults: tuple[Finding, ...]  # of the header
 
 
 def dialect_of(path: Path, has_header: bool = True) -> Dialect:
@@ -38,16 +38,19 @@ def dialect_of(path: Path, has_header: bool = True) -> Dialect:
     encoding = detect_encoding(path)
     lines = [_text(line)[0] for line in islice(_Lines(path, encoding), SAMPLE_LINES)]
     delimiter = max(DELIMITERS, key=lambda each: (_evenness(lines, each), -DELIMITERS.index(each)))
-    first = next((cells for cells in csv.reader(lines, delimiter=delimiter) if cells), [])
+    row = next(_rows(_Lines(path, encoding), delimiter), _Row(1, 0, b""))
+    first = row.cells or row.raw.decode("utf-8", "replace").split(delimiter)
     if not has_header:
         return Dialect(delimiter, encoding, tuple(str(number + 1) for number in range(len(first))), False, ())
     names: dict[str, int] = {}
     header: list[str] = []
     for number, cell in enumerate(first):
-        name = cell.strip() or f"column {number + 1}"
+        name = cell.strip().encode("utf-8", "backslashreplace").decode() or f"column {number + 1}"
         names[name] = names.get(name, 0) + 1
         header.append(name if names[name] == 1 else f"{name} ({names[name]})")
-    return Dialect(delimiter, encoding, tuple(header), True, tuple(name for name, count in names.items() if count > 1))
+    doubled = (name for name, count in names.items() if count > 1)
+    faults = (Finding("duplicate-column", {"text": shorten(name), "renamed": shorten(f"{name} (2)")}) for name in doubled)
+    return Dialect(delimiter, encoding, tuple(header), True, (*row.findings, *faults))
 
 
 def _evenness(lines: list[str], delimiter: str) -> int:
@@ -95,8 +98,7 @@ def _file_findings(path: Path, dialect: Dialect) -> Iterator[Finding]:
         yield Finding("not-utf-8", {"encoding": encoding.name.upper()})
     if next((line.endswith(b"\r\n") for line in _Lines(path, encoding)), False):
         yield Finding("crlf-line-ends")
-    for name in dialect.doubled:
-        yield Finding("duplicate-column", {"text": shorten(name), "renamed": shorten(f"{name} (2)")})
+    yield from dialect.faults
 
 
 @dataclass

@@ -76,7 +76,8 @@ class DataFile:
             return record  # its own keys are judged as they stand
         mapping = self.layout.mapping
         value, findings = convert(record.value, mapping, record.row)
-        if value is None and self.layout.kind != "mapped" and (own := mapping_of_row(record.value)):
+        is_of_another = any(finding.code == "missing-column" for finding in findings)
+        if is_of_another and self.layout.kind != "mapped" and (own := mapping_of_row(record.value)):
             value, findings = convert(record.value, own, record.row)
             findings.append(Finding("mixed-formats", {"format": _form(own), "first": TITLES[self.layout.kind]}))
         return record._replace(value=value, is_readable=value is not None or record.value is None, findings=(*record.findings, *findings))

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import orjson
 from pydantic import BaseModel, ConfigDict
 
 from core.conversation import ROLE_ALIASES
@@ -301,7 +302,7 @@ def _sample(path: Path, container: Container, has_header: bool) -> Iterator[Any]
     records = read_csv(path, has_header) if container == "csv" else read_records(path)
     seen_bytes, first_keys = 0, dict[str, None]()
     for record in islice(records, HEAD_ROWS):
-        if record.is_readable:
+        if record.is_readable and _is_text(record.value):
             yield record.value
             if type(record.value) is dict and record.value:
                 first_keys[next(iter(record.value))] = None
@@ -325,9 +326,19 @@ def _spots(path: Path, start: int, first_keys: list[str]) -> Iterator[Any]:
             while match := beginning.search(text, at):
                 try:
                     value, at = decoder.raw_decode(text, match.start())
-                    yield value
+                    if _is_text(value):
+                        yield value
                 except (ValueError, RecursionError):
                     at = match.end()
+
+
+def _is_text(value: Any) -> bool:
+    """Whether UTF-8 can hold every text of `value`; half a character cannot be shown."""
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError:  # also integers of more than 64 bits, which no column of text is made of
+        return False
+    return True
 
 
 def _head(path: Path) -> str:
