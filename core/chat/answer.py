@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from core.chat.sampling import Sampler, Sampling
 from core.errors import UserError
-from core.export.native_support import Stopped
+from core.export.native_support import Stopped, common_prefix, resident_bytes
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 Messages = list[dict[str, str]]
+Asked = Messages | str  # a conversation that the template renders, or a text to go on with as it is
 
 
 class TextStream(Protocol):
@@ -28,6 +29,7 @@ class ChatModel(Protocol):
     """What the loop needs of a model."""
 
     context_length: int
+    cached: list[int]  # ids whose computation is kept for the next `feed`
 
     def encode(self, text: str) -> list[int]: ...
     def feed(self, ids: list[int]) -> NDArray[np.float32]:
@@ -45,6 +47,9 @@ class ChatModel(Protocol):
 @dataclass
 class Stats:
     prompt_tokens: int
+    cached_tokens: int  # of the prompt, kept from the answer before
+    context_length: int
+    resident_bytes: int = 0  # of the process, when the answer ended
     generated_tokens: int = 0
     first_token_s: float | None = None
     tokens_per_s: float | None = None  # after the first token
@@ -73,13 +78,17 @@ class StopStrings:
         return next((size for size in range(min(len(stop) - 1, len(self.held)), 0, -1) if self.held.endswith(stop[:size])), 0)
 
 
-def answer(model: ChatModel, prompt: str, sampling: Sampling, should_stop: Callable[[], bool]) -> Iterator[dict[str, Any]]:
+def answer(
+    model: ChatModel, prompt: str, sampling: Sampling, should_stop: Callable[[], bool], *, is_raw: bool = False
+) -> Iterator[dict[str, Any]]:
     """Yield ``{"text", "token_id"}`` per token and last ``{"done": reason, "stats": {...}}``.
 
     The reason is ``eos``, ``stop`` (a stop string), ``length`` (max_tokens), ``context`` (no room left) or ``stopped`` (asked to). White
-    space at the beginning is left out, as FastChat does: templates put a space after the role.
+    space at the beginning is left out, as FastChat does: templates put a space after the role. A raw text is gone on with as it is.
     """
     ids = model.encode(prompt)
+    if not ids:
+        raise UserError("There is nothing to go on from: this model reads an empty text as no token.", "the prompt", "Write something.")
     if len(ids) >= model.context_length:
         raise UserError(
             f"The conversation has {len(ids)} tokens and the context length is {model.context_length}.",
@@ -87,21 +96,21 @@ def answer(model: ChatModel, prompt: str, sampling: Sampling, should_stop: Calla
             "Begin a new conversation, or raise the context length if the model allows it.",
             code="CONTEXT",
         )
-    stats = Stats(prompt_tokens=len(ids))
+    stats = Stats(len(ids), min(common_prefix(model.cached, ids), len(ids) - 1), model.context_length)
     model.stop_when(should_stop)
     try:
-        done = yield from _tokens(model, ids, sampling, should_stop, stats)
+        done = yield from _tokens(model, ids, sampling, should_stop, stats, is_raw)
     except Stopped:
         done = "stopped"
+    stats.resident_bytes = resident_bytes()
     yield {"done": done, "stats": asdict(stats)}
 
 
 def _tokens(
-    model: ChatModel, ids: list[int], sampling: Sampling, should_stop: Callable[[], bool], stats: Stats
+    model: ChatModel, ids: list[int], sampling: Sampling, should_stop: Callable[[], bool], stats: Stats, begun: bool
 ) -> Generator[dict[str, Any], None, str]:
     sampler, stream, stops = Sampler(sampling), model.text_stream(), StopStrings(sampling.stop)
     started = first_at = time.perf_counter()
-    begun = False
     done = "length"
     while stats.generated_tokens < sampling.max_tokens:
         token_id = sampler.pick(model.feed(ids), ids)

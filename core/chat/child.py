@@ -1,9 +1,10 @@
 """The child side of a chat engine: one model, loaded once, answering requests that arrive as JSON lines.
 
-In:  the load payload first, then ``{"op": "answer", "id", "messages", "sampling"}``, ``{"op": "batch", "id", "prompts", "max_tokens"}`` and
-     ``{"op": "stop", "id"}``. The end of stdin means that the parent is gone, and ends the process at once.
+In:  the load payload first, then ``{"op": "answer", "id", "asked", "sampling", "adapter"}``, ``{"op": "render", "id", "asked"}``,
+     ``{"op": "batch", "id", "prompts", "max_tokens"}`` and ``{"op": "stop", "id"}``. The end of stdin means that the parent is gone, and
+     ends the process at once.
 Out: ``{"event": "ready", ...}`` or ``{"error"}``; then per request ``{"id", "text", "token_id"}`` lines, ``{"id", "notice"}``, and last
-     ``{"id", "done", "stats"}``, ``{"id", "answers"}`` or ``{"id", "error"}``.
+     ``{"id", "done", "stats"}``, ``{"id", "rendered", "tokens"}``, ``{"id", "answers"}`` or ``{"id", "error"}``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.chat.answer import ChatModel, Messages, answer
+from core.chat.answer import Asked, ChatModel, answer
 from core.chat.sampling import Sampling
 from core.childio import TEMPLATE_BYTES, TEMPLATE_S, claim_stdout, limited
 from core.errors import UserError
@@ -32,6 +33,7 @@ class Loaded:
     bos_token: str
     eos_token: str
     batch: Callable[[list[str], int], list[str]] | None = None  # greedy answers to rendered prompts, when faster than one by one
+    use_adapter: Callable[[bool], None] | None = None  # switches the adapter on or off, for a model that has one
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
@@ -78,10 +80,16 @@ def run(load: Callable[[dict[str, Any]], Loaded]) -> None:
 
 
 def _serve(loaded: Loaded, request: dict[str, Any], should_stop: Callable[[], bool], send: Callable[[dict[str, Any]], None]) -> None:
+    if loaded.use_adapter:
+        loaded.use_adapter(request.get("adapter", True))
     if request["op"] == "answer":
-        prompt = prompt_text(loaded, request["messages"], send)
-        for message in answer(loaded.model, prompt, Sampling(**request["sampling"]), should_stop):
+        asked = request["asked"]
+        prompt = prompt_text(loaded, asked, send)
+        for message in answer(loaded.model, prompt, Sampling(**request["sampling"]), should_stop, is_raw=isinstance(asked, str)):
             send(message)
+    elif request["op"] == "render":
+        text = prompt_text(loaded, request["asked"], send)
+        send({"rendered": text, "tokens": len(loaded.model.encode(text))})
     else:
         assert request["op"] == "batch"
         prompts = [prompt_text(loaded, messages, send) for messages in request["prompts"]]
@@ -97,18 +105,23 @@ def _whole(model: ChatModel, prompt: str, sampling: Sampling, should_stop: Calla
     return "".join(message.get("text", "") for message in answer(model, prompt, sampling, should_stop))
 
 
-def prompt_text(loaded: Loaded, messages: Messages, send: Callable[[dict[str, Any]], None]) -> str:
-    """The rendered conversation up to where the answer begins; in Vicuna form, with a notice, when the model's template does not work."""
+def prompt_text(loaded: Loaded, asked: Asked, send: Callable[[dict[str, Any]], None]) -> str:
+    """The rendered conversation up to where the answer begins; in Vicuna form, with a notice, when the model's template does not work.
+
+    A text is itself.
+    """
     from core.data.render import generation_prompt
     from core.data.tokenizer import VICUNA_TEMPLATE
 
+    if isinstance(asked, str):
+        return asked
     if loaded.template:
         try:
             with limited(TEMPLATE_S, TEMPLATE_BYTES):
-                return generation_prompt(messages, loaded.template, loaded.bos_token, loaded.eos_token)
+                return generation_prompt(asked, loaded.template, loaded.bos_token, loaded.eos_token)
         except UserError as error:
             why = f"The model's chat template does not work: {error.problem}"
     else:
         why = "The model has no chat template."
     send({"notice": f"{why} The conversation was written in Vicuna form instead, which it may not know."})
-    return generation_prompt(messages, VICUNA_TEMPLATE, loaded.bos_token, loaded.eos_token)
+    return generation_prompt(asked, VICUNA_TEMPLATE, loaded.bos_token, loaded.eos_token)

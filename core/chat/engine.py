@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
+from core.chat.answer import Asked, Messages
 from core.chat.sampling import Sampling
 from core.errors import UserError
 from core.export.artifacts import Artifact
@@ -21,14 +22,12 @@ from core.export.header import gguf_header
 from core.paths import PROJECT
 from core.process import child_environment, describe_exit
 
-__all__ = ["Engine", "Piece", "Sampling", "batch_answers", "open_engine"]
+__all__ = ["Answering", "Asked", "Engine", "Messages", "Piece", "Rendered", "Sampling", "batch_answers", "open_engine"]
 
 CONTEXT_LENGTH = 4096  # tokens, unless the model was trained for fewer
 LOAD_S = 600.0
 SILENCE_S = 600.0  # a prompt of thousands of tokens on a slow CPU says nothing for minutes
 STOP_S = 1.5  # to stop in good order; then the process is ended
-
-Messages = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,28 @@ class Piece:
     text: str
     token_id: int | None = None
     done: str | None = None  # eos, stop, length, context or stopped
-    stats: dict[str, Any] = field(default_factory=dict[str, Any])  # prompt_tokens, generated_tokens, first_token_s, tokens_per_s
+    stats: dict[str, Any] = field(default_factory=dict[str, Any])  # the fields of `core.chat.answer.Stats`
     notice: str | None = None  # what a person should know, such as a template that did not work
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as the model reads it."""
+
+    text: str
+    tokens: int
+    context_length: int
+    notice: str | None = None
+
+
+class Answering(Protocol):
+    """What answers: a model in a child process, an endpoint elsewhere."""
+
+    def ready(self) -> Any: ...
+    def stream(self, asked: Asked, sampling: Sampling, *, with_adapter: bool = True) -> Iterator[Piece]: ...
+    def rendered(self, asked: Asked) -> Rendered: ...
+    def stop(self) -> None: ...
+    def close(self) -> None: ...
 
 
 class Engine:
@@ -78,13 +97,17 @@ class Engine:
             self._ensure_ready()
         return self
 
-    def stream(self, messages: Messages, sampling: Sampling | None = None) -> Iterator[Piece]:
+    def stream(self, asked: Asked, sampling: Sampling | None = None, *, with_adapter: bool = True) -> Iterator[Piece]:
         """The answer, piece by piece. Closing the iterator, or `stop`, ends it within 2 s.
+
+        Args:
+            asked: a conversation, which the model's template renders; or a text, which is gone on with as it is.
+            with_adapter: False asks the bare base of an adapter; any other model has nothing to switch off.
 
         Raises:
             UserError: the conversation does not fit, or the model stopped (code CRASH).
         """
-        request = {"op": "answer", "messages": messages, "sampling": (sampling or Sampling()).model_dump()}
+        request = {"op": "answer", "asked": asked, "sampling": (sampling or Sampling()).model_dump(), "adapter": with_adapter}
         with self._asking(request) as identifier:
             while True:
                 message = self._receive(identifier)
@@ -102,6 +125,14 @@ class Engine:
             while "answers" not in (message := self._receive(identifier)):
                 continue
             return message["answers"]
+
+    def rendered(self, asked: Asked) -> Rendered:
+        """What the model reads when it is asked this."""
+        notice = None
+        with self._asking({"op": "render", "asked": asked}) as identifier:
+            while "rendered" not in (message := self._receive(identifier)):
+                notice = message["notice"]
+        return Rendered(message["rendered"], message["tokens"], self.facts["context_length"], notice)
 
     def stop(self) -> None:
         """Ask the answer that is being written, if any, to end; its stream then yields its last piece with ``done="stopped"``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +22,17 @@ FLOAT32_BYTES = 4 * 2**30  # on a CPU, models up to this size in float32 compute
 
 
 class TorchModel:
-    """A causal language model with the keys and values of the conversation so far."""
+    """A causal language model with the keys and values of the conversation so far; of two, when it has an adapter that can be off."""
 
     def __init__(self, model: Any, tokenizer: ChatTokenizer, context_length: int) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.context_length = context_length
         self.ends = _end_ids(model, tokenizer)
+        self.cached: list[int] = []
         self._cache: Any = None
-        self._cached: list[int] = []
+        self._has_adapter = True
+        self._other: tuple[Any, list[int]] = (None, [])  # what is kept for the adapter switched the other way
         self._should_stop: Callable[[], bool] = lambda: False
 
     def stop_when(self, should_stop: Callable[[], bool]) -> None:
@@ -38,25 +41,34 @@ class TorchModel:
     def encode(self, text: str) -> list[int]:
         return encode_text(text, self.tokenizer)[0]
 
+    def use_adapter(self, is_on: bool) -> None:
+        """From now on compute with the adapter or with the bare base; what each has computed so far is kept."""
+        if is_on != self._has_adapter:
+            self._other, (self._cache, self.cached) = (self._cache, self.cached), self._other
+            self._has_adapter = is_on
+
+    def _computing(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._has_adapter else self.model.disable_adapter()
+
     def feed(self, ids: Sequence[int]) -> NDArray[np.float32]:
         import torch
         from transformers import DynamicCache
 
-        keep = common_prefix(self._cached, ids[:-1])
+        keep = common_prefix(self.cached, ids[:-1])
         if self._cache is None or not keep:
             self._cache, keep = DynamicCache(config=self.model.config), 0
-        elif keep < len(self._cached):
-            self._cache.crop(keep - len(self._cached))
-        del self._cached[keep:]
+        elif keep < len(self.cached):
+            self._cache.crop(keep - len(self.cached))
+        del self.cached[keep:]
         logits: Any = None
         for begin in range(keep, len(ids), PREFILL_TOKENS):
             if self._should_stop():
                 raise Stopped
             part = list(ids[begin : begin + PREFILL_TOKENS])
             inputs = torch.tensor([part], device=self.model.device)  # (1, T)
-            with torch.inference_mode():
+            with torch.inference_mode(), self._computing():
                 logits = self.model(input_ids=inputs, past_key_values=self._cache, use_cache=True, logits_to_keep=1).logits
-            self._cached.extend(part)
+            self.cached.extend(part)
         return logits[0, -1].float().cpu().numpy()
 
     def is_end(self, token_id: int) -> bool:
@@ -85,7 +97,7 @@ class TorchModel:
         inputs = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=self.model.device)  # (B, T)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.model.device)  # (B, T)
         config = GenerationConfig(do_sample=False, max_new_tokens=max_tokens, pad_token_id=pad, eos_token_id=sorted(self.ends) or None)
-        with torch.inference_mode():
+        with torch.inference_mode(), self._computing():
             output = self.model.generate(input_ids=inputs, attention_mask=mask, generation_config=config)
         return [self._until_end(row.tolist()) for row in output[:, width:]]
 
@@ -132,7 +144,8 @@ def load(payload: dict[str, Any]) -> Loaded:
     tokenizer = load_tokenizer(Path(payload["tokenizer"]))
     limit = getattr(model.config, "max_position_embeddings", None) or payload["context_length"]
     chat = TorchModel(model, tokenizer, min(limit, payload["context_length"]))
-    return Loaded(chat, tokenizer.template or None, tokenizer.bos_token or "", tokenizer.eos_token or "", batch=chat.batch)
+    switch = chat.use_adapter if payload["adapter"] else None
+    return Loaded(chat, tokenizer.template or None, tokenizer.bos_token or "", tokenizer.eos_token or "", chat.batch, switch)
 
 
 if __name__ == "__main__":

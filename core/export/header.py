@@ -284,3 +284,13 @@ class _Reader:
     def _refuse(self, why: str) -> NoReturn:
         remedy = "Download or convert the model again; a file that was cut short is the usual cause."
         raise UserError(f"{self.path.name} is not a usable GGUF file: {why}.", str(self.path), remedy, code="GGUF")
+
+
+def cache_bytes(header: Header, context_length: int) -> int:
+    """The memory of keys and values (float16) for so many tokens; 0 when the file does not say enough to know."""
+    of = {key.partition(".")[2]: value for key, value in header.metadata.items()}
+    layers, heads, width = of.get("block_count"), of.get("attention.head_count"), of.get("embedding_length")
+    kv_heads = of.get("attention.head_count_kv") or heads
+    if not (isinstance(layers, int) and isinstance(heads, int) and isinstance(kv_heads, int) and isinstance(width, int) and heads):
+        return 0
+    return 4 * context_length * layers * kv_heads * (width // heads)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
-from core.export.header import gguf_header
+from core.export.header import cache_bytes, gguf_header
 from core.export.native_support import FREE_SHARE, Stopped, common_prefix, default_threads, free_bytes, limit_memory, silence
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class LlamaModel:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = self.context_length, self.batch_size, self.batch_size
         params.n_threads = params.n_threads_batch = threads or default_threads()
-        fits = self.cache_bytes(self.context_length) < free_bytes() * FREE_SHARE
+        fits = cache_bytes(self.header, self.context_length) < free_bytes() * FREE_SHARE
         self.context = llama_cpp.llama_init_from_model(self.model, params) if fits else None
         if not self.context:
             raise UserError(
@@ -86,15 +86,6 @@ class LlamaModel:
 
         self._abort = llama_cpp.ggml_abort_callback(lambda _data: should_stop())
         llama_cpp.llama_set_abort_callback(self.context, self._abort, ctypes.c_void_p(0))
-
-    def cache_bytes(self, context_length: int) -> int:
-        """The memory of keys and values (float16) for so many tokens; 0 when the file does not say enough to know."""
-        of = {key.partition(".")[2]: value for key, value in self.header.metadata.items()}
-        layers, heads, kv_heads = of.get("block_count"), of.get("attention.head_count"), of.get("attention.head_count_kv")
-        kv_heads, width = kv_heads or heads, of.get("embedding_length")
-        if not (isinstance(layers, int) and isinstance(heads, int) and isinstance(kv_heads, int) and isinstance(width, int) and heads):
-            return 0
-        return 4 * context_length * layers * kv_heads * (width // heads)
 
     def set_threads(self, generating: int, reading: int) -> None:
         import llama_cpp

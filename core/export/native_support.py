@@ -42,6 +42,13 @@ def free_bytes() -> int:
     return psutil.virtual_memory().available
 
 
+def resident_bytes() -> int:
+    """The memory that this process holds now, the pages of mapped files included."""
+    import psutil
+
+    return psutil.Process().memory_info().rss
+
+
 def default_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -170,3 +170,25 @@ def test_the_child_ends_when_its_parent_is_killed():
     while child.is_running() and child.status() != psutil.STATUS_ZOMBIE and time.monotonic() - began < 30:
         time.sleep(0.05)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_text_is_gone_on_with_as_it_is(open_toy):
+    pieces = list(open_toy().stream("no template USER: hi ASSISTANT:"))
+    assert text_of(pieces) == " hi", "white space at the beginning belongs to a raw text"
+    with pytest.raises(UserError, match="nothing to go on from"):
+        list(open_toy().stream(""))
+
+
+def test_a_conversation_is_shown_as_the_model_reads_it(open_toy):
+    engine = open_toy()
+    rendered = engine.rendered(ask("hi"))
+    assert rendered.text.endswith("USER: hi ASSISTANT:") and rendered.notice is None
+    assert (rendered.tokens, rendered.context_length) == (len(rendered.text), 4000)
+    assert "Vicuna form" in open_toy(template=None).rendered(ask("hi")).notice
+    assert engine.rendered("as it is").text == "as it is"
+
+
+def test_figures_of_an_answer_say_how_full_the_context_is_and_what_it_takes(open_toy):
+    stats = list(open_toy().stream(ask("hi")))[-1].stats
+    assert stats["context_length"] == 4000 and stats["resident_bytes"] > 10**6
+    assert stats["prompt_tokens"] > stats["generated_tokens"] == 3 and stats["cached_tokens"] == 0

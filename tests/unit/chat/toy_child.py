@@ -20,6 +20,7 @@ class Letters:
     def __init__(self, delay_s):
         self.delay_s = delay_s
         self.should_stop = lambda: False
+        self.cached = []
 
     def encode(self, text):
         return list(text.encode())
