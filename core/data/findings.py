@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,15 +78,15 @@ class Findings(Sequence[Issue]):
     def __getitem__(self, index: Any) -> Any:
         """One finding by its number, or the list of a slice."""
         if isinstance(index, slice):
-            return [self._read(number) for number in range(*index.indices(len(self)))]
+            return self._read(range(*index.indices(len(self))))
         number = index + len(self) if index < 0 else index
         if not 0 <= number < len(self):
             raise IndexError(f"finding {index} of {len(self)}")
-        return self._read(number)
+        return self._read(range(number, number + 1))[0]
 
     def __iter__(self) -> Iterator[Issue]:
-        for number in range(len(self)):
-            yield self._read(number)
+        for start in range(0, len(self), BATCH_ROWS):
+            yield from self._read(range(start, min(start + BATCH_ROWS, len(self))))
 
     def first_at(self, row: int) -> int:
         """The number of the first finding on `row` (0-based) or on a later one; the length when there is none."""
@@ -98,13 +99,17 @@ class Findings(Sequence[Issue]):
     def _row(self, number: int) -> int:
         return self._index.column("row")[number].as_py()
 
-    def _read(self, number: int) -> Issue:
-        batch_number, offset = divmod(self._positions[number].as_py(), BATCH_ROWS)
-        if self._batch is None or self._batch[0] != batch_number:
-            self._batch = batch_number, self._file.get_batch(batch_number)
-        return Issue.model_validate(self._batch[1].slice(offset, 1).to_pylist()[0])
+    def _read(self, numbers: range) -> list[Issue]:
+        """Those findings. Neighbours usually lie in one batch, which is then read once."""
+        found: list[Issue] = []
+        for batch_number, positions in groupby((self._positions[number].as_py() for number in numbers), lambda at: at // BATCH_ROWS):
+            if self._batch is None or self._batch[0] != batch_number:
+                self._batch = batch_number, self._file.get_batch(batch_number)
+            rows = self._batch[1].take([at % BATCH_ROWS for at in positions])
+            found += [Issue.model_construct(**fields) for fields in rows.to_pylist()]  # they were checked when they were written
+        return found
 
-    _batch: tuple[int, Any] | None = None  # the one read last: neighbours usually lie in it
+    _batch: tuple[int, Any] | None = None  # the one read last
 
     @cached_property
     def _file(self) -> pa.ipc.RecordBatchFileReader:
