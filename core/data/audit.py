@@ -107,13 +107,18 @@ def launch_note(found: Audit, name: str) -> str:
     """One sentence on what a run would leave out; empty when it leaves out nothing.
 
     Raises:
-        UserError: nothing at all could be learned.
+        UserError: the template refuses a conversation, on which training would stop, or nothing at all could be learned.
     """
     if not found.num_zero_loss:
         return ""
+    if refused := found.zero_loss.get("template-refused", 0):
+        first = next((row.row for row in found.no_loss_rows if row.reason == "template-refused"), None)
+        where = name if first is None else f"{name}, row {first}"
+        problem = f"The model's chat template refuses {refused:,} of {found.num_conversations:,} conversations."
+        raise UserError(problem, where, REMEDIES["template-refused"], code="TEMPLATE")
     reason = max(found.zero_loss, key=lambda reason: found.zero_loss[reason])
     if found.is_empty:
         problem = f"None of the {found.num_conversations:,} conversations of {name} would carry any loss. {SENTENCES[reason]}"
         raise UserError(problem, name, REMEDIES[reason], code="ZERO_LOSS")
     share = f"{found.num_zero_loss:,} of {found.num_conversations:,} conversations carry no loss and are left out"
-    return f"{share} (most of them: {SENTENCES[reason][:-1].lower()}, {found.zero_loss[reason]:,}). {REMEDIES[reason]}"
+    return f"{share}: {SENTENCES[reason][:-1].lower()}. {REMEDIES[reason]}"

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core import paths
-from core.conversation import Conversation
 from core.data.dataset import Dataset
-from core.data.render import IGNORED, LossOn, tokenize
+from core.data.encode import RowEncoder
+from core.data.render import IGNORED, LossOn
 from core.data.tokenizer import ChatTokenizer
 from core.errors import UserError
 
@@ -69,44 +69,53 @@ def _path(dataset: Dataset, tokenizer: ChatTokenizer, max_length: int, loss_on: 
 
 
 def _take(dataset: Dataset, tokenizer: ChatTokenizer, max_length: int, loss_on: LossOn, on_progress: OnProgress | None) -> dict[str, Any]:
+    for is_fast in (True, False):  # exactly, when the fast way was found wrong on this data
+        encoder = RowEncoder(tokenizer, None, loss_on, is_fast)
+        of_answers = encoder if loss_on == "answers" else RowEncoder(tokenizer, fast=is_fast)
+        if columns := _try(dataset, encoder, of_answers, max_length, on_progress):
+            return columns
+    raise AssertionError("the exact way never disagrees with itself")
+
+
+def _try(
+    dataset: Dataset, encoder: RowEncoder, of_answers: RowEncoder, max_length: int, on_progress: OnProgress | None
+) -> dict[str, Any] | None:
+    """The columns of `Measures`; None when one of the encoders found itself wrong on the way."""
     import numpy as np
 
-    tokens, loss_tokens, lost_tokens, reason, answers = array("i"), array("i"), array("i"), array("b"), array("i")
+    tokens, loss_tokens, lost_tokens, reasons, answers = array("i"), array("i"), array("i"), array("b"), array("i")
     for index, conversation in enumerate(dataset):
         if on_progress and index % PROGRESS_ROWS == 0:
             on_progress(index, len(dataset))
-        one = _measure_one(conversation, tokenizer, max_length, loss_on)
-        tokens.append(one[0])
-        loss_tokens.append(one[1])
-        lost_tokens.append(one[2])
-        reason.append(one[3])
-        answers.extend(one[4])
+        try:
+            whole = encoder.row(conversation).labels
+            answered = whole if of_answers is encoder else of_answers.row(conversation).labels
+        except UserError:
+            whole = answered = None
+        if encoder.disagreed or of_answers.disagreed:
+            return None
+        if whole is None:
+            figures = (0, 0, 0, "template-refused")
+        else:
+            kept = int(np.count_nonzero(whole[1:max_length] != IGNORED))
+            lost = int(np.count_nonzero(whole[max(1, max_length) :] != IGNORED))
+            figures = (len(whole), kept, lost, "" if kept else "answer-cut" if lost else "no-answer")
+            answers.extend(_runs(answered))
+        tokens.append(figures[0])
+        loss_tokens.append(figures[1])
+        lost_tokens.append(figures[2])
+        reasons.append(REASONS.index(figures[3]))
     if on_progress:
         on_progress(len(dataset), len(dataset))
     columns = {"tokens": tokens, "loss_tokens": loss_tokens, "lost_tokens": lost_tokens, "answers": answers}
     found = {name: np.array(column, dtype=np.int32) for name, column in columns.items()}
-    return {**found, "reason": np.array(reason, dtype=np.int8)}
+    return {**found, "reason": np.array(reasons, dtype=np.int8)}
 
 
-def _measure_one(
-    conversation: Conversation, tokenizer: ChatTokenizer, max_length: int, loss_on: LossOn
-) -> tuple[int, int, int, int, list[int]]:
-    """(tokens, with loss within max_length, with loss cut off, index of the reason, tokens of each answer)."""
-    try:
-        whole = tokenize(conversation, tokenizer, None, loss_on)
-        answered = whole if loss_on == "answers" else tokenize(conversation, tokenizer)
-    except UserError:
-        return 0, 0, 0, REASONS.index("template-refused"), []
-    kept = sum(label != IGNORED for label in whole.labels[1:max_length])
-    lost = sum(label != IGNORED for label in whole.labels[max(1, max_length) :])
-    reason = "" if kept else "answer-cut" if lost else "no-answer"
-    return len(whole.labels), kept, lost, REASONS.index(reason), _runs(answered.labels)
-
-
-def _runs(labels: list[int]) -> list[int]:
+def _runs(labels: Any) -> list[int]:
     """The lengths of the runs of labels that carry loss: a question always stands between two answers."""
     import numpy as np
 
-    carries = np.concatenate(([False], np.array(labels) != IGNORED, [False]))
+    carries = np.concatenate(([False], labels != IGNORED, [False]))
     edges = np.flatnonzero(carries[1:] != carries[:-1])
     return (edges[1::2] - edges[::2]).tolist()

@@ -1,13 +1,37 @@
-"""How long a recipe is for a dataset, before anything is started."""
+"""What a recipe would make of a dataset, before anything is started: how long it takes, and what it leaves out."""
 
 from __future__ import annotations
 
+from core.data.audit import audit, launch_note
 from core.data.dataset import Dataset
-from core.data.measures import measure
+from core.data.encode import RowEncoder
+from core.data.measures import is_measured, measure
+from core.data.render import IGNORED
 from core.data.statistics import estimated_steps
 from core.data.tokenizer import ChatTokenizer
+from core.errors import UserError
 from core.training.hardware import Hardware, detect
 from core.training.recipe import Recipe
+
+AUDITED_AT_ONCE = 10_000  # conversations, a few seconds; more are audited before a start only when that was done already
+
+
+def left_out(dataset: Dataset, tokenizer: ChatTokenizer, recipe: Recipe) -> str:
+    """One sentence that names how many conversations carry no loss and why; empty when every one does, or when they are too many to look at.
+
+    Raises:
+        UserError: none of them carries any loss (code ZERO_LOSS).
+    """
+    if len(dataset) <= AUDITED_AT_ONCE or is_measured(dataset, tokenizer, recipe.max_length, recipe.loss_on):
+        return launch_note(audit(dataset, tokenizer, recipe.max_length, recipe.loss_on), dataset.name)
+    encoder = RowEncoder(tokenizer, recipe.max_length, recipe.loss_on)
+    for conversation in dataset:
+        try:
+            if (encoder.row(conversation).labels[1:] != IGNORED).any():
+                return ""
+        except UserError:
+            continue
+    return launch_note(audit(dataset, tokenizer, recipe.max_length, recipe.loss_on), dataset.name)
 
 
 def steps(dataset: Dataset, tokenizer: ChatTokenizer, recipe: Recipe, hardware: Hardware | None = None) -> int:

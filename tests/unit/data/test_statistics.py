@@ -79,6 +79,9 @@ def test_a_template_that_refuses_is_a_reason(dataset: Dataset, tokenizer: ChatTo
         (2, "answer-cut", audit(dataset, tokenizer, 64).no_loss_rows[0].tokens),
         (4, "template-refused", 0),
     ]
+    with pytest.raises(UserError, match="refuses 1 of 4 conversations") as raised:
+        launch_note(audit(dataset, strict, 64), "talks")
+    assert raised.value.where == "talks, row 4"
 
 
 def test_measures_are_taken_once_for_each_setting(dataset: Dataset, tokenizer: ChatTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +89,7 @@ def test_measures_are_taken_once_for_each_setting(dataset: Dataset, tokenizer: C
     first = measure(dataset, tokenizer, 64, on_progress=lambda done, total: steps.append((done, total)))
     assert steps == [(0, 4), (4, 4)]
     assert is_measured(dataset, tokenizer, 64) and not is_measured(dataset, tokenizer, 65)
-    monkeypatch.setattr(measures, "tokenize", None)
+    monkeypatch.setattr(measures, "RowEncoder", None)
     again = measure(dataset, tokenizer, 64)
     assert all(np.array_equal(getattr(first, name), getattr(again, name)) for name in measures.Measures.__annotations__)
     with pytest.raises(TypeError):
