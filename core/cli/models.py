@@ -1,4 +1,4 @@
-"""Verbs about artifacts: merge, gguf, measure, prove, publish."""
+"""Verbs about artifacts: merge, gguf, measure, prove."""
 
 from __future__ import annotations
 
@@ -125,32 +125,6 @@ def prove(source: Reference, data: Annotated[Path | None, typer.Option(help="Con
     finish(json, proofs, 0 if proofs["passed"] else 1)
 
 
-def publish(
-    sources: References,
-    repo: Annotated[str, typer.Option(help="USER/NAME on the Hub.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the files and the model card; send nothing.")] = False,
-    json: Json = False,
-) -> None:
-    """Prepare artifacts for the Hub: the files, what is left out and why, and the model card."""
-    from core.publish.preflight import dry_run as prepare
-
-    if not dry_run:
-        raise UserError("Sending is not built yet.", "publish", "Add --dry-run to see what would be sent.")
-    plan = prepare([artifacts.resolve(source) for source in sources], repo)
-    out = console(json)
-    table = Table("file", "size", box=None, pad_edge=False)
-    for file in plan["files"]:
-        table.add_row(file["path"], size(file["size_bytes"]))
-    out.print(table)
-    for refused in plan["refused"]:
-        out.print(f"left out: {refused['path']} ({refused['reason']})", markup=False)
-    for problem in plan["problems"]:
-        out.print(f"problem: {problem}", markup=False)
-    out.rule("README.md")
-    out.print(plan["card"], markup=False)
-    finish(json, plan, 1 if plan["problems"] else 0)
-
-
 def level_table(levels: list[Artifact]) -> Table:
     """Size, quality and speed of each level; empty cells were not measured."""
     table = Table("level", "size", "bits/weight", "perplexity", "KL to f16", "same top token", "tokens/s", box=None, pad_edge=False)
@@ -169,4 +143,4 @@ def summary(artifact: Artifact) -> dict[str, Any]:
     return fields | {"size_bytes": artifact.size_bytes, "measured": artifact.measured, "proofs": artifact.proofs}
 
 
-VERBS = {"merge": merge, "gguf": gguf, "measure": measure, "prove": prove, "publish": publish}
+VERBS = {"merge": merge, "gguf": gguf, "measure": measure, "prove": prove}

@@ -44,13 +44,17 @@ class Refused:
 
 @dataclass(frozen=True)
 class Plan:
-    """Nothing may be sent while there are `problems`; `notes` are worth knowing and stop nothing."""
+    """Nothing may be sent while there are `problems`; `notes` are worth knowing and stop nothing.
+
+    `proof_problems` are those of the problems that somebody may overrule knowingly: proofs that do not hold.
+    """
 
     repo_id: str
     suggested_repo_id: str
     files: tuple[PlannedFile, ...] = ()
     refused: tuple[Refused, ...] = ()
     problems: tuple[str, ...] = ()
+    proof_problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     proofs: dict[str, Any] = field(default_factory=dict[str, Any])
 
@@ -76,7 +80,8 @@ def preflight(artifacts: Sequence[Artifact], repo_id: str, facts: CardFacts | No
                 refused.append(Refused(name, reason))
             else:
                 files.append(PlannedFile(name, local.stat().st_size, local))
-    problems = [*repo_problems(repo_id), *_artifact_problems(artifacts, files), *_leaks(files)]
+    unproved = tuple(_proof_problems(artifacts))
+    problems = (*repo_problems(repo_id), *unproved, *_artifact_problems(artifacts, files), *_leaks(files))
     notes = _notes(artifacts, repo_id, facts)
     generated = {
         CARD: model_card(artifacts, repo_id, facts),
@@ -88,12 +93,17 @@ def preflight(artifacts: Sequence[Artifact], repo_id: str, facts: CardFacts | No
         "sentences": proof_sentences(artifacts[0].proofs),
         "by_artifact": {artifact.id: artifact.proofs for artifact in artifacts},
     }
-    return Plan(repo_id, suggest_repo_id(artifacts, repo_id), tuple(files), tuple(refused), tuple(problems), tuple(notes), proofs)
+    better = suggest_repo_id(artifacts, repo_id)
+    return Plan(repo_id, better, tuple(files), tuple(refused), problems, unproved, tuple(notes), proofs)
 
 
 def dry_run(artifacts: Sequence[Artifact], repo_id: str) -> dict[str, Any]:
-    """The plan as plain values, ready for JSON: repo_id, files, total_bytes, card, refused, problems, notes, proofs."""
-    plan = preflight(artifacts, repo_id)
+    """The plan to publish as plain values, as `describe`."""
+    return describe(preflight(artifacts, repo_id))
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """A plan ready for JSON: repo_id, files, total_bytes, card, refused, problems, notes, proofs."""
     return {
         "repo_id": plan.repo_id,
         "suggested_repo_id": plan.suggested_repo_id,
@@ -159,6 +169,12 @@ def _candidates(artifact: Artifact) -> Iterator[tuple[str, Path]]:
                 yield name, local
 
 
+def _proof_problems(artifacts: Sequence[Artifact]) -> Iterator[str]:
+    for artifact in artifacts:
+        if artifact.proofs.get("passed") is False:
+            yield f"A proof of {artifact.id} does not hold; what would be published is not what was trained."
+
+
 def _artifact_problems(artifacts: Sequence[Artifact], files: list[PlannedFile]) -> Iterator[str]:
     kinds = {artifact.kind for artifact in artifacts}
     if len(kinds) > 1:
@@ -172,8 +188,6 @@ def _artifact_problems(artifacts: Sequence[Artifact], files: list[PlannedFile]) 
         yield "There are no weights among the files."
     sizes = {file.local: file.size_bytes for file in files}
     for artifact in artifacts:
-        if artifact.proofs.get("passed") is False:
-            yield f"A proof of {artifact.id} does not hold; what would be published is not what was trained."
         for entry in artifact.files:
             if entry.sha256 and sizes.get(artifact.folder / entry.name, entry.size_bytes) != entry.size_bytes:
                 yield f"{entry.name} of {artifact.id} has changed since it was made."

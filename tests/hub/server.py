@@ -102,6 +102,7 @@ class Answers(Writes, BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.asked.append(Asked(self.command, path, {name.lower(): value for name, value in self.headers.items()}))
+        self.body = self.read_body() if self.command in ("POST", "PUT") else b""
         fault = next((fault for fault in self.hub.faults if fault.takes(f"{self.command} {path}")), None)
         try:
             if fault and fault.kind == "slow":

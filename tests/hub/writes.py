@@ -30,10 +30,11 @@ class Writes:
 
     hub: Hub
     headers: Any
+    body: bytes  # of the request, read whole whatever the answer will be
     rfile: Any
     path: str
 
-    def _body(self) -> bytes:
+    def read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") == "chunked":
             parts: list[bytes] = []
             while size := int(self.rfile.readline().strip() or b"0", 16):
@@ -53,7 +54,7 @@ class Writes:
             raise RefusedError(403, message=f"You don't have the rights to write to {repo_id}")
 
     def create(self) -> Answer:
-        asked = json.loads(self._body())
+        asked = json.loads(self.body)
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         repo_id = f"{asked.get('organization') or OWNERS.get(token, ('',))[0]}/{asked['name']}"
         self._require_writer(repo_id)
@@ -68,7 +69,7 @@ class Writes:
     def validate_yaml(self) -> Answer:
         import yaml
 
-        content = json.loads(self._body())["content"]
+        content = json.loads(self.body)["content"]
         try:
             yaml.safe_load(content.split("---\n")[1])
         except (yaml.YAMLError, IndexError) as error:
@@ -76,7 +77,7 @@ class Writes:
         return self._said({"errors": [], "warnings": []})
 
     def preupload(self, kind: str, id: str, rev: str) -> Answer:
-        body = json.loads(self._body())
+        body = json.loads(self.body)
         if "create_pr" not in parse_qs(urlsplit(self.path).query):
             self._require_writer(id)
         self._repo(kind, id)
@@ -92,7 +93,7 @@ class Writes:
         return self._said({"files": files})
 
     def lfs_batch(self, id: str, kind: str | None = None) -> Answer:
-        objects = json.loads(self._body())["objects"]
+        objects = json.loads(self.body)["objects"]
         answers: list[dict[str, Any]] = []
         for each in objects:
             actions = {
@@ -105,21 +106,20 @@ class Writes:
     def lfs_put(self, sha: str) -> Answer:
         from tests.hub.server import RefusedError
 
-        content = self._body()
+        content = self.body
         if digest(content, "sha256") != sha:
             raise RefusedError(400, message="the content is not what its name says")
         self.hub.objects[sha] = content
         return 200, {}, b""
 
     def lfs_verify(self, sha: str) -> Answer:
-        self._body()
         return (200 if sha in self.hub.objects else 404), {}, b""
 
     def commit(self, kind: str, id: str, rev: str) -> Answer:
         from tests.hub.server import RefusedError
 
         asks = "create_pr" in parse_qs(urlsplit(self.path).query)
-        lines = [json.loads(line) for line in self._body().splitlines()]
+        lines = [json.loads(line) for line in self.body.splitlines()]
         if not asks:
             self._require_writer(id)
         repo = self._repo(kind, id)

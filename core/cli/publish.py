@@ -1,0 +1,118 @@
+"""Verbs about publication: publish, card."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+from core import paths
+from core.cli.output import Json, console, finish
+from core.errors import UserError
+from core.export import artifacts
+from core.publish.preflight import Plan
+from core.units import size
+
+Sources = Annotated[list[str], typer.Argument(metavar="ARTIFACT", help="Artifact ids, model folders or .gguf files.")]
+
+
+def publish(
+    sources: Sources,
+    repo: Annotated[str, typer.Option(help="USER/NAME on the Hub.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the files and the model card; send nothing.")] = False,
+    private: Annotated[bool, typer.Option("--private/--public", help="Who sees a repository that is made now.")] = True,
+    pr: Annotated[bool, typer.Option("--pr", help="Open a pull request instead of writing to the repository.")] = False,
+    card: Annotated[Path | None, typer.Option(help="A model card of your own instead of the one written from the facts.")] = None,
+    despite_proofs: Annotated[bool, typer.Option("--despite-proofs", help="Send although a proof does not hold.")] = False,
+    json: Json = False,
+) -> None:
+    """Publish artifacts on the Hub: the files, what is left out and why, the model card, and one commit."""
+    from core.publish.preflight import describe, preflight
+    from core.publish.push import with_card
+
+    plan = preflight([artifacts.resolve(source) for source in sources], repo)
+    if card:
+        plan = with_card(plan, _read(card))
+    out = console(json)
+    show(plan, out, with_text=dry_run)
+    if dry_run:
+        finish(json, describe(plan), 1 if plan.problems else 0)
+    pushed = _send(plan, out, private=private, pr=pr, despite_proofs=despite_proofs)
+    finish(json, pushed)
+
+
+def _send(plan: Plan, out: Console, *, private: bool, pr: bool, despite_proofs: bool) -> dict[str, object]:
+    from core.cli.run import hub_token
+    from core.publish.push import push
+
+    columns = (TextColumn("sending"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=out, disable=not out.is_terminal) as progress:
+        bar = progress.add_task("sending", total=None)
+        pushed = push(
+            plan,
+            hub_token(),
+            private=private,
+            pull_request=pr,
+            despite_problems=despite_proofs,
+            on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    if not pushed.commit:
+        out.print(f"Everything is there already: {pushed.url}", markup=False)
+    elif pushed.pull_request:
+        out.print(f"A pull request waits for the owner: {pushed.pull_request}", markup=False)
+    else:
+        out.print(f"Published {len(pushed.sent)} files ({size(pushed.sent_bytes)}): {pushed.url}", markup=False)
+    return dataclasses.asdict(pushed)
+
+
+def show(plan: Plan, out: Console, with_text: bool) -> None:
+    """The files, what is left out, and what speaks against it."""
+    from core.publish.preflight import CARD
+
+    table = Table("file", "size", box=None, pad_edge=False)
+    for file in plan.files:
+        table.add_row(file.path, size(file.size_bytes))
+    out.print(table)
+    for refused in plan.refused:
+        out.print(f"left out: {refused.path} ({refused.reason})", markup=False)
+    for note in plan.notes:
+        out.print(f"note: {note}", markup=False)
+    for problem in plan.problems:
+        out.print(f"problem: {problem}", markup=False)
+    if with_text:
+        out.rule("README.md")
+        out.print(next(file.text for file in plan.files if file.path == CARD) or "", markup=False)
+
+
+def card(
+    sources: Sources,
+    repo: Annotated[str, typer.Option(help="USER/NAME on the Hub, which the card's commands name.")] = "you/model",
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write it there, to be edited and given to `publish --card`.")] = None,
+    json: Json = False,
+) -> None:
+    """Write the model card of artifacts from the facts of their run."""
+    from core.publish.preflight import CARD, preflight
+
+    plan = preflight([artifacts.resolve(source) for source in sources], repo)
+    text = next(file.text for file in plan.files if file.path == CARD) or ""
+    if out:
+        paths.write_text(out, text)
+    console(json).print(f"Written to {out}" if out else text, markup=False)
+    finish(json, {"card": text, "path": str(out) if out else None})
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"The card cannot be read: {error}", str(path), "Give a Markdown file in UTF-8; `card ARTIFACT -o FILE` writes one."
+        ) from None
+
+
+VERBS = {"publish": publish, "card": card}

@@ -1,0 +1,299 @@
+"""Sending a prepared publication to the Hub: in one commit, so that all of it is there or nothing; what is there already is not sent again.
+
+The token is an argument of each call and is kept nowhere. Whether a repository was made here is remembered in the workspace, because one
+that was not is reached by pull request only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core import paths
+from core.errors import UserError
+from core.hubclient import api, patiently, status
+from core.publish.preflight import CARD, Plan, PlannedFile
+from core.redact import redact
+
+OnBytes = Callable[[int, int], None]
+LEDGER = "publications.jsonl"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The planned files against those of the repository; `only_there` stay as they are."""
+
+    exists: bool
+    is_ours: bool
+    is_private: bool
+    commit: str | None
+    new: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    same: tuple[str, ...] = ()
+    only_there: tuple[str, ...] = ()
+
+    @property
+    def by_pull_request(self) -> bool:
+        """A repository that was not made here is not written to: its owner decides on a pull request."""
+        return self.exists and not self.is_ours
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What is on the Hub now. `commit` is empty when everything was there already."""
+
+    repo_id: str
+    url: str
+    commit: str
+    pull_request: str
+    sent: tuple[str, ...]
+    sent_bytes: int
+
+
+def compare(plan: Plan, token: str | None) -> Difference:
+    """What sending `plan` would change in its repository.
+
+    Raises:
+        UserError: the Hub cannot be reached, or does not accept the login (code LOGIN).
+    """
+    hub = api(token)
+    info = _existing(hub, plan.repo_id)
+    if info is None:
+        return Difference(False, True, True, None, new=tuple(file.path for file in plan.files))
+    tree = patiently(lambda: list(hub.list_repo_tree(plan.repo_id, recursive=True)), lambda error: explain(error, plan.repo_id))
+    there = {entry.path: entry for entry in tree if hasattr(entry, "blob_id")}
+    named = {file.path for file in plan.files}
+    same = {file.path for file in plan.files if file.path in there and _is_same(file, there[file.path])}
+    return Difference(
+        exists=True,
+        is_ours=is_ours(plan.repo_id),
+        is_private=bool(info.private),
+        commit=info.sha,
+        new=tuple(sorted(named - set(there))),
+        changed=tuple(sorted((named & set(there)) - same)),
+        same=tuple(sorted(same)),
+        only_there=tuple(sorted(set(there) - named - {".gitattributes"})),
+    )
+
+
+def push(
+    plan: Plan,
+    token: str | None,
+    *,
+    private: bool = True,
+    pull_request: bool = False,
+    despite_problems: bool = False,
+    on_progress: OnBytes | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Pushed:
+    """Send `plan`; run again after a break, it sends only what is missing.
+
+    Args:
+        private: of a repository that is made now; an existing one keeps what it is.
+        pull_request: open one even where the repository was made here.
+        despite_problems: send although a proof does not hold; other problems always stop it.
+        on_progress: called with the bytes sent so far and the bytes to send. Through Xet storage a file counts when it is through.
+
+    Raises:
+        UserError: the plan has problems, no login (code LOGIN), no right to write (code ACCESS), the repository changed meanwhile
+            (code CHANGED), or the Hub cannot be reached (code NET).
+    """
+    from huggingface_hub import CommitOperationAdd
+
+    refuse_problems(plan, despite_problems)
+    if not token:
+        raise UserError("Nobody is logged in to the Hub.", plan.repo_id, "Sign in on the page, or run `hf auth login`.", code="LOGIN")
+    hub = api(token)
+
+    def said(error: BaseException) -> UserError:
+        return explain(error, plan.repo_id)
+
+    difference = compare(plan, token)
+    if not difference.exists:
+        patiently(lambda: hub.create_repo(plan.repo_id, private=private), said, should_stop)
+        remember(plan.repo_id, "created")
+    wanted = set(difference.new + difference.changed)
+    files = [file for file in plan.files if file.path in wanted]
+    if not files:
+        return Pushed(plan.repo_id, _url(hub, plan.repo_id), "", "", (), 0)
+    asks = difference.exists and (pull_request or difference.by_pull_request)
+    total = sum(file.size_bytes for file in files)
+    count = _Count(total, on_progress or (lambda _done, _total: None))
+    operations = [_operation(CommitOperationAdd, file, count) for file in files]
+    for file, operation in zip(files, operations, strict=True):
+        patiently(lambda operation=operation: hub.preupload_lfs_files(plan.repo_id, [operation], create_pr=asks), said, should_stop)
+        count.finish(file)
+    made = patiently(
+        lambda: hub.create_commit(
+            plan.repo_id,
+            operations,
+            commit_message=f"Publish {', '.join(sorted(wanted))[:60]} with Transmute",
+            create_pr=asks,
+            parent_commit=difference.commit if difference.exists else None,
+        ),
+        said,
+        should_stop,
+    )
+    remember(plan.repo_id, "pull_request" if asks else "committed", commit=made.oid)
+    return Pushed(plan.repo_id, _url(hub, plan.repo_id), made.oid, made.pr_url or "", tuple(sorted(wanted)), total)
+
+
+def with_card(plan: Plan, card: str) -> Plan:
+    """`plan` with the model card as somebody has edited it.
+
+    Raises:
+        UserError: the card holds an access token, or its front matter is not YAML.
+    """
+    import yaml
+
+    if redact(card) != card:
+        raise UserError("The card holds what looks like an access token.", CARD, "Take it out; everybody could use it.")
+    front = card.split("---\n")[1] if card.startswith("---\n") and card.count("---\n") > 1 else ""
+    try:
+        yaml.safe_load(front)
+    except yaml.YAMLError as error:
+        raise UserError(f"The card's front matter is not YAML: {error}", CARD, "Mend the lines between the two `---`.") from None
+    files = tuple(PlannedFile(CARD, len(card.encode()), text=card) if file.path == CARD else file for file in plan.files)
+    return dataclasses.replace(plan, files=files)
+
+
+def refuse_problems(plan: Plan, despite_proofs: bool = False) -> None:
+    """UserError when something speaks against sending `plan`."""
+    problems = [problem for problem in plan.problems if not (despite_proofs and problem in plan.proof_problems)]
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise UserError(f"This cannot be published yet: {problems[0]}{more}", plan.repo_id, "Mend what the dry run lists, then send it.")
+
+
+def is_ours(repo_id: str) -> bool:
+    """Whether this workspace made the repository."""
+    return any(entry["repo_id"] == repo_id and entry["kind"] == "created" for entry in ledger())
+
+
+def remember(repo_id: str, kind: str, **fields: Any) -> None:
+    """Add a line to the workspace's list of publications."""
+    path = paths.home() / LEDGER
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"t": round(time.time(), 3), "repo_id": repo_id, "kind": kind, **fields}) + "\n")
+
+
+def ledger() -> Iterator[dict[str, Any]]:
+    """What was published from this workspace, oldest first: t, repo_id, kind (created, committed or pull_request), commit."""
+    path = paths.home() / LEDGER
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue  # torn by a crash
+
+
+def explain(error: BaseException, repo_id: str) -> UserError:
+    """What went wrong, for a person, with what helps."""
+    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+
+    code = status(error)
+    match error:
+        case OfflineModeIsEnabled():
+            return UserError("The Hub is switched off here (HF_HUB_OFFLINE).", repo_id, "Unset HF_HUB_OFFLINE.", "NET")
+        case HFValidationError():
+            return UserError(str(error), repo_id, "Write it as USER/NAME.", "NAME")
+        case _ if code == 401:
+            return UserError("The Hub does not accept this login.", repo_id, "Log in again; what was prepared is kept.", "LOGIN")
+        case _ if code == 403:
+            owner = repo_id.partition("/")[0]
+            remedy = f"Give the token write rights for {owner}, or publish under a name of your own."
+            return UserError(f"This login may not write to {repo_id}.", repo_id, remedy, "ACCESS")
+        case _ if code == 404:
+            return UserError(f"There is no {repo_id} on the Hub for this login.", repo_id, "Check the owner and the spelling.", "MISSING")
+        case _ if code in (409, 412):
+            return UserError("Somebody changed the repository meanwhile.", repo_id, "Compare again, then send.", "CHANGED")
+        case _ if code == 429:
+            return UserError("The Hub says that it is asked too often.", repo_id, "Wait a few minutes, then send again.", "NET")
+        case _ if code >= 500:
+            remedy = "Send again later: what arrived is kept there. https://status.huggingface.co knows more."
+            return UserError(f"The Hub has a fault of its own (HTTP {code}).", repo_id, remedy, "NET")
+        case _ if code:
+            return UserError(f"The Hub refused it (HTTP {code}): {redact(str(error))[:300]}", repo_id, "Mend what it names.", "REFUSED")
+        case _:
+            return UserError(
+                f"{repo_id} could not be reached.", repo_id, "Check the network, then send again: only the rest is sent.", "NET"
+            )
+
+
+def _existing(hub: Any, repo_id: str) -> Any | None:
+    """The repository's information, or None when there is no such repository."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    def look() -> Any | None:
+        try:
+            return hub.model_info(repo_id)
+        except RepositoryNotFoundError as error:
+            if status(error) == 401:
+                raise
+            return None
+
+    return patiently(look, lambda error: explain(error, repo_id))
+
+
+def _is_same(file: PlannedFile, entry: Any) -> bool:
+    """Whether the repository's file has the same content, by the hash that git or LFS keeps of it."""
+    if entry.size != file.size_bytes:
+        return False
+    if entry.lfs:
+        return entry.lfs.sha256 == (paths.sha256_file(file.local) if file.local else hashlib.sha256((file.text or "").encode()).hexdigest())
+    content = file.local.read_bytes() if file.local else (file.text or "").encode()
+    return entry.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _url(hub: Any, repo_id: str) -> str:
+    return f"{hub.endpoint}/{repo_id}"
+
+
+class _Count:
+    """Adds up the bytes of several files."""
+
+    def __init__(self, total: int, on_progress: OnBytes) -> None:
+        self._total, self._on_progress = total, on_progress
+        self._before = self._of_file = 0
+
+    def begin(self) -> None:
+        self._of_file = 0
+
+    def hear(self, num_bytes: int) -> None:
+        self._of_file += num_bytes
+        self._on_progress(min(self._before + self._of_file, self._total), self._total)
+
+    def finish(self, file: PlannedFile) -> None:
+        self._before, self._of_file = self._before + file.size_bytes, 0
+        self._on_progress(self._before, self._total)
+
+
+def _operation(add: Any, file: PlannedFile, count: _Count) -> Any:
+    """The client's operation for one file, which tells `count` what is read of it while it is sent."""
+    source: Path | bytes = file.local if file.local else (file.text or "").encode()
+
+    class Counted(add):
+        @contextmanager
+        def as_file(self, with_tqdm: bool = False) -> Generator[Any]:
+            with super().as_file() as opened:
+                if with_tqdm:  # the client asks so when it sends, and not when it hashes
+                    read = opened.read
+                    count.begin()
+
+                    def counted(size: int | None = -1) -> bytes:
+                        content = read(size)
+                        count.hear(len(content))
+                        return content
+
+                    opened.read = counted
+                yield opened
+
+    return Counted(path_in_repo=file.path, path_or_fileobj=str(source) if isinstance(source, Path) else source)

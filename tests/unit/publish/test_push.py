@@ -1,0 +1,171 @@
+"""Publications reach the Hub through the real client: whole or not at all, only what is missing, and no token left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from core import hubclient
+from core.errors import UserError
+from core.publish.preflight import Plan, PlannedFile
+from core.publish.push import Pushed, compare, is_ours, ledger, push, with_card
+from tests.hub.faults import Fault
+from tests.hub.repos import GOOD_TOKEN, LFS_BYTES, OTHER_TOKEN, Repo
+from tests.hub.server import Hub
+
+# The client sends files in a way that its HTTP library calls out of date.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+CARD = "---\nlicense: apache-2.0\n---\n\n# A model\n"
+REPO = "someone/model-GGUF"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> Iterator[Hub]:
+    with Hub([Repo("org/theirs", {"README.md": b"theirs", "old.bin": b"old"}, kind="models")]) as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(hubclient, "FIRST_WAIT_S", 0.01)
+        yield running
+
+
+def plan_of(folder: Path, repo_id: str = REPO, **changed: bytes) -> Plan:
+    """Two files on disk (one of them large enough for LFS) and a card."""
+    contents = {"model.gguf": b"GGUF" * LFS_BYTES, "config.json": b"{}"} | {
+        name.replace("_", "."): value for name, value in changed.items()
+    }
+    files: list[PlannedFile] = []
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+        files.append(PlannedFile(name, len(content), folder / name))
+    return Plan(repo_id, repo_id, (*files, PlannedFile("README.md", len(CARD), text=CARD)))
+
+
+def files_of(hub: Hub, repo_id: str = REPO) -> dict[str, bytes]:
+    return hub.repos[("models", repo_id)].files
+
+
+def refused(*args: object, **options: object) -> UserError:
+    with pytest.raises(UserError) as raised:
+        push(*args, **options)  # type: ignore[arg-type]
+    return raised.value
+
+
+def test_a_new_repository_is_private_and_holds_exactly_the_plan(hub: Hub, tmp_path: Path) -> None:
+    heard: list[tuple[int, int]] = []
+    plan = plan_of(tmp_path)
+    pushed = push(plan, GOOD_TOKEN, on_progress=lambda done, total: heard.append((done, total)))
+    assert files_of(hub) == {"model.gguf": b"GGUF" * LFS_BYTES, "config.json": b"{}", "README.md": CARD.encode()}
+    assert hub.repos[("models", REPO)].access == "private"
+    assert pushed.url == f"{hub.url}/{REPO}" and pushed.commit and not pushed.pull_request
+    assert heard == sorted(heard) and heard[-1] == (plan.total_bytes, plan.total_bytes)
+    assert is_ours(REPO)
+
+
+def test_a_public_repository_is_public(hub: Hub, tmp_path: Path) -> None:
+    push(plan_of(tmp_path), GOOD_TOKEN, private=False)
+    assert hub.repos[("models", REPO)].access == "open"
+
+
+def test_sending_again_sends_only_what_changed(hub: Hub, tmp_path: Path) -> None:
+    push(plan_of(tmp_path), GOOD_TOKEN)
+    assert push(plan_of(tmp_path), GOOD_TOKEN) == Pushed(REPO, f"{hub.url}/{REPO}", "", "", (), 0)
+    again = plan_of(tmp_path, config_json=b'{"a": 1}')
+    difference = compare(again, GOOD_TOKEN)
+    assert (difference.new, difference.changed, difference.same) == ((), ("config.json",), ("README.md", "model.gguf"))
+    assert push(again, GOOD_TOKEN).sent == ("config.json",)
+    assert files_of(hub)["config.json"] == b'{"a": 1}'
+    assert sum(path.startswith("/lfs/") and not path.endswith("verify") for path in hub.paths("PUT")) == 1
+
+
+def test_a_repository_of_somebody_else_is_reached_by_pull_request_and_stays_as_it_is(hub: Hub, tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, "org/theirs")
+    difference = compare(plan, GOOD_TOKEN)
+    assert difference.by_pull_request and difference.only_there == ("old.bin",) and difference.changed == ("README.md",)
+    pushed = push(plan, GOOD_TOKEN)
+    assert pushed.pull_request == f"{hub.url}/org/theirs/discussions/1"
+    assert files_of(hub, "org/theirs") == {"README.md": b"theirs", "old.bin": b"old"}
+    assert hub.repos[("models", "org/theirs")].branches["refs/pr/1"]["old.bin"] == b"old"
+
+
+def test_a_pull_request_can_be_asked_for(hub: Hub, tmp_path: Path) -> None:
+    push(plan_of(tmp_path), GOOD_TOKEN)
+    pushed = push(plan_of(tmp_path, config_json=b"[]"), GOOD_TOKEN, pull_request=True)
+    assert pushed.pull_request and files_of(hub)["config.json"] == b"{}"
+
+
+@pytest.mark.parametrize(
+    ("token", "repo_id", "code", "said"),
+    [
+        (None, REPO, "LOGIN", "Nobody is logged in"),
+        ("hf_" + "x" * 30, REPO, "LOGIN", "does not accept this login"),
+        (OTHER_TOKEN, "someone/new", "ACCESS", "may not write"),
+    ],
+)
+def test_without_a_right_nothing_is_sent_and_the_reason_is_said(
+    token: str | None, repo_id: str, code: str, said: str, hub: Hub, tmp_path: Path
+) -> None:
+    error = refused(plan_of(tmp_path, repo_id), token)
+    assert error.code == code and said in error.problem and error.remedy
+    assert not hub.objects and ("models", repo_id) not in hub.repos
+
+
+@pytest.mark.parametrize(
+    ("status", "place"),
+    [(429, "POST .*/commit/main"), (500, "POST /api/models/.*/preupload"), (503, "PUT /lfs/"), (504, "GET /api/models/")],
+)
+def test_a_fault_that_passes_is_waited_for(status: int, place: str, hub: Hub, tmp_path: Path) -> None:
+    hub.faults.append(Fault(place, "status", status=status, times=1))
+    assert push(plan_of(tmp_path), GOOD_TOKEN).commit
+    assert set(files_of(hub)) == {"model.gguf", "config.json", "README.md"}
+
+
+def test_after_a_break_nothing_half_sent_is_visible_and_what_arrived_is_not_sent_again(hub: Hub, tmp_path: Path) -> None:
+    hub.faults.append(Fault("POST .*/commit/main", "status", status=500, times=50))
+    error = refused(plan_of(tmp_path), GOOD_TOKEN)
+    assert error.code == "NET" and "500" in error.problem
+    assert files_of(hub) == {}
+    hub.faults.clear()
+    sent_before = len([path for path in hub.paths("PUT") if path.startswith("/lfs/")])
+    assert push(plan_of(tmp_path), GOOD_TOKEN).commit
+    assert len([path for path in hub.paths("PUT") if path.startswith("/lfs/")]) == sent_before
+    assert len(files_of(hub)) == 3
+
+
+def test_a_change_by_somebody_else_meanwhile_is_not_overwritten(hub: Hub, tmp_path: Path) -> None:
+    push(plan_of(tmp_path), GOOD_TOKEN)
+    hub.faults.append(Fault("POST .*/commit/main", "status", status=412, times=1))
+    assert refused(plan_of(tmp_path, config_json=b"[1]"), GOOD_TOKEN).code == "CHANGED"
+    assert files_of(hub)["config.json"] == b"{}"
+
+
+def test_problems_stop_it_and_only_proofs_can_be_overruled(hub: Hub, tmp_path: Path) -> None:
+    unproved, broken = "A proof of x does not hold.", "There are no weights."
+    plan = plan_of(tmp_path)
+    proofs_only = Plan(plan.repo_id, plan.repo_id, plan.files, problems=(unproved,), proof_problems=(unproved,))
+    both = Plan(plan.repo_id, plan.repo_id, plan.files, problems=(unproved, broken), proof_problems=(unproved,))
+    assert unproved in refused(proofs_only, GOOD_TOKEN).problem
+    assert broken in refused(both, GOOD_TOKEN, despite_problems=True).problem
+    assert not hub.repos.get(("models", REPO))
+    assert push(proofs_only, GOOD_TOKEN, despite_problems=True).commit
+
+
+def test_an_edited_card_is_sent_and_a_bad_one_refused(hub: Hub, tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    push(with_card(plan, CARD + "Mine.\n"), GOOD_TOKEN)
+    assert files_of(hub)["README.md"].endswith(b"Mine.\n")
+    with pytest.raises(UserError, match="access token"):
+        with_card(plan, CARD + GOOD_TOKEN)
+    with pytest.raises(UserError, match="not YAML"):
+        with_card(plan, "---\nlicense: [\n---\n")
+
+
+def test_no_token_stays_behind(hub: Hub, tmp_path: Path, workspace: Path) -> None:
+    push(plan_of(tmp_path), GOOD_TOKEN)
+    kept = [path.read_bytes() for path in workspace.rglob("*") if path.is_file()]
+    assert kept and not any(GOOD_TOKEN.encode() in content for content in kept)
+    assert [entry["kind"] for entry in ledger()] == ["created", "committed"]
+    assert not any(GOOD_TOKEN.encode() in content for content in files_of(hub).values())
