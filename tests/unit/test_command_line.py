@@ -114,9 +114,9 @@ def test_no_runs_yet_says_how_to_start_one():
     assert said(call("runs", "--json")) == {"runs": []}
 
 
-def test_publish_without_dry_run_sends_nothing():
-    result = shell("publish", "starter", "--repo", "me/model")
-    assert result.returncode == 2 and "--dry-run" in result.stderr
+def test_publishing_without_a_login_says_how_to_log_in_and_sends_nothing():
+    result = shell("publish", "starter", "--repo", "me/model", HF_HUB_OFFLINE="1")
+    assert result.returncode == 2 and "hf auth login" in result.stderr
 
 
 def test_doctor_gives_a_remedy_for_everything_that_is_not_well():
