@@ -18,7 +18,7 @@ from core.process import child_environment
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("core", "core.errors", "core.units", "core.redact", "core.conversation"),
     ("core.paths",),
-    ("core.process", "core.childio", "core.locks", "core.events"),
+    ("core.process", "core.hubclient", "core.childio", "core.locks", "core.events"),
     ("core.data",),
     ("core.export.artifacts", "core.export.header", "core.export.levels"),
     ("core.training.recipe", "core.training.presets", "core.training.hardware", "core.training.launch", "core.training.models"),
@@ -36,7 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "gradio", "llama_cpp", "accelerate", "bitsandbytes", "deepspeed", "pandas"}
 # What runs inside the training worker imports torch at its top, and so may the modules that are a child process's main program.
-WORKER_SIDE = {"core.training.train", "core.training.trainer", "core.training.callbacks", "core.training.threads"}
+WORKER_SIDE = {"core.training.train", "core.training.trainer", "core.training.callbacks", "core.training.threads", "core.training.layers"}
 
 
 def modules(package: str) -> dict[str, Path]:
