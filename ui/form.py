@@ -20,9 +20,9 @@ from ui.view import text
 
 # Knobs that mean something under some methods only.
 ONLY_UNDER: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("lora_r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora"), ("qlora", "lora")),
+    **dict.fromkeys(("lora_r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora"), ("qlora", "lora")),
     **dict.fromkeys(("double_quant", "quant_storage"), ("qlora",)),
-    "trainable_layers": ("sft",),
+    **dict.fromkeys(("trainable_layers", "train_head", "train_norms"), ("sft",)),
 }
 EXAMPLES = "examples/"  # how the page names a file that ships with Transmute
 HAS_CHOICES = ("base_model", "dataset", "eval_dataset", "levels")
@@ -104,7 +104,7 @@ def component(name: str, value: Any) -> Any:
         return gr.Checkbox(value=value, **said)
     if kind in (int, float):
         return gr.Number(value=value, precision=0 if kind is int else None, **said)
-    return gr.Textbox(value=value, max_lines=1, **said)
+    return gr.Textbox(value=value, lines=3 if name == "sample_prompts" else 1, max_lines=8 if name == "sample_prompts" else 1, **said)
 
 
 def label(row: dict[str, Any]) -> str:

@@ -50,6 +50,20 @@ class Recipe(BaseModel):
         None, "Model", "Revision", "Commit, tag or branch of a Hub model. Empty takes main; the commit is recorded either way."
     )
 
+    chat_template: Literal["model", "vicuna_v1.1"] = knob(
+        "model",
+        "Model",
+        "Chat template",
+        "model: the one the model comes with. vicuna_v1.1: FastChat's, for base models that have none; it goes into everything made here.",
+    )
+    rope_scaling: Literal["none", "linear"] = knob(
+        "none",
+        "Model",
+        "RoPE scaling",
+        "linear stretches the model's positions to reach the maximum length, as FastChat does (arXiv:2306.15595). The factor is the smallest "
+        "whole number that reaches it; it goes into the config of what is made. none refuses a maximum length beyond the model's positions.",
+    )
+
     dataset: str = knob("", "Data", "Dataset", "The conversations to train on: a dataset id, or a Vicuna JSON or JSONL file.", short=True)
     eval_dataset: str = knob(
         "", "Data", "Evaluation dataset", "Conversations kept apart to measure on. Empty sets aside a share of the dataset (next field)."
@@ -68,7 +82,7 @@ class Recipe(BaseModel):
         "Data",
         "Maximum length",
         "Longer conversations are cut at the end and lose their last answers. Memory grows with it. "
-        "512 to 4096 is usual; never beyond the model's own positions.",
+        "512 to 4096 is usual; never beyond the model's own positions, unless RoPE scaling stretches them.",
         unit="tokens",
         short=True,
         ge=16,
@@ -128,6 +142,12 @@ class Recipe(BaseModel):
     use_rslora: bool = knob(
         False, "Method", "Rank-stabilised LoRA", "Scales by alpha / sqrt(r) (arXiv:2312.03732); steadier at r of 64 and above."
     )
+    use_dora: bool = knob(
+        False,
+        "Method",
+        "DoRA",
+        "Learns the length of each weight apart from its direction (arXiv:2402.09353). Often better at r below 16; slower, with more memory.",
+    )
     trainable_layers: int = knob(
         2,
         "Method",
@@ -136,6 +156,18 @@ class Recipe(BaseModel):
         unit="layers",
         ge=1,
         le=1000,
+    )
+    train_head: bool = knob(
+        False,
+        "Method",
+        "Output layer learns",
+        "For sft: the output layer learns too. Where it is tied to the input embeddings, those learn with it, and memory grows towards fft.",
+    )
+    train_norms: bool = knob(
+        False,
+        "Method",
+        "Final norm learns",
+        "For sft: the norm before the output layer learns too. A few thousand weights; costs next to nothing.",
     )
     double_quant: bool = knob(
         True,
@@ -218,9 +250,31 @@ class Recipe(BaseModel):
         "auto", "Memory", "Attention", "auto takes sdpa. flash_attention_2 needs an NVIDIA GPU of the Ampere generation or later."
     )
 
+    use_liger_kernel: bool = knob(
+        False,
+        "Memory",
+        "Liger kernels",
+        "Fused norms, RoPE and MLP (github.com/linkedin/Liger-Kernel): less memory and quicker on a GPU. Needs the package liger-kernel.",
+    )
+
     logging_steps: int = knob(1, "Checkpoints", "Log every", "Optimizer steps between two points of the loss curve.", unit="steps", ge=1)
     eval_steps: int = knob(
         0, "Checkpoints", "Evaluate every", "Optimizer steps between evaluations; 0 evaluates before and after only.", unit="steps", ge=0
+    )
+    early_stopping_patience: int = knob(
+        0,
+        "Checkpoints",
+        "Stop early after",
+        "Ends when this many evaluations in a row brought no lower evaluation loss. 3 is usual with Evaluate every set; 0 never stops early.",
+        unit="evaluations",
+        ge=0,
+        le=1000,
+    )
+    sample_prompts: str = knob(
+        "",
+        "Checkpoints",
+        "Sample questions",
+        "Questions, one a line, at most 8, that the model answers at every evaluation, so that one sees it change. Each costs a few seconds.",
     )
     save_steps: int = knob(
         200,
@@ -232,11 +286,19 @@ class Recipe(BaseModel):
     )
     save_total_limit: int = knob(2, "Checkpoints", "Checkpoints kept", "Older ones are deleted once a newer one is whole.", ge=1, le=1000)
 
-    accelerate_config: Literal["auto", "cpu", "single_gpu", "ddp", "fsdp2", "zero2", "zero3"] = knob(
+    report_to: Literal["none", "trackio", "wandb"] = knob(
+        "none",
+        "Checkpoints",
+        "Also log to",
+        "TensorBoard files are always written. trackio and wandb write theirs beside them, without a network; each needs its package.",
+    )
+
+    accelerate_config: Literal["auto", "cpu", "single_gpu", "ddp", "fsdp2", "zero2", "zero2_offload", "zero3", "zero3_offload"] = knob(
         "auto",
         "Where",
         "Distribution",
-        "auto: one process on one device, ddp on several. fsdp2 and zero3 share the weights between devices.",
+        "auto: one process on one device, ddp on several. fsdp2 and zero3 share the weights between devices; zero2 only gradients and "
+        "optimizer. The offload ones keep the optimizer (zero3 also the weights) in main memory: slower, least GPU memory.",
     )
     num_processes: int = knob(
         0, "Where", "Processes", "One per GPU. 0 takes every GPU of this machine, or one process on a CPU.", ge=0, le=1024
@@ -252,6 +314,11 @@ class Recipe(BaseModel):
     @property
     def is_adapter(self) -> bool:
         return self.method in ADAPTER_METHODS
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The sample questions, without empty lines."""
+        return tuple(line.strip() for line in self.sample_prompts.splitlines() if line.strip())
 
     @property
     def sha256(self) -> str:
@@ -300,7 +367,7 @@ def load(path: Path) -> Recipe:
 
 def override(recipe: Recipe, assignments: list[str]) -> Recipe:
     """`recipe` with ``key=value`` assignments applied, values read as YAML (``levels=[f16, q4_0]``, ``packing=false``)."""
-    values: dict[str, Any] = recipe.model_dump()
+    values: dict[str, Any] = recipe.model_dump(exclude_unset=True)
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
         if not separator:

@@ -21,6 +21,7 @@ from core.errors import UserError
 from core.export import artifacts
 from core.training import checkpoints
 from core.training.callbacks import RunCallback
+from core.training.layers import keep_float32, keep_gradients, targets, train_last_layers
 from core.training.recipe import Recipe
 from core.training.recipe import load as load_recipe
 from core.training.samples import Row, conversations_of, loss_tokens, rows_of
@@ -59,7 +60,7 @@ def train(run_dir: Path) -> None:
         train_dataset=Dataset.from_list([dict(row) for row in train_rows]),
         eval_dataset=Dataset.from_list([dict(row) for row in eval_rows]) if eval_rows else None,
         processing_class=AutoTokenizer.from_pretrained(run_dir / "tokenizer", local_files_only=True),
-        peft_config=lora_config(recipe) if recipe.is_adapter else None,
+        peft_config=lora_config(model, recipe) if recipe.is_adapter else None,
         callbacks=[callback],
     )
     if recipe.method == "qlora":
@@ -96,6 +97,13 @@ def precision(recipe: Recipe) -> str:
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
+def attention(recipe: Recipe, config: dict[str, Any]) -> str:
+    """The attention implementation; auto takes sdpa, and eager where the scores are capped (Gemma 2), which sdpa leaves out without a word."""
+    if recipe.attn_implementation != "auto":
+        return recipe.attn_implementation
+    return "eager" if config.get("attn_logit_softcapping") else "sdpa"
+
+
 def load_model(base: Path, recipe: Recipe, compute_dtype: torch.dtype) -> Any:
     """The base model as the method needs it: 4-bit (qlora), compute dtype (lora), float32 masters for what learns (sft, fft)."""
     quantization = None
@@ -111,7 +119,7 @@ def load_model(base: Path, recipe: Recipe, compute_dtype: torch.dtype) -> Any:
         base,
         dtype=torch.float32 if recipe.method == "fft" else compute_dtype,
         quantization_config=quantization,
-        attn_implementation="sdpa" if recipe.attn_implementation == "auto" else recipe.attn_implementation,
+        attn_implementation=attention(recipe, paths.read_json(base / "config.json")),
         device_map={"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"} if quantization else None,
         local_files_only=True,
         trust_remote_code=False,
@@ -120,51 +128,19 @@ def load_model(base: Path, recipe: Recipe, compute_dtype: torch.dtype) -> Any:
     if quantization:
         keep_gradients(model)
     if recipe.method == "sft":
-        train_last_layers(model, recipe.trainable_layers)
+        train_last_layers(model, recipe.trainable_layers, head=recipe.train_head, norms=recipe.train_norms)
     return model
 
 
-def keep_gradients(model: torch.nn.Module) -> None:
-    """Keep bitsandbytes 0.50 from repacking 4-bit weights for its CPU inference kernel.
-
-    On CPUs with avx512_bf16, `Linear4bit` repacks at the first evaluation and never unpacks; the kernel it then uses has no autograd, so
-    every later training step would have no gradient, without a word.
-    """
-    from bitsandbytes.nn import Linear4bit
-
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
-
-
-def keep_float32(model: Any) -> None:
-    """Hold what learns in float32, as PEFT does; TRL 1.16 rounds adapters on a 4-bit base to bfloat16.
-
-    There small updates vanish, and a resumed run, whose adapter PEFT loads in float32, would go on to other losses than one left alone.
-    """
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-
-
-def train_last_layers(model: torch.nn.Module, count: int) -> None:
-    """Freeze everything but the last `count` decoder layers, which learn in float32."""
-    model.requires_grad_(False)
-    stacks = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
-    layers = max(stacks, key=len)
-    for layer in list(layers)[-count:]:
-        layer.float().requires_grad_(True)
-
-
-def lora_config(recipe: Recipe) -> LoraConfig:
-    targets = recipe.target_modules
+def lora_config(model: Any, recipe: Recipe) -> LoraConfig:
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=recipe.lora_r,
         lora_alpha=recipe.lora_alpha,
         lora_dropout=recipe.lora_dropout,
-        target_modules=targets if targets == "all-linear" else [name.strip() for name in targets.split(",")],
+        target_modules=targets(model, recipe.target_modules),
         use_rslora=recipe.use_rslora,
+        use_dora=recipe.use_dora,
         bias="none",
     )
 
