@@ -247,7 +247,7 @@ CHOICES = {
 assert list(CHOICES) == list(REPAIRS)
 
 
-@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(st.one_of(FAULTY, FAULTY, BROKEN), min_size=1, max_size=8),
     codes=st.sets(st.sampled_from(sorted(CHOICES)), min_size=1),
@@ -321,3 +321,55 @@ def test_rejected_rows_of_a_table_come_back_too(workspace: Path, tmp_path: Path)
     cleaned = clean(parent, {"strip-special": {}, "drop-rejected": {}})
     assert [(conversation.id, conversation.turns[1].content) for conversation in cleaned] == [("a", "Hello"), ("b", "ok")]
     assert [(row.row, row.text) for row in dropped(cleaned)] == [(2, "user: Still bad\nassistant: ")]
+
+
+def test_a_cleaning_that_is_broken_off_leaves_nothing_and_can_be_done_again(workspace: Path, tmp_path: Path) -> None:
+    parent = imported(tmp_path, [record(number) for number in range(5)])
+
+    def stop(_done: int, _total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        clean(parent, {"strip-control": {}}, on_progress=stop)
+    assert [folder.name for folder in paths.datasets_dir().iterdir()] == [parent.id]
+    assert len(clean(parent, {"strip-control": {}})) == 5
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = imported(tmp_path, [record(number) for number in range(5)])
+
+    def full(_folder: Path, _needed_bytes: int, step: str) -> None:
+        raise UserError("The disk is full.", step, "Free some space.", code="DISK")
+
+    monkeypatch.setattr(paths, "require_disk", full)
+    with pytest.raises(UserError, match="disk is full"):
+        clean(parent, {"strip-control": {}})
+    assert [folder.name for folder in paths.datasets_dir().iterdir()] == [parent.id]
+
+
+def test_the_same_cleaning_twice_at_once_is_refused(workspace: Path, tmp_path: Path) -> None:
+    parent = imported(tmp_path, [record(number) for number in range(5)])
+    refusals: list[str] = []
+
+    def again(_done: int, _total: int) -> None:
+        with pytest.raises(UserError, match="being made already") as raised:
+            clean(parent, {"strip-control": {}})
+        refusals.append(raised.value.problem)
+
+    assert len(clean(parent, {"strip-control": {}}, on_progress=again)) == 5
+    assert refusals
+
+
+def test_a_file_where_every_row_goes_leaves_an_empty_dataset_with_its_account(workspace: Path, tmp_path: Path) -> None:
+    parent = imported(tmp_path, [record(number) for number in range(3)])
+    cleaned = clean(parent, {"drop-phrase": {"phrases": ["answer"]}})
+    assert (len(cleaned), account(cleaned).num_dropped, account(cleaned).num_out) == (0, 3, 0)
+    assert len(restore(cleaned, [1])) == 1
+
+
+def test_many_rows_are_walked_through_one_by_one(workspace: Path, tmp_path: Path) -> None:
+    """Rejected and good rows keep their order across the batches of the Arrow file."""
+    rows = [record(number) if number % 7 else talk(("human", "q"), id=f"row_{number}") for number in range(3000)]
+    parent = imported(tmp_path, rows)
+    kept = clean(parent, {"strip-control": {}})
+    assert [json.loads(line)["id"] for line in kept.source.read_bytes().splitlines()] == [f"row_{number}" for number in range(3000)]
