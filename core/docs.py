@@ -1,4 +1,4 @@
-"""The README's generated tables: verbs, recipe knobs and validation codes, written between markers. ``python -m core.docs`` renews them."""
+"""The README's generated tables: verbs, recipe knobs, validation codes and repairs, written between markers. ``python -m core.docs`` renews them."""
 
 from __future__ import annotations
 
@@ -88,11 +88,27 @@ def codes_table() -> str:
     return rules_table()
 
 
+def repairs_table() -> str:
+    """One row per repair of `clean`, in the order in which they are applied."""
+    from core.data.repairs import REPAIRS
+
+    lines = ["| repair | what it does | parameters |", "|---|---|---|"]
+    for repair in REPAIRS.values():
+        parameters = " ".join(f"`{parameter.name}={_default(parameter.default)}`" for parameter in repair.parameters)
+        lines.append(f"| `{repair.code}` | {_cell(repair.help)} | {parameters} |")
+    return "\n".join(lines) + "\n"
+
+
+def _default(value: object) -> str:
+    text = ";".join(value) if isinstance(value, tuple) else str(value)
+    return text.replace("|", "\\|")
+
+
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"cli": cli_table, "knobs": knobs_table, "codes": codes_table}
+BLOCKS: dict[str, Callable[[], str]] = {"cli": cli_table, "knobs": knobs_table, "codes": codes_table, "repairs": repairs_table}
 
 if __name__ == "__main__":
     sys.exit(main())
