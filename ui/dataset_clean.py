@@ -19,10 +19,8 @@ from ui import dataset_handlers as on
 from ui.access import Caller, allowed
 from ui.dataset_findings import JUMP, SHOW_ROWS, jump
 from ui.shell import Shell
-from ui.view import duration, meter, text
 
 Shown = dict[str, Any]  # values by the names of the tab's outputs
-COUNTED_AT_ONCE = 20_000  # rows up to which every change of the choice is counted without being asked for
 INTRODUCTION = (
     '<p class="quiet">This dataset stays as it is: what you choose makes a new one, and every row is accounted for. '
     "Rejected rows are mended too, where a repair can.</p>"
@@ -74,7 +72,7 @@ def look_first(dataset_id: str, codes: list[str], model: str, caller: Caller, **
     dataset = open_dataset(dataset_id)
     roles = gr.Textbox(info=f"Each as OLD=NEW, where NEW is human, gpt or system. One a line.{clean_form.unknown_roles(dataset)}")
     yield {"rename-roles.roles": roles} | clean_form.shown_columns(codes)
-    if dataset.manifest.num_rows <= COUNTED_AT_ONCE:
+    if dataset.manifest.num_rows <= data.COUNTED_AT_ONCE:
         yield from _counted(dataset, codes, model, caller, values, is_first=True)
 
 
@@ -83,7 +81,7 @@ def choose_repairs(dataset_id: str, codes: list[str], model: str, caller: Caller
     """Another choice: its fields, and its counts where counting takes no time."""
     dataset = open_dataset(dataset_id)
     yield clean_form.shown_columns(codes) | {"make": gr.Button(interactive=False), "total": "", "effects": ""}
-    if dataset.manifest.num_rows <= COUNTED_AT_ONCE:
+    if dataset.manifest.num_rows <= data.COUNTED_AT_ONCE:
         yield from _counted(dataset, codes, model, caller, values)
 
 
@@ -103,7 +101,7 @@ def _counted(
     repairs, tokenizer = _prepared(dataset, codes, model, caller, values)
     for work in background.watch(lambda tell: cleaning.preview(dataset, repairs, tokenizer, tell), may_be_abandoned=True):
         if not work.is_finished:
-            yield {"clean_progress": bar(work, "Counted")}
+            yield {"clean_progress": background.bar(work, "Counted")}
             continue
         found: Account = work.result
         useful = [effect.code for effect in found.effects if effect.num_changed or effect.num_dropped or effect.num_made]
@@ -138,13 +136,4 @@ def make(
         if work.is_finished:
             yield on.opened(work.result, model, max_length, loss_on, caller)
         else:
-            yield {"clean_progress": bar(work, "Cleaned"), "make": gr.Button(interactive=False)}
-
-
-def bar(work: background.Work, verb: str) -> str:
-    """How far work over rows is; its total may count the rows twice."""
-    if not work.total:
-        return f'{meter(0.0, "Beginning")}<p class="quiet" role="status">Beginning</p>'
-    left = f", about {duration(work.elapsed_s * (work.total - work.done) / work.done)} left" if work.done else ""
-    label = f"{verb} {100 * work.done / work.total:.0f} % of the rows{left}"
-    return f'{meter(work.done / work.total, label)}<p class="quiet" role="status">{text(label)}</p>'
+            yield {"clean_progress": background.bar(work, "Cleaned"), "make": gr.Button(interactive=False)}

@@ -27,6 +27,7 @@ from ui.view import size
 EXAMPLES = {"identity": "identity.json", "broken": "broken.json"}
 VISITOR_BYTES = 5 * 10**6  # of a file that somebody who is not the owner may have checked
 VISITORS_BYTES = 500 * 10**6  # that datasets may take up before visitors have to wait for the owner
+COUNTED_AT_ONCE = 20_000  # rows up to which the page counts without being asked to
 LENGTHS_S = 0.4  # at most this long is spent on counting tokens for the first sentence
 
 
@@ -79,10 +80,11 @@ def tokenizers() -> list[tuple[str, str]]:
 
 def tokenizer_of(model: str, caller: Caller) -> ChatTokenizer:
     """The tokenizer of one of `tokenizers`, or of any model of the Hub, whose tokenizer files are fetched with the owner's token."""
-    return _load(_folder_of(model, caller))
+    return tokenizer_in(folder_of(model, caller))
 
 
-def _folder_of(model: str, caller: Caller) -> Path:
+def folder_of(model: str, caller: Caller) -> Path:
+    """The folder with the files of that tokenizer."""
     if model in {value for _, value in tokenizers()}:
         return models.tokenizer_folder(model)
     is_hub_id = HUB_ID.fullmatch(model or "") and not Path(model).is_dir()
@@ -98,7 +100,8 @@ def _folder_of(model: str, caller: Caller) -> Path:
 
 
 @lru_cache(maxsize=4)
-def _load(folder: Path) -> ChatTokenizer:
+def tokenizer_in(folder: Path) -> ChatTokenizer:
+    """The tokenizer in a folder that `folder_of` gave."""
     return load_tokenizer(folder)
 
 
@@ -116,12 +119,12 @@ def masked(conversation: Conversation, model: str, max_length: int, loss_on: Los
 
 def lengths(dataset_id: str, model: str, max_length: int, loss_on: LossOn, caller: Caller) -> Lengths:
     """How many of the first conversations, as many as can be counted in a moment, lose a part of an answer."""
-    return _lengths(dataset_id, _folder_of(model, caller), max_length, loss_on)
+    return _lengths(dataset_id, folder_of(model, caller), max_length, loss_on)
 
 
 @lru_cache(maxsize=16)
 def _lengths(dataset_id: str, folder: Path, max_length: int, loss_on: LossOn) -> Lengths:
-    tokenizer, deadline = _load(folder), time.monotonic() + LENGTHS_S
+    tokenizer, deadline = tokenizer_in(folder), time.monotonic() + LENGTHS_S
     found = Lengths(0, 0)
     for conversation in open_dataset(dataset_id):
         try:

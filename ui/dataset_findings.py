@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
 
 from core.data.dataset import open_dataset
+from core.data.findings_export import export
 from ui import dataset_data as data
 from ui import dataset_view as view
+from ui import downloads
 from ui.access import allowed
 from ui.shell import Shell
 
@@ -33,9 +36,13 @@ def part() -> Shown:
             page = gr.Number(1, label="Page of findings", precision=0, minimum=1, show_label=False, container=False, scale=0, min_width=90)
             pages = gr.HTML("", container=False, padding=False)
             later = gr.Button("More findings", size="sm", scale=0, min_width=150)
+        saving = gr.HTML("", container=False, padding=False, elem_classes=["working"])
+        with gr.Row(elem_classes=["pager", "saves"]) as saves:
+            csv = gr.Button("Download these findings as CSV", size="sm", scale=0, min_width=210)
+            jsonl = gr.Button("As JSONL", size="sm", scale=0, min_width=100)
     return {
         "findings": whole, "severity": severity, "code": code, "table": table, "pager": pager,
-        "earlier": earlier, "page": page, "pages": pages, "later": later,
+        "earlier": earlier, "page": page, "pages": pages, "later": later, "saving": saving, "saves": saves, "save_csv": csv, "save_jsonl": jsonl,
     }  # fmt: skip
 
 
@@ -46,6 +53,8 @@ def attach(shell: Shell, at: Shown, slot: gr.HTML) -> None:
     shell.listen(at["code"].input, first_page, inputs=filters, **turns)
     for event, handler in ((at["earlier"].click, previous_page), (at["later"].click, next_page), (at["page"].submit, this_page)):
         shell.listen(event, handler, inputs=[*filters, at["page"]], **turns)
+    for kind, handler in (("csv", save_csv), ("jsonl", save_jsonl)):
+        shell.listen(at[f"save_{kind}"].click, handler, inputs=filters, outputs=at, slot=slot, concurrency_limit=2)
     jumped = shell.listen(at["table"].click, jump, outputs=at["row"], slot=at["row_slot"])
     jumped.then(None, js=SHOW_ROWS)
 
@@ -54,7 +63,8 @@ def opened(dataset_id: str) -> Shown:
     """What the part shows of a dataset that was just opened: its first page of all findings."""
     report = data.report_of(dataset_id)
     severities = gr.Radio(view.severities(report), value="", visible=bool(report.counts))
-    return {"severity": severities, **_codes(dataset_id, ""), **_page(dataset_id, "", "", 1)}
+    shown = {"severity": severities, "saving": "", "saves": gr.Row(visible=bool(report.counts))}
+    return {**shown, **_codes(dataset_id, ""), **_page(dataset_id, "", "", 1)}
 
 
 def _codes(dataset_id: str, severity: str) -> Shown:
@@ -100,6 +110,24 @@ def next_page(dataset_id: str, severity: str, code: str, page: float | None) -> 
 @allowed("public")
 def this_page(dataset_id: str, severity: str, code: str, page: float | None) -> Shown:
     return _page(dataset_id, severity, code, page)
+
+
+@allowed("public")
+def save_csv(dataset_id: str, severity: str, code: str) -> Iterator[Shown]:
+    yield from _saved(dataset_id, severity, code, ".csv")
+
+
+@allowed("public")
+def save_jsonl(dataset_id: str, severity: str, code: str) -> Iterator[Shown]:
+    yield from _saved(dataset_id, severity, code, ".jsonl")
+
+
+def _saved(dataset_id: str, severity: str, code: str, suffix: str) -> Iterator[Shown]:
+    """The findings that are shown, all pages of them, as a file for the browser."""
+    dataset = open_dataset(dataset_id)
+    found = dataset.findings(code or "", severity or "")
+    path = downloads.place(f"{dataset.name}-findings", suffix)
+    yield from downloads.sent(path, lambda: export(found, path), "saving")
 
 
 @allowed("public")

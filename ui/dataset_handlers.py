@@ -10,7 +10,7 @@ from core.data.dataset import Dataset, open_dataset
 from core.data.render import LossOn
 from core.data.validate import validate
 from core.errors import UserError
-from ui import clean_form, dataset_findings, dataset_rows, origin_view
+from ui import clean_form, dataset_findings, dataset_rows, dataset_statistics, origin_view, split_view
 from ui import dataset_data as data
 from ui import dataset_view as view
 from ui.access import Caller, allowed
@@ -33,7 +33,9 @@ def opened(dataset: Dataset, model: str, max_length: float, loss_on: LossOn, cal
         **origin_view.shown(dataset),
         **dataset_findings.opened(dataset.id),
         **dataset_rows.opened(dataset, model, max_length, loss_on, caller),
+        **dataset_statistics.reset(),
         **clean_form.reset(),
+        **split_view.reset(),
     }
 
 

@@ -15,7 +15,6 @@ from ui import background, clean_form, dataset_rows, feedback, origin_view
 from ui import dataset_data as data
 from ui import dataset_handlers as on
 from ui.access import Caller, allowed
-from ui.dataset_clean import bar
 from ui.shell import Shell
 from ui.view import count
 
@@ -27,11 +26,12 @@ def part() -> Shown:
     with gr.Row(elem_classes=["origin-row"], equal_height=True):
         origin = gr.HTML("", container=False, padding=False, elem_id="dataset-origin")
         open_parent = gr.Button("Open what it was made from", size="sm", scale=0, min_width=160, visible=False, elem_id="dataset-parent")
+    said = gr.HTML("", container=False, padding=False, elem_id="split-said")
     with gr.Column(visible=False, elem_classes=["part-of-tab"]) as lineage:
         account = gr.HTML("", container=False, padding=False, elem_id="dataset-account")
         with gr.Accordion("Dropped rows", open=False, elem_classes=["group"], elem_id="dataset-dropped") as dropped:
             code = gr.Radio([("All", "")], value="", label="Dropped by", show_label=False, elem_classes=["chips"], container=False)
-            said = gr.HTML("", container=False, padding=False)
+            listed = gr.HTML("", container=False, padding=False)
             rows = gr.CheckboxGroup([], label="Rows to take back as they were", elem_id="dropped-rows")
             with gr.Row(elem_classes=["pager"]) as pager:
                 earlier = gr.Button("Previous rows", size="sm", scale=0, min_width=130)
@@ -42,7 +42,7 @@ def part() -> Shown:
                 take_back = gr.Button("Take the chosen rows back", scale=0, min_width=230, interactive=False, elem_id="take-back")
     return {
         "origin": origin, "open_parent": open_parent, "lineage": lineage, "account_done": account, "dropped": dropped, "dropped_code": code,
-        "dropped_said": said, "dropped_rows": rows, "dropped_page": gr.State(1), "dropped_pager": pager, "dropped_earlier": earlier,
+        "dropped_said": listed, "split_said": said, "dropped_rows": rows, "dropped_page": gr.State(1), "dropped_pager": pager, "dropped_earlier": earlier,
         "dropped_later": later, "dropped_slot": slot, "take_progress": progress, "take_back": take_back,
     }  # fmt: skip
 
@@ -111,4 +111,4 @@ def take_back(dataset_id: str, rows: list[str], model: str, max_length: float, l
         if work.is_finished:
             yield {"take_progress": ""} | on.opened(work.result, model, max_length, loss_on, caller)
         else:
-            yield {"take_progress": bar(work, "Made"), "take_back": gr.Button(interactive=False)}
+            yield {"take_progress": background.bar(work, "Made"), "take_back": gr.Button(interactive=False)}

@@ -14,7 +14,7 @@ from core.data.dataset import list_datasets, open_dataset
 from core.data.validate import validate
 from core.errors import UserError
 from core.running import runs
-from core.training import launch, models
+from core.training import checks, launch, models
 from core.training import recipe as recipes
 from core.training.hardware import Hardware, detect
 from core.training.recipe import Recipe
@@ -41,6 +41,13 @@ def example_id(dataset: str) -> str:
     return f"ds-{paths.sha256_file(file)[:12]}" if file.is_file() else dataset
 
 
+def is_of_other_split(evaluated: str, dataset: str) -> bool:
+    """Whether `evaluated` is one side of the split of a dataset from which `dataset` was not made."""
+    parents = {known.id: known.manifest.parent for known in list_datasets()}
+    sides = {known.id for known in list_datasets() if (known.manifest.made_by or {}).get("verb") == "split"}
+    return evaluated in sides and parents.get(dataset) != parents[evaluated]
+
+
 def why_not(values: dict[str, Any], caller: Caller) -> UserError | None:
     """The first thing that stands in the way of starting, or None."""
     if not caller.may("owner"):
@@ -59,11 +66,11 @@ def why_not(values: dict[str, Any], caller: Caller) -> UserError | None:
 
 def check(recipe: Recipe) -> None:
     """Refuse what can be known to fail without fetching anything."""
-    launch.check(recipe, machine())
+    checks.check(recipe, machine())
     if recipe.dataset.startswith("ds-") and open_dataset(recipe.dataset).manifest.num_valid == 0:
         raise UserError("No conversation of this dataset can be trained.", "dataset", "Its findings on the Dataset tab say how to mend it.")
     if recipe.base_model == "starter" or not models.HUB_ID.fullmatch(recipe.base_model):
-        models.check_method(recipe, models.resolve(recipe.base_model))
+        checks.check_model(recipe, models.resolve(recipe.base_model))
 
 
 def recipe_of(values: dict[str, Any], caller: Caller) -> Recipe:
@@ -106,13 +113,17 @@ def _num_valid(example: Path) -> int | None:
     return validate(example).num_valid if example.is_file() else None
 
 
+def batch_rows(values: dict[str, Any]) -> int:
+    """Rows of one optimizer step, over all devices and accumulated micro batches."""
+    processes = int(values["num_processes"]) or max(1, len(machine().gpus))
+    return int(values["micro_batch_size"]) * int(values["gradient_accumulation_steps"]) * processes
+
+
 def num_steps(values: dict[str, Any], num_rows: int) -> int:
     """Optimizer steps of the run, before packing."""
     share = 0.0 if values["eval_dataset"] else float(values["eval_fraction"])
     rows = num_rows - round(num_rows * share)
-    processes = int(values["num_processes"]) or max(1, len(machine().gpus))
-    batch = int(values["micro_batch_size"]) * int(values["gradient_accumulation_steps"]) * processes
-    steps = math.ceil(math.ceil(rows / batch) * float(values["num_train_epochs"]))
+    steps = math.ceil(math.ceil(rows / batch_rows(values)) * float(values["num_train_epochs"]))
     return min(steps, int(values["max_steps"])) if values["max_steps"] else steps
 
 

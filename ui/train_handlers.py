@@ -114,9 +114,10 @@ def _carried(kept: Kept, dataset_id: str) -> Kept:
 
 
 def _with_dataset(values: Shown, dataset: str) -> Shown:
-    """The dataset, and no evaluation questions of an example that it has nothing to do with."""
+    """The dataset, and no evaluation questions of an example, or of the split of a dataset, that it has nothing to do with."""
     is_identity = data.example_id(dataset) == data.example_id(IDENTITY)
-    foreign = (values["eval_dataset"] or "").startswith(form.EXAMPLES) and not is_identity
+    evaluated = values["eval_dataset"] or ""
+    foreign = data.is_of_other_split(evaluated, dataset) or (evaluated.startswith(form.EXAMPLES) and not is_identity)
     share = {"eval_dataset": "", "eval_fraction": values["eval_fraction"] or 0.05} if foreign else {}
     return values | {"dataset": dataset} | share
 
