@@ -40,7 +40,7 @@ def train(
         raise UserError("Give either a recipe file or --preset NAME.", "train", "For example: python -m core train --preset demo.")
     chosen = recipes.load(recipe) if recipe else named_preset(preset or "")
     named = {"base_model": model, "dataset": data}
-    chosen = recipes.build(chosen.model_dump() | {key: value for key, value in named.items() if value}, "the command line")
+    chosen = recipes.build(chosen.model_dump(exclude_unset=True) | {key: value for key, value in named.items() if value}, "the command line")
     chosen = recipes.override(chosen, set_ or [])
     run_id = runs.create(chosen, token=hub_token())
     runs.start(run_id)

@@ -19,14 +19,15 @@ import psutil
 import core
 from core import events, paths, process
 from core.data.dataset import Dataset, import_dataset, open_dataset
-from core.data.tokenizer import load_tokenizer, save_tokenizer
+from core.data.tokenizer import save_tokenizer
 from core.errors import UserError
 from core.events import Run
 from core.locks import FileLock, is_held
-from core.training import models
+from core.training import models, prepare
+from core.training.checks import check
 from core.training.estimate import left_out
 from core.training.hardware import Hardware, detect
-from core.training.launch import check, command
+from core.training.launch import command
 from core.training.recipe import Recipe
 from core.training.recipe import load as load_recipe
 
@@ -56,20 +57,22 @@ def create(recipe: Recipe, token: str | None = None, hardware: Hardware | None =
     check(recipe, hardware)
     parse_levels(recipe.levels)
     model = models.resolve(recipe.base_model, recipe.base_revision, token)
-    models.check_method(recipe, model)
+    recipe = prepare.settled(recipe, model)
     if not recipe.dataset:
         raise UserError("No dataset is named.", "dataset", "Give --data PATH, or dataset: in the recipe.")
     dataset = take_data(recipe.dataset)
     data = {"train": _dataset_entry(dataset)}
     if recipe.eval_dataset:
         data["eval"] = _dataset_entry(take_data(recipe.eval_dataset))
-    tokenizer = load_tokenizer(model.path)
+    prepare.check_data(recipe, dataset, hardware)
+    tokenizer = prepare.tokenizer_of(recipe, model)
     note = left_out(dataset, tokenizer, recipe)
     run_id = paths.new_run_id()
     run_dir = paths.runs_dir() / run_id
     run_dir.mkdir(parents=True)
     sentencepiece = model.path / "tokenizer.model"
     save_tokenizer(tokenizer, run_dir / "tokenizer", sentencepiece if sentencepiece.is_file() else None)
+    model = prepare.stretched_base(recipe, model, run_dir / "base")
     threads = max(1, hardware.cpu_count // max(1, recipe.num_processes or len(hardware.gpus) or 1))
     launch = command(run_dir, recipe, hardware, threads)
     paths.write_text(run_dir / "recipe.yaml", recipe.to_yaml())

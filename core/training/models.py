@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from core import paths
 from core.errors import UserError
-from core.training.recipe import Recipe
+from core.training.architecture import read_config
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # What is fetched of a Hub model: never pickles, never code (reliability rules R15, R16).
@@ -104,9 +103,7 @@ def check_folder(folder: Path) -> Path:
         UserError: no config, its own code (auto_map), an attention kernel from elsewhere, or no safetensors weights.
     """
     where = folder.name
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{where} has no config.json.", where, "Give the folder of a Hugging Face model.")
-    config = _config(folder)
+    config = read_config(folder)
     if "auto_map" in config:
         raise UserError(
             f"{where} needs code of its own to load, which is never run here.", where, "Take a model whose architecture is in transformers."
@@ -120,29 +117,3 @@ def check_folder(folder: Path) -> Path:
             "Save it again with transformers, which writes safetensors; pickles are not loaded.",
         )
     return folder
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        return paths.read_json(folder / "config.json")
-    except ValueError:
-        raise UserError(f"config.json of {folder.name} is not JSON.", folder.name, "Fetch the model again.") from None
-
-
-def check_method(recipe: Recipe, model: ModelRef) -> None:
-    """Refuse a recipe that this model cannot follow: more trainable layers than it has, or rows beyond its positions."""
-    config = _config(model.path)
-    layers = config.get("num_hidden_layers")
-    if recipe.method == "sft" and layers and recipe.trainable_layers > layers:
-        raise UserError(
-            f"{model.name} has {layers} decoder layers and {recipe.trainable_layers} shall learn.",
-            "trainable_layers",
-            f"Set it to {layers} or less.",
-        )
-    positions = config.get("max_position_embeddings")
-    if positions and recipe.max_length > positions:
-        raise UserError(
-            f"{model.name} has {positions} positions and max_length is {recipe.max_length}.",
-            "max_length",
-            f"Set max_length={positions} or less.",
-        )

@@ -19,7 +19,7 @@ def test_no_python_lies_in_spaces() -> None:
 
 
 def test_every_accelerate_configuration_is_there() -> None:
-    assert [path.stem for path in ACCELERATE] == ["cpu", "ddp", "fsdp2", "single_gpu", "zero2", "zero3"]
+    assert [path.stem for path in ACCELERATE] == ["cpu", "ddp", "fsdp2", "single_gpu", "zero2", "zero2_offload", "zero3", "zero3_offload"]
 
 
 @pytest.mark.parametrize("path", ACCELERATE, ids=lambda path: path.stem)

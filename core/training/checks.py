@@ -1,0 +1,191 @@
+"""What cannot work is refused before anything starts: the reason, and the nearest that can. Collected in the order a person decides."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from core.errors import UserError
+from core.training import architecture
+from core.training.hardware import Hardware
+from core.training.launch import DEEPSPEED, OFFLOAD, SHARDED, num_processes
+from core.training.models import ModelRef
+from core.training.recipe import Recipe
+
+WHERE = "the recipe"
+MAX_PROMPTS = 8
+PACKAGES = {"trackio": "trackio", "wandb": "wandb"}  # value of report_to: package
+
+
+def check(recipe: Recipe, hardware: Hardware) -> None:
+    """Refuse what `hardware` cannot do, and knobs that contradict each other.
+
+    Raises:
+        UserError: with the reason and the nearest that works.
+    """
+    _check_distribution(recipe, hardware)
+    if hardware.gpus:
+        _check_gpus(recipe, hardware)
+    else:
+        _check_cpu(recipe)
+    _check_packages(recipe, hardware)
+    _check_evaluation(recipe)
+
+
+def _check_distribution(recipe: Recipe, hardware: Hardware) -> None:
+    if recipe.method == "qlora" and recipe.accelerate_config in SHARDED and recipe.quant_storage != "compute":
+        raise UserError(
+            f"QLoRA under {recipe.accelerate_config} cannot shard 4-bit weights stored as uint8.",
+            WHERE,
+            "Set quant_storage=compute, so that they are stored in the compute dtype, or take zero2 or method=lora.",
+        )
+    if recipe.accelerate_config in ("cpu", "single_gpu") and recipe.num_processes > 1:
+        raise UserError(
+            f"{recipe.accelerate_config} is for one process and num_processes is {recipe.num_processes}.",
+            WHERE,
+            "Set accelerate_config=ddp.",
+        )
+    if hardware.gpus and recipe.num_processes > len(hardware.gpus):
+        raise UserError(
+            f"{recipe.num_processes} processes are asked for and this machine has {len(hardware.gpus)} GPUs.", WHERE, "Set num_processes=0."
+        )
+
+
+def _check_gpus(recipe: Recipe, hardware: Hardware) -> None:
+    old = next((gpu for gpu in hardware.gpus if not gpu.has_bf16), None)
+    if old and recipe.dtype == "bf16":
+        raise UserError(f"{old.name} has no bf16.", WHERE, "Set dtype=fp16 or dtype=auto.")
+    if old and recipe.attn_implementation == "flash_attention_2":
+        capability = ".".join(map(str, old.compute_capability))
+        raise UserError(
+            f"flash_attention_2 needs compute capability 8.0 (Ampere), and {old.name} has {capability}.",
+            WHERE,
+            "Set attn_implementation=auto.",
+        )
+
+
+def _check_cpu(recipe: Recipe) -> None:
+    if recipe.optim.startswith("paged_") or recipe.optim == "adamw_8bit":
+        raise UserError(f"The optimizer {recipe.optim} needs a GPU, and there is none.", WHERE, "Set optim=adamw_torch.")
+    if recipe.dtype == "fp16":
+        raise UserError("fp16 training needs a GPU, and there is none.", WHERE, "Set dtype=auto, which takes fp32 on a CPU.")
+    if recipe.attn_implementation == "flash_attention_2":
+        raise UserError("flash_attention_2 needs a GPU, and there is none.", WHERE, "Set attn_implementation=auto.")
+    if recipe.accelerate_config in ("single_gpu", "fsdp2"):
+        raise UserError(f"{recipe.accelerate_config} needs a GPU, and there is none.", WHERE, "Set accelerate_config=auto or ddp.")
+    if recipe.accelerate_config in OFFLOAD:
+        plain = recipe.accelerate_config.removesuffix("_offload")
+        raise UserError(
+            f"{recipe.accelerate_config} moves GPU memory to main memory, and there is no GPU.",
+            WHERE,
+            f"Set accelerate_config={plain} or auto.",
+        )
+    if recipe.method == "qlora" and recipe.accelerate_config == "zero3":
+        raise UserError("4-bit weights under ZeRO-3 need a GPU, and there is none.", WHERE, "Take method=lora or accelerate_config=zero2.")
+
+
+def _check_packages(recipe: Recipe, hardware: Hardware) -> None:
+    if recipe.use_liger_kernel and not hardware.gpus:
+        raise UserError("Liger kernels are GPU programs, and there is no GPU.", WHERE, "Set use_liger_kernel=false.")
+    if recipe.use_liger_kernel and not is_installed("liger_kernel"):
+        remedy = "Set use_liger_kernel=false, or install it: pip install liger-kernel."
+        raise UserError("The package liger-kernel is not installed.", WHERE, remedy)
+    package = PACKAGES.get(recipe.report_to)
+    if package and not is_installed(package):
+        remedy = f"Set report_to=none (TensorBoard files are written anyway), or install it: pip install {package}."
+        raise UserError(f"The package {package} is not installed.", WHERE, remedy)
+    if recipe.accelerate_config in DEEPSPEED and not is_installed("deepspeed"):
+        raise UserError("The package deepspeed is not installed.", WHERE, "Take accelerate_config=fsdp2 or ddp, or pip install deepspeed.")
+    if recipe.attn_implementation == "flash_attention_2" and not (is_installed("flash_attn") or is_installed("kernels")):
+        remedy = "Set attn_implementation=auto, or install it: pip install -r requirements-gpu.txt."
+        raise UserError("The package flash-attn is not installed.", WHERE, remedy)
+
+
+def is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _check_evaluation(recipe: Recipe) -> None:
+    has_eval = bool(recipe.eval_dataset) or recipe.eval_fraction > 0
+    if recipe.early_stopping_patience and not recipe.eval_steps:
+        raise UserError("Stopping early needs evaluations on the way, and eval_steps is 0.", WHERE, "Set eval_steps=50, for example.")
+    if (recipe.early_stopping_patience or recipe.eval_steps) and not has_eval:
+        raise UserError(
+            "There is nothing to evaluate on: no eval_dataset, and eval_fraction is 0.", WHERE, "Set eval_fraction=0.05, or eval_steps=0."
+        )
+    if len(recipe.prompts) > MAX_PROMPTS:
+        raise UserError(f"{len(recipe.prompts)} sample questions are given.", "sample_prompts", f"Keep {MAX_PROMPTS} of them.")
+
+
+def check_model(recipe: Recipe, model: ModelRef) -> None:
+    """Refuse a recipe that this model cannot follow: layers, modules or positions that it does not have, attention that drops a part of it.
+
+    Raises:
+        UserError: with the reason and the nearest that works.
+    """
+    config = architecture.read_config(model.path)
+    text: dict[str, Any] = architecture.text_config(config)
+    layers = text.get("num_hidden_layers")
+    if recipe.method == "sft" and layers and recipe.trainable_layers > layers:
+        raise UserError(
+            f"{model.name} has {layers} decoder layers and {recipe.trainable_layers} shall learn.",
+            "trainable_layers",
+            f"Set it to {layers} or less.",
+        )
+    _check_positions(recipe, model.name, config)
+    if text.get("attn_logit_softcapping") and recipe.attn_implementation == "sdpa":
+        raise UserError(
+            f"{model.name} caps its attention scores, which sdpa leaves out: another model would be trained.",
+            "attn_implementation",
+            "Set attn_implementation=auto, which takes eager here.",
+        )
+    if recipe.is_adapter and recipe.target_modules != "all-linear":
+        _check_targets(recipe.target_modules, model)
+
+
+def _check_positions(recipe: Recipe, name: str, config: dict[str, Any]) -> None:
+    reached = architecture.positions(config)
+    if not reached or recipe.max_length <= reached:
+        return
+    if recipe.rope_scaling == "linear":
+        architecture.stretched(config, recipe.max_length)
+        return
+    factor = architecture.stretch_factor(recipe.max_length, reached)
+    raise UserError(
+        f"{name} has {reached} positions and max_length is {recipe.max_length}.",
+        "max_length",
+        f"Set max_length={reached} or less; or rope_scaling=linear, which stretches its positions by {factor}, as FastChat does.",
+    )
+
+
+def _check_targets(asked: str, model: ModelRef) -> None:
+    known = architecture.linear_names(model.path)
+    unknown = [name for name in (word.strip() for word in asked.split(",")) if name and name not in known]
+    if unknown and known:
+        raise UserError(
+            f"{model.name} has no module {' or '.join(unknown)}.",
+            "target_modules",
+            f"Take all-linear, or some of: {', '.join(known)}.",
+        )
+
+
+def check_data(recipe: Recipe, num_train: int, num_eval: int, hardware: Hardware) -> None:
+    """Refuse numbers that cannot work with this much data: `num_train` conversations to train on, `num_eval` to measure on.
+
+    Raises:
+        UserError: a micro batch that nothing fills, or a share set aside that comes to no conversation.
+    """
+    if recipe.eval_fraction and not recipe.eval_dataset and not num_eval:
+        raise UserError(
+            f"A share of {recipe.eval_fraction:g} of the {num_train} conversations sets none aside: those that are alike stay on one side.",
+            "eval_fraction",
+            "Give more conversations that differ, or set eval_fraction=0 to go without an evaluation.",
+        )
+    processes = num_processes(recipe, hardware)
+    if recipe.micro_batch_size * processes > num_train:
+        at_once = f"{recipe.micro_batch_size} rows" + (f" on each of {processes} devices" if processes > 1 else "")
+        if processes > num_train:
+            remedy = f"Set num_processes={max(1, num_train)} or fewer, or give more conversations."
+        else:
+            remedy = f"Set micro_batch_size={num_train // processes} or less."
+        raise UserError(f"{at_once} at a time are more than the {num_train} conversations there are.", "micro_batch_size", remedy)
