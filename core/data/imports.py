@@ -262,8 +262,9 @@ def _child(job_dir: Path) -> process.Identity | None:
 
 def list_jobs() -> list[ImportJob]:
     """Every import that is remembered, newest first."""
-    found = sorted((path.parent.name for path in imports_dir().glob(f"*/{events.FILE_NAME}")), reverse=True)
-    return [load(job_id) for job_id in found if paths.ID_PATTERN.fullmatch(job_id)]
+    found = (path.parent.name for path in imports_dir().glob(f"*/{events.FILE_NAME}"))
+    jobs = [load(job_id) for job_id in found if paths.ID_PATTERN.fullmatch(job_id)]
+    return sorted(jobs, key=lambda job: job.created_s, reverse=True)
 
 
 def follow(job_id: str, poll_s: float = 0.1) -> Iterator[ImportJob]:
@@ -297,18 +298,18 @@ def local_file(text: str) -> Path:
     Raises:
         UserError: nothing there, no ordinary file, none of the endings of data files, or not readable.
     """
-    path = Path(text.strip().strip("'\"")).expanduser()
-    if not path.is_absolute():
-        path = path.absolute()
-    real = path.resolve()
-    if any(real.is_relative_to(root) for root in HIDDEN_ROOTS) or real.suffix.lower() not in DATA_SUFFIXES:
-        raise UserError(f"{path.name!r} is no data file.", str(path), f"Give a file that ends in {', '.join(DATA_SUFFIXES)}.")
-    if not real.is_file():
-        raise UserError(f"There is no file {path.name!r}.", str(path), "Check the path.")
+    path = Path(text.strip().strip("'\"")).expanduser().absolute()
+    endings = ", ".join(DATA_SUFFIXES)
     try:
+        real = path.resolve()
+        if any(real.is_relative_to(root) for root in HIDDEN_ROOTS) or real.suffix.lower() not in DATA_SUFFIXES:
+            raise UserError(f"{path.name!r} is no data file.", str(path), f"Give a file that ends in {endings}.")
+        if not real.is_file():
+            raise UserError(f"There is no file {path.name!r}.", str(path), "Check the path.")
         real.open("rb").close()
-    except OSError as error:
-        raise UserError(f"{path.name!r} cannot be read: {error.strerror}.", str(path), "Check who may read it.") from None
+    except (OSError, ValueError) as error:  # not ours to read, a name too long, or a NUL in it
+        why = getattr(error, "strerror", None) or "its name cannot be one"
+        raise UserError(f"{path.name!r} cannot be read: {why}.", str(path), "Check the path, and who may read it.") from None
     return real
 
 

@@ -80,10 +80,9 @@ def convert(value: Any, mapping: ColumnMapping, row: int) -> tuple[Any, list[Fin
     if type(value) is not dict:
         return value, []
     wanted = (mapping.turns,) if mapping.turns else (mapping.question, mapping.answer)
-    names = ", ".join(shorten(name) for name in list(value)[:8]) or "none"
-    findings = [Finding("missing-column", {"column": shorten(name), "text": names}) for name in wanted if name and name not in value]
-    if findings:
-        return None, findings
+    if missing := [name for name in wanted if name and name not in value]:
+        names = ", ".join(shorten(name) for name in list(value)[:8]) or "none"
+        return None, [Finding("missing-column", {"column": shorten(name), "text": names}) for name in missing]
     if mapping.turns:
         turns = _turns(_structure(value[mapping.turns]), mapping)
     else:

@@ -43,7 +43,7 @@ def read_parquet(
     size_bytes = path.stat().st_size
     try:
         file = _open(path)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         tell(FileFinding(Finding("broken-parquet", {"reason": _reason(error), "text": shorten(path.name)})))
         return
     with file:
@@ -68,7 +68,7 @@ def sample_parquet(path: Path, count: int) -> list[Any]:
             groups = range(0, file.num_row_groups, step)
             each = -(-count // max(1, len(groups)))
             records = [record for group in groups for record in _first(_group(file, group, 0), each)]
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, ValueError):
         return []
     return [record.value for record in records if record.is_readable]
 
@@ -112,7 +112,7 @@ def _group(file: pq.ParquetFile, group: int, first_row: int) -> Iterator[Record]
                 yield _record(row, value, is_plain)
                 row += 1
         reason = f"row group {group} ends after {row - first_row} of {facts.num_rows} rows"
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         reason = f"row group {group}: {_reason(error)}"
     finding = Finding("unreadable-row", {"reason": reason})
     yield from (Record(number, 0, 0, b"", None, False, (finding,)) for number in range(row, last))

@@ -6,11 +6,13 @@ import codecs
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 CHUNK_BYTES = 1 << 20
 FIRST_LETTERS = bytes(range(0x20, 0x7F)) + b"\t\r\n"  # what a text without a byte order mark begins with
 SAMPLE_BYTES = 1 << 18
+REMEMBERED_BYTES = 16 << 20
 
 # What a file that is not text begins with, whatever its name says. Nothing is ever decompressed or unpickled.
 MAGIC: tuple[tuple[int, bytes, str], ...] = (
@@ -96,6 +98,19 @@ def refused_kind(path: Path) -> str | None:
 
 def detect_encoding(path: Path) -> Encoding:
     """The encoding by byte order mark, by the zero bytes of UTF-16, or by whether the first non-ASCII text is UTF-8 or GB18030."""
+    status = path.stat()
+    if status.st_size < REMEMBERED_BYTES:
+        return _detect_encoding(path)
+    return _detected(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _detected(path: Path, _size_bytes: int, _changed_ns: int) -> Encoding:
+    """A large file of ASCII is read to its end for this, so it is done once."""
+    return _detect_encoding(path)
+
+
+def _detect_encoding(path: Path) -> Encoding:
     with path.open("rb") as file:
         head = file.read(8)
         for bom, name in BOMS:
