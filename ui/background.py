@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ui.view import duration, meter, text
+from ui.view import left, meter, text
 
 POLL_S = 0.25
 
@@ -71,5 +71,5 @@ def bar(work: Work, verb: str) -> str:
     """How far work over rows is, as HTML: ``Counted 40 % of the rows, about 3 s left``."""
     label = "Beginning" if not work.total else f"{verb} {100 * work.done / work.total:.0f} % of the rows"
     if work.total and work.done:
-        label += f", about {duration(work.elapsed_s * (work.total - work.done) / work.done)} left"
+        label += f", {left(work.elapsed_s * (work.total - work.done) / work.done)}"
     return f'{meter(work.done / work.total if work.total else 0.0, label)}<p class="quiet" role="status">{text(label)}</p>'

@@ -10,7 +10,7 @@ from core.data.layouts import Column, Layout
 from core.errors import UserError
 from ui import feedback
 from ui.mask_view import ROLES
-from ui.view import count, duration, meter, percent, sentence, size, table, text
+from ui.view import count, left, meter, percent, sentence, size, table, text
 
 STOPPED = '<p class="quiet" role="status">The import was stopped; nothing of it is left.</p>'
 
@@ -18,8 +18,8 @@ STOPPED = '<p class="quiet" role="status">The import was stopped; nothing of it 
 def progress(job: ImportJob) -> str:
     """How far an import is that goes on."""
     share = job.done_bytes / job.total_bytes if job.total_bytes else 0.0
-    label = text(_label(job))
-    return f'{meter(share, label)}<p class="quiet" role="status">{label}</p>'
+    label = _label(job)
+    return f'{meter(share, label)}<p class="quiet" role="status">{text(label)}</p>'
 
 
 def _label(job: ImportJob) -> str:
@@ -28,7 +28,7 @@ def _label(job: ImportJob) -> str:
     parts = [f"{size(job.done_bytes)} of {size(job.total_bytes)}"]
     parts += [f"{count(job.rows, 'row')}"] if job.rows else []
     parts += [f"{job.rows_per_s:,.0f} rows per second"] if job.rows_per_s else []
-    parts += [f"about {duration(job.eta_s)} left"] if job.eta_s is not None else []
+    parts += [left(job.eta_s)] if job.eta_s is not None else []
     return f"{job.name}: {'fetched' if job.stage == 'fetching' else 'checked'} {', '.join(parts)}"
 
 

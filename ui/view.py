@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from core.units import duration, size
 
-__all__ = ["chip", "count", "duration", "empty", "facts", "meter", "percent", "sentence", "size", "table", "text"]
+__all__ = ["chip", "count", "duration", "empty", "facts", "left", "meter", "percent", "sentence", "size", "table", "text"]
 
 
 def text(value: object) -> str:
@@ -24,6 +24,11 @@ def percent(share: float) -> str:
     """``0.21 %``, ``4.5 %``, ``38 %``."""
     value = share * 100
     return f"{value:.2g} %" if value < 10 else f"{value:.0f} %"
+
+
+def left(seconds: float) -> str:
+    """``about 12 s left``: an estimate, without tenths."""
+    return f"about {f'{seconds:.0f} s' if seconds < 60 else duration(seconds)} left"
 
 
 def sentence(lead: str, rest: str = "") -> str:

@@ -14,7 +14,6 @@ from core.conversation import Conversation, Turn
 from core.data.dataset import Dataset, import_dataset
 from core.data.render import LossOn, tokenize
 from core.errors import UserError
-from core.paths import EXAMPLES
 from ui import dataset_data, dataset_findings, dataset_handlers, dataset_rows, dataset_view, mask_view
 from ui.access import Caller
 
@@ -137,19 +136,6 @@ def test_a_visitor_may_have_small_files_checked_only_and_sees_nobody_elses(datas
     dataset_data.check_size(6_000_000, OWNER)
     assert dataset_data.earlier(visitor) == []
     assert dataset.id in {value for _, value in dataset_data.earlier(OWNER)}
-
-
-def test_an_upload_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset_data, "get_upload_folder", lambda: str(tmp_path))
-    upload = tmp_path / "upload.json"
-    upload.write_bytes((EXAMPLES / "identity.json").read_bytes())
-    dataset_data.import_upload(str(upload), OWNER, lambda done, total: None)
-    assert not upload.exists()
-    elsewhere = tmp_path.parent / "elsewhere.json"
-    elsewhere.write_text("[]", encoding="utf-8")
-    with pytest.raises(UserError, match="no uploaded file"):
-        dataset_data.import_upload(str(elsewhere), OWNER, lambda done, total: None)
-    assert elsewhere.exists()
 
 
 @pytest.mark.parametrize("model", ["../x", "/etc", "", "NousResearch/Llama-2-7b-chat-hf"])
