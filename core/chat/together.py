@@ -1,33 +1,43 @@
-"""Several models answering the same conversation at the same time."""
+"""Several models answering at the same time."""
 
 from __future__ import annotations
 
 import queue
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from core.chat.engine import Engine, Messages, Piece
+from core.chat.engine import Answering, Asked, Piece
 from core.chat.sampling import Sampling
 from core.errors import UserError
 
 
-def side_by_side(engines: Sequence[Engine], messages: Messages, sampling: Sampling) -> Iterator[tuple[int, Piece | UserError]]:
-    """Pieces as they come, each with the index of its engine. A model that fails yields its UserError and the others go on.
+@dataclass(frozen=True)
+class Question:
+    """What one model is asked. Models answer one conversation, or each its own."""
+
+    engine: Answering
+    asked: Asked
+    with_adapter: bool = True
+
+
+def side_by_side(questions: Sequence[Question], sampling: Sampling) -> Iterator[tuple[int, Piece | UserError]]:
+    """Pieces as they come, each with the index of its question. A model that fails yields its UserError and the others go on.
 
     Closing the iterator stops them all.
     """
     pieces: queue.Queue[tuple[int, Piece | UserError | None]] = queue.Queue()
 
-    def pump(index: int, engine: Engine) -> None:
+    def pump(index: int, question: Question) -> None:
         try:
-            for piece in engine.stream(messages, sampling):
+            for piece in question.engine.stream(question.asked, sampling, with_adapter=question.with_adapter):
                 pieces.put((index, piece))
         except UserError as error:
             pieces.put((index, error))
         finally:
             pieces.put((index, None))
 
-    threads = [threading.Thread(target=pump, args=pair, daemon=True) for pair in enumerate(engines)]
+    threads = [threading.Thread(target=pump, args=pair, daemon=True) for pair in enumerate(questions)]
     for thread in threads:
         thread.start()
     running = len(threads)
@@ -40,7 +50,7 @@ def side_by_side(engines: Sequence[Engine], messages: Messages, sampling: Sampli
                 yield index, piece
     finally:
         if running:
-            for engine in engines:
-                engine.stop()
+            for question in questions:
+                question.engine.stop()
         for thread in threads:
             thread.join()

@@ -1,94 +1,151 @@
-"""The verb chat: one or several models answer the same question, side by side."""
+"""Verbs about talking to models: chat, compare, serve."""
 
 from __future__ import annotations
 
+import os
+import sys
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.columns import Columns
-from rich.console import Console, RenderableType
-from rich.live import Live
-from rich.panel import Panel
-from rich.text import Text
+from rich.table import Table
 
 from core.cli.output import Json, console, finish
 from core.errors import UserError
-from core.export import artifacts
-from core.export.artifacts import Artifact
+
+KEY_VARIABLE, SERVE_VARIABLE = "TRANSMUTE_ENDPOINT_KEY", "TRANSMUTE_SERVE_KEY"
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="ARTIFACT",
+        help="Artifact ids (ADAPTER@base switches the adapter off), model folders, .gguf files, Hub ids, or http://HOST:PORT/v1#MODEL.",
+    ),
+]
+System = Annotated[str | None, typer.Option(help="A system message; default: the template's own.")]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same answer.")]
+Temperature = Annotated[float, typer.Option(min=0, max=5, help="0 always takes the likeliest token.")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Tokens per answer at most.")]
 
 
 def chat(
-    sources: Annotated[list[str], typer.Argument(metavar="ARTIFACT", help="Artifact ids, model folders or .gguf files.")],
-    prompt: Annotated[str, typer.Option(help="What to ask.")],
-    system: Annotated[str | None, typer.Option(help="A system message; default: the template's own.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same answer.")] = 0,
-    temperature: Annotated[float, typer.Option(min=0, max=5, help="0 always takes the likeliest token.")] = 0.0,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens per answer at most.")] = 256,
+    sources: Sources,
+    prompt: Annotated[str | None, typer.Option(help="What to ask; without it, a conversation on the terminal.")] = None,
+    system: System = None,
+    seed: Seed = 0,
+    temperature: Temperature = 0.0,
+    top_p: Annotated[float, typer.Option(min=0.0001, max=1, help="Keep the likeliest tokens that make up this share.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Keep this many of the likeliest tokens; 0 keeps all.")] = 0,
+    min_p: Annotated[float, typer.Option(min=0, max=1, help="Drop tokens below this share of the likeliest one's probability.")] = 0.0,
+    repeat_penalty: Annotated[float, typer.Option(min=0.5, max=2, help="Makes recent tokens less likely; 1 changes nothing.")] = 1.0,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given several times.")] = None,
+    max_tokens: MaxTokens = 256,
+    context: Annotated[int | None, typer.Option(min=16, help="Context length in tokens; default: the model's, up to 4,096.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Go on with the prompt as it is, without a template.")] = False,
     json: Json = False,
 ) -> None:
-    """Ask one or several models the same question; their answers stream side by side."""
-    from core.chat.engine import Sampling, open_engine
-    from core.chat.together import side_by_side
+    """Ask one or several models the same question, side by side; without --prompt, talk with them."""
+    from core.chat.engine import Sampling
+    from core.chat.together import Question
+    from core.cli import panes, talk
 
-    panes = [Pane(artifacts.resolve(source)) for source in sources]
-    messages = ([{"role": "system", "content": system}] if system else []) + [{"role": "user", "content": prompt}]
-    sampling = Sampling(temperature=temperature, seed=seed, max_tokens=max_tokens)
+    if prompt is None and not (sys.stdin.isatty() and not json):
+        raise UserError("There is nothing to ask.", "--prompt", "Give --prompt; a conversation needs a terminal.")
+    found = _resolve(sources)
+    sampling = Sampling(
+        temperature=temperature, seed=seed, max_tokens=max_tokens, top_p=top_p, top_k=top_k, min_p=min_p, repeat_penalty=repeat_penalty,
+        stop=tuple(stop or ()),
+    )  # fmt: skip
     out = console(json)
     with ExitStack() as stack:
-        engines = [stack.enter_context(open_engine(pane.artifact)) for pane in panes]
-        view = stack.enter_context(Live(console=out, refresh_per_second=12)) if out.is_terminal else None
-        for index, piece in side_by_side(engines, messages, sampling):
-            panes[index].take(piece)
-            if view:
-                view.update(Columns([pane.panel() for pane in panes], equal=True, expand=True))
-    if not out.is_terminal:
-        for pane in panes:
-            pane.print_to(out)
-    failed = any(pane.error for pane in panes)
-    finish(json, {"answers": [pane.described(prompt) for pane in panes]}, 1 if failed else 0)
+        opened: dict[str, Any] = {}
+        for source in found:
+            if source.engine_id not in opened:
+                opened[source.engine_id] = source.open(context_length=context, key=os.environ.get(KEY_VARIABLE, ""))
+                stack.callback(opened[source.engine_id].close)
+        engines = [opened[source.engine_id] for source in found]
+        if prompt is None:
+            talk.loop(talk.Talk(out, found, engines, sampling, system or ""))
+            raise typer.Exit
+        asked: Any = prompt if raw else [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": prompt}]
+        questions = [Question(engine, asked, source.with_adapter) for source, engine in zip(found, engines, strict=True)]
+        shown = panes.answered(out, found, questions, sampling)
+    finish(json, {"answers": [pane.described(prompt) for pane in shown]}, 1 if any(pane.error for pane in shown) else 0)
 
 
-class Pane:
-    """One model's answer as it grows."""
+def _resolve(references: list[str]) -> list[Any]:
+    from huggingface_hub import get_token
 
-    def __init__(self, artifact: Artifact) -> None:
-        self.artifact = artifact
-        self.label = artifact.level or artifact.kind
-        self.text = ""
-        self.notices: list[str] = []
-        self.ending: dict[str, Any] = {}
-        self.error: UserError | None = None
+    from core.chat import sources
 
-    def take(self, piece: Any) -> None:
-        """A Piece of the answer, or the UserError that ended it."""
-        if isinstance(piece, UserError):
-            self.error = piece
-            return
-        self.text += piece.text
-        if piece.notice:
-            self.notices.append(piece.notice)
-        if piece.done:
-            self.ending = {"stop": piece.done, **piece.stats}
-
-    def panel(self) -> RenderableType:
-        speed = self.ending.get("tokens_per_s")
-        footer = f"{speed:.0f} tokens/s" if speed else None
-        return Panel(self._body(), title=Text(f"{self.artifact.name} {self.label}"), subtitle=footer)
-
-    def print_to(self, out: Console) -> None:
-        out.print(f"{self.artifact.name} {self.label}", style="bold", markup=False)
-        out.print(self._body(), end="\n\n")
-
-    def _body(self) -> Text:
-        body = Text(self.text.strip())
-        for said in [*self.notices, *([str(self.error)] if self.error else [])]:
-            body.append(f"\n{said}", style="yellow")
-        return body
-
-    def described(self, prompt: str) -> dict[str, Any]:
-        fields = {"artifact": self.artifact.id, "level": self.label, "prompt": prompt, "answer": self.text.strip(), **self.ending}
-        return fields | ({"notices": self.notices} if self.notices else {}) | ({"error": self.error.as_dict()} if self.error else {})
+    found = [sources.resolve(reference, get_token()) for reference in references]
+    return list({source.id: source for source in found}.values())
 
 
-VERBS = {"chat": chat}
+def compare(
+    prompts: Annotated[Path, typer.Argument(metavar="PROMPTS", help='JSONL, one {"prompt": ...} or {"messages": [...]} a line.')],
+    sources: Sources,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Where to write the answers.")] = Path("answers.jsonl"),
+    seed: Seed = 0,
+    temperature: Temperature = 0.0,
+    max_tokens: MaxTokens = 256,
+    json: Json = False,
+) -> None:
+    """Write every model's answer to every prompt as JSONL, and show how often the models agree with the first one."""
+    import orjson
+
+    from core.chat import compare as comparing
+    from core.chat.engine import Sampling
+    from core.paths import replacing
+
+    questions = comparing.read_prompts(prompts)
+    found = _resolve(sources)
+    sampling = Sampling(temperature=temperature, seed=seed, max_tokens=max_tokens)
+    screen = console(json)
+    records: list[dict[str, Any]] = []
+    with replacing(out.absolute()) as partial, partial.open("wb") as file, screen.status("Asking") as status:
+        for record in comparing.answers(found, questions, sampling, key=os.environ.get(KEY_VARIABLE, "")):
+            file.write(orjson.dumps(record) + b"\n")
+            records.append(record)
+            status.update(f"{len(records):,} of {len(found) * len(questions):,} answers")
+    lines = comparing.agreement(found, records)
+    table = Table("model", "same answer", "same beginning", "tokens/s", "failed", box=None, pad_edge=False)
+    for source, line in zip(found, lines, strict=True):
+        speed = "" if line.tokens_per_s is None else f"{line.tokens_per_s:,.0f}"
+        table.add_row(
+            f"{source.name} {source.level}", f"{line.same} of {line.answers}", f"{line.shared:.1%}", speed, str(line.errors or "")
+        )
+    screen.print(table)
+    screen.print(f"{len(records):,} answers written to {out}", markup=False)
+    failed = any(line.errors for line in lines)
+    finish(json, {"out": str(out), "prompts": len(questions), "agreement": [vars(line) for line in lines]}, 1 if failed else 0)
+
+
+def serve(
+    source: Annotated[str, typer.Argument(metavar="ARTIFACT", help="An artifact id or a .gguf file.")],
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Which port.")] = 8000,
+    host: Annotated[str, typer.Option(help=f"Where to listen; anything but this machine needs a key in {SERVE_VARIABLE}.")] = "127.0.0.1",
+    context: Annotated[int, typer.Option(min=16, help="Context length in tokens, at most what the model was trained for.")] = 4096,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: the library's.")] = None,
+) -> None:
+    """Serve a GGUF file as an OpenAI-compatible endpoint, with llama-cpp-python's own server."""
+    from core.chat import serve as serving
+    from core.export import artifacts
+
+    artifact = artifacts.resolve(source)
+    process = serving.start(
+        artifact, host=host, port=port, key=os.environ.get(SERVE_VARIABLE) or None, context_length=context, threads=threads
+    )
+    console(False).print(f"{artifact.name} at http://{host}:{port}/v1 (Ctrl-C ends it)", markup=False)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        raise typer.Exit from None
+    if code:
+        remedy = "Choose another port with --port; the lines above have the server's reason."
+        raise UserError(f"The server ended (exit code {code}).", f"{host}:{port}", remedy, code="CRASH")
+
+
+VERBS = {"chat": chat, "compare": compare, "serve": serve}

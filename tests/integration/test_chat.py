@@ -9,7 +9,7 @@ import struct
 import pytest
 
 from core.chat.engine import Sampling, batch_answers, open_engine
-from core.chat.together import side_by_side
+from core.chat.together import Question, side_by_side
 from core.errors import UserError
 from core.export import artifacts
 from core.paths import EXAMPLES, STARTER
@@ -109,7 +109,7 @@ def test_the_context_length_is_the_models_at_most(by_llama, by_transformers):
 def test_levels_of_one_model_answer_side_by_side(levels, questions):
     engines = [open_engine(levels[name]) for name in ("q8_0", "q4_0", "Q4_K_M")]
     try:
-        found = list(side_by_side(engines, ask(questions[0]), Sampling(max_tokens=20)))
+        found = list(side_by_side([Question(engine, ask(questions[0])) for engine in engines], Sampling(max_tokens=20)))
         assert [sum(1 for index, piece in found if index == wanted and piece.done) for wanted in range(3)] == [1, 1, 1]
     finally:
         for engine in engines:

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from core.chat.engine import Engine, Sampling
-from core.chat.together import side_by_side
+from core.chat.together import Question, side_by_side
 from core.data.tokenizer import VICUNA_TEMPLATE
 from core.errors import UserError
 from core.export.artifacts import Artifact
@@ -140,14 +140,14 @@ def test_many_prompts_are_answered_in_order(open_toy):
 
 def test_several_models_answer_together_and_one_that_dies_leaves_the_others(open_toy):
     engines = [open_toy(), open_toy(crash=True), open_toy()]
-    found = list(side_by_side(engines, ask("hello"), Sampling()))
+    found = list(side_by_side([Question(engine, ask("hello")) for engine in engines], Sampling()))
     assert [text_of(piece for index, piece in found if index == wanted) for wanted in (0, 2)] == ["hello", "hello"]
     assert [type(piece) for index, piece in found if index == 1] == [UserError]
 
 
 def test_leaving_a_comparison_stops_every_model(open_toy):
     engines = [open_toy(delay_s=0.01), open_toy(delay_s=0.01)]
-    together = side_by_side(engines, ask("forever"), Sampling(max_tokens=100_000))
+    together = side_by_side([Question(engine, ask("forever")) for engine in engines], Sampling(max_tokens=100_000))
     next(together)
     together.close()
     assert all(text_of(engine.stream(ask("free"))) == "free" for engine in engines)
