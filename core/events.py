@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,9 @@ TERMINAL_STATES: tuple[State, ...] = ("done", "failed", "cancelled", "interrupte
 Event = dict[str, Any]
 
 FILE_NAME = "events.jsonl"
+SILENT_S = 300.0  # a training that says nothing for this long, and for this many of its steps, is stalled
+SILENT_STEPS = 20
+BEATS = 21  # logged points that the pace is taken from
 
 
 def append(run_dir: Path, kind: str, **fields: Any) -> None:
@@ -24,7 +28,9 @@ def append(run_dir: Path, kind: str, **fields: Any) -> None:
     try:
         if _ends_mid_line(run_dir / FILE_NAME):
             line = "\n" + line
-        os.write(descriptor, line.encode())
+        rest = line.encode()
+        while rest:  # a disk that fills up takes a part, and refuses the next
+            rest = rest[os.write(descriptor, rest) :]
     finally:
         os.close(descriptor)
 
@@ -91,7 +97,12 @@ class Run:
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
     notes: tuple[str, ...] = ()
     more_levels: tuple[str, ...] = ()  # GGUF levels asked for after the recipe was written
+    owner: str = ""  # who started it, where that is known
+    remark: str = ""  # what its owner wrote about it
+    samples: dict[int, tuple[dict[str, str], ...]] = field(default_factory=dict[int, tuple[dict[str, str], ...]])  # answers by step
+    beats: tuple[tuple[int, float], ...] = ()  # (step, when) of the newest logged points of this attempt
     error: dict[str, str] | None = None
+    heard_s: float = 0.0  # when the last event was written
     created_s: float = 0.0
     started_s: float = 0.0
     ended_s: float = 0.0
@@ -106,6 +117,11 @@ class Run:
         begun = [step.name for step in self.steps if step.state != "waiting"]
         return begun[-1] if begun else (self.steps[0].name if self.steps else "")
 
+    @property
+    def loss(self) -> float | None:
+        """The newest one; steps are logged in order, so it is the last entry of the table."""
+        return self.losses[next(reversed(self.losses))] if self.losses else None
+
 
 def fold(events: Iterable[Event], run: Run | None = None) -> Run:
     """The run that these events describe. The same events always give the same run.
@@ -118,16 +134,34 @@ def fold(events: Iterable[Event], run: Run | None = None) -> Run:
     return run
 
 
+def stalled_s(run: Run, now: float) -> float | None:
+    """How long a training has said nothing, once that is at least 5 minutes and 20 of its steps; None while all is well."""
+    if run.state not in ("running", "stopping") or run.stage != "train":
+        return None
+    pairs = zip(run.beats, run.beats[1:], strict=False)
+    paces = [(later[1] - earlier[1]) / max(1, later[0] - earlier[0]) for earlier, later in pairs]
+    silent_s = now - run.heard_s
+    return silent_s if silent_s > max(SILENT_S, SILENT_STEPS * statistics.median(paces) if paces else 0.0) else None
+
+
 def _apply(run: Run, event: Event) -> Run:
-    kind, at = event.get("kind"), float(event.get("t", 0.0))
-    match kind:
+    at = float(event.get("t", 0.0))
+    run = _heard(run, event, at)
+    return replace(run, heard_s=at) if run.heard_s != at else run
+
+
+def _heard(run: Run, event: Event, at: float) -> Run:
+    match event.get("kind"):
         case "created":
             steps = tuple(Step(name) for name in event["steps"])
-            return replace(run, run_id=event["run_id"], name=event["name"], method=event["method"], steps=steps, created_s=at)
+            named = {"run_id": event["run_id"], "name": event["name"], "method": event["method"], "owner": event.get("owner", "")}
+            return replace(run, steps=steps, created_s=at, **named)
         case "queued":
-            return replace(run, state="queued", error=None, progress={"waiting_for": event.get("waiting_for", "")})
+            return replace(run, state="queued", error=None, progress=_waits(event))
+        case "waiting":  # a word of the supervisor, which changes nothing else: somebody may have asked it to stop meanwhile
+            return replace(run, progress=_waits(event))
         case "started":
-            return replace(run, state="running", error=None, started_s=run.started_s or at, ended_s=0.0, progress={})
+            return replace(run, state="running", error=None, started_s=run.started_s or at, ended_s=0.0, progress={}, beats=())
         case "step_started":
             return _with_step(replace(run, progress={}), Step(event["step"], "running"))
         case "step_finished":
@@ -141,14 +175,22 @@ def _apply(run: Run, event: Event) -> Run:
         case "train_began":
             kept = {step: loss for step, loss in run.losses.items() if step <= event["step"]}
             metrics = {step: values for step, values in run.metrics.items() if step <= event["step"]}
-            return replace(run, optimizer_step=event["step"], max_steps=event["max_steps"], losses=kept, metrics=metrics)
+            began = {"optimizer_step": event["step"], "max_steps": event["max_steps"], "beats": ()}
+            return replace(run, losses=kept, metrics=metrics, **began)
         case "train_log":
             step = event["step"]
             values = {key: value for key, value in event.items() if key not in ("t", "kind", "step")}
             if "loss" in values:
                 run.losses[step] = values["loss"]
             run.metrics[step] = values
-            return replace(run, optimizer_step=step)
+            return replace(run, optimizer_step=step, beats=(*run.beats[1 - BEATS :], (step, at)), heard_s=at)
+        case "alive":
+            return replace(run, optimizer_step=event["step"])
+        case "samples":
+            run.samples[event["step"]] = tuple(event["samples"])
+            return run
+        case "remark":
+            return replace(run, remark=event["text"])
         case "evaluated":
             run.evals[event["step"]] = event["eval_loss"]
             return run
@@ -170,6 +212,10 @@ def _apply(run: Run, event: Event) -> Run:
             return replace(run, state=event["state"], steps=steps, error=event.get("error"), ended_s=at, progress={})
         case _:
             return run  # written by a newer version
+
+
+def _waits(event: Event) -> dict[str, Any]:
+    return {key: event.get(key, "") for key in ("waiting_for", "device")}
 
 
 def _with_step(run: Run, step: Step) -> Run:

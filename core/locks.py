@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+
+LOOK_S = 0.002
 
 
 class FileLock:
@@ -17,17 +22,22 @@ class FileLock:
         self.path = path
         self._descriptor: int | None = None
 
-    def acquire(self) -> bool:
-        """Whether the lock is ours now; never waits."""
+    def acquire(self, patience_s: float = 0.0) -> bool:
+        """Whether the lock is ours now. A little patience outlasts somebody who only looks (`is_held`)."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return False
-        self._descriptor = descriptor
-        return True
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    os.close(descriptor)
+                    return False
+                time.sleep(LOOK_S)
+            else:
+                self._descriptor = descriptor
+                return True
 
     @property
     def descriptor(self) -> int:
@@ -42,11 +52,28 @@ class FileLock:
 
 
 def is_held(path: Path) -> bool:
-    """Whether some live process holds the lock."""
-    if not path.exists():
+    """Whether some live process holds the lock. Any number may look at once without seeing each other."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
         return False
-    lock = FileLock(path)
-    if not lock.acquire():
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
-    lock.release()
-    return False
+    else:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def alone(path: Path) -> Generator[None]:
+    """Wait for the lock, hold it during the block. For moments only: whoever else wants it waits too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -130,6 +130,15 @@ def die_with_parent(number: int = signal.SIGTERM) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, int(number), 0, 0, 0)
 
 
+def adopt_orphans() -> None:
+    """Make this process the parent of descendants whose own parent dies, so that `kill_descendants` still finds them (Linux only)."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_child_subreaper = 36
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_child_subreaper, 1, 0, 0, 0)
+
+
 def _signal_all(members: set[Any], number: int) -> None:
     import psutil
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import logging
 import os
 import signal
 import sys
+import traceback
 import warnings
 from pathlib import Path
 
 from core import events, paths, process
 from core.errors import UserError
+from core.training.failures import as_user_error, is_disk_full
 from core.training.recipe import load as load_recipe
 
 
@@ -25,27 +26,31 @@ def main(run_dir: Path) -> int:
         leave_out_deepspeed(run_dir)
         warnings.filterwarnings("ignore", category=FutureWarning)  # about the libraries' own next versions, which are pinned here
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it asks for a kernel package that its CPU path does without
-        import torch
-
         from core.training.train import train
 
         try:
             train(run_dir)
-        except torch.OutOfMemoryError:
-            remedy = "Lower micro_batch_size (and raise gradient_accumulation_steps by as much), then max_length; or set gradient_checkpointing=true."
-            raise UserError("The GPU ran out of memory.", "train", remedy, code="OOM") from None
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            remedy = "Free some space, then resume the run: the last whole checkpoint is kept."
-            raise UserError("The disk is full.", "train", remedy, code="DISK") from None
+        except Exception as error:
+            if known := as_user_error(error, load_recipe(run_dir / "recipe.yaml")):
+                traceback.print_exception(error)  # the log keeps where it happened
+                raise known from None
+            raise
     except UserError as error:
-        events.append(run_dir, "worker_error", error=error.as_dict())
         print(error, file=sys.stderr)
+        tell(run_dir, error)
         return 1
     finally:
         os.close(lock)
     return 0
+
+
+def tell(run_dir: Path, error: UserError) -> None:
+    """Hand the error to the supervisor, which finds out by itself when the disk is too full for that."""
+    try:
+        events.append(run_dir, "worker_error", error=error.as_dict())
+    except OSError as refused:
+        if not is_disk_full(refused):
+            raise
 
 
 def leave_out_deepspeed(run_dir: Path) -> None:

@@ -88,7 +88,7 @@ class Live:
 
     @property
     def version(self) -> str:
-        return f"{self.run.run_id}:{self.offset}:{self.run.state}"
+        return f"{self.run.run_id}:{self.offset}:{self.run.state}:{self.run.progress.get('place', '')}"
 
     def add(self, event: Event) -> None:
         self.run = events.fold([event], self.run)

@@ -23,6 +23,8 @@ from core.data.tokenizer import save_tokenizer
 from core.errors import UserError
 from core.events import Run
 from core.locks import FileLock, is_held
+from core.running import endings, queue
+from core.running.queue import RUN_LOCK
 from core.training import models, prepare
 from core.training.checks import check
 from core.training.estimate import left_out
@@ -32,9 +34,10 @@ from core.training.recipe import Recipe
 from core.training.recipe import load as load_recipe
 
 STOP_FILE = "stop"
-RUN_LOCK = "run.lock"
 LOG = "worker.log"
 STOP_GRACE_S = 33.0
+LOOKED_AT_S = 0.5  # a lock that is ours to take may be looked at by others for an instant
+LONGEST_REMARK = 10_000  # characters
 GONE_S = 5.0
 
 
@@ -45,8 +48,10 @@ def plan(recipe: Recipe, more_levels: tuple[str, ...] = ()) -> tuple[str, ...]:
     return ("train", *merge, *export, "prove")
 
 
-def create(recipe: Recipe, token: str | None = None, hardware: Hardware | None = None) -> str:
+def create(recipe: Recipe, token: str | None = None, hardware: Hardware | None = None, owner: str = "") -> str:
     """Write the folder of a new run and return its id. Models and datasets are fetched here, with the caller's token; nothing starts yet.
+
+    `owner` names who asks, for the limit on how many runs one person may have waiting.
 
     Raises:
         UserError: the recipe cannot work here, the model or the data is missing, or nothing in the data can be trained.
@@ -130,14 +135,18 @@ def start(run_id: str) -> None:
     """
     run_dir = folder(run_id)
     lock = FileLock(run_dir / RUN_LOCK)
-    if not lock.acquire():
+    if not lock.acquire(LOOKED_AT_S):
         raise UserError(f"Run {run_id} is already going on.", run_id, "Watch it with `logs RUN -f`, or stop it with `stop RUN`.")
     try:
-        if load(run_id, lock_is_ours=True).state == "done":
+        run = load(run_id, lock_is_ours=True)
+        if run.state == "done":
             raise UserError(f"Run {run_id} is done; there is nothing to resume.", run_id, "Start a new run from its recipe.yaml.")
-        (run_dir / STOP_FILE).unlink(missing_ok=True)
-        events.append(run_dir, "queued", waiting_for="supervisor")
-        with (run_dir / "supervisor.log").open("ab") as log:
+        device = str(paths.read_json(run_dir / "launch.json")["device"])
+        queue.join(device, run_id, run.name, run.owner)
+        events.append(run_dir, "queued", waiting_for="supervisor", device=device)
+        with (run_dir / endings.SUPERVISOR_LOG).open("ab") as log:
+            log.write(f"{endings.BEGIN}{time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+            log.flush()
             supervisor = subprocess.Popen(
                 [sys.executable, "-m", "core.running.supervisor", str(run_dir), str(lock.descriptor)],
                 stdin=subprocess.DEVNULL,
@@ -161,16 +170,14 @@ def load(run_id: str, *, lock_is_ours: bool = False) -> Run:
 
 
 def as_found(run_id: str, run: Run) -> Run:
-    """`run` as its events tell it, or ``interrupted`` when they say it goes on and nobody holds its lock."""
-    if run.is_terminal or is_held(folder(run_id) / RUN_LOCK):
+    """`run` as its events tell it, with its place in the queue; ``interrupted`` when they say it goes on and nobody holds its lock."""
+    if run.is_terminal:
         return run
-    error = UserError(
-        "The run ended without a word: its process was killed or the machine went down.",
-        run_id,
-        "Resume it with `resume RUN`.",
-        code="KILLED",
-    )
-    return dataclasses.replace(run, state="interrupted", error=error.as_dict())
+    if not is_held(folder(run_id) / RUN_LOCK):
+        return dataclasses.replace(run, state="interrupted", error=endings.without_a_word(folder(run_id)).as_dict())
+    if run.state == "queued" and (device := run.progress.get("device")) and (place := queue.place(device, run_id)):
+        return dataclasses.replace(run, progress=run.progress | {"place": place.number, "waiting_for": f"its turn: {place}"})
+    return run
 
 
 def list_runs() -> list[Run]:
@@ -253,14 +260,43 @@ def stop(run_id: str, wait_s: float = STOP_GRACE_S + 10) -> Run:
     return load(run_id)
 
 
+def move(run_id: str, number: int) -> None:
+    """Give a run that waits the place `number` in the queue; 1 is the next one to start.
+
+    Raises:
+        UserError: the run does not wait.
+    """
+    queue.move(str(paths.read_json(folder(run_id) / "launch.json")["device"]), run_id, number)
+
+
+def remark(run_id: str, text: str) -> None:
+    """Keep what the owner writes about the run; the newest text stands.
+
+    Raises:
+        UserError: the text is too long.
+    """
+    if len(text) > LONGEST_REMARK:
+        raise UserError(f"The note has {len(text):,} characters.", run_id, f"Keep it to {LONGEST_REMARK:,}.")
+    events.append(folder(run_id), "remark", text=text)
+
+
+def size_bytes(run_id: str) -> int:
+    """What the run takes on the disk, checkpoints and models included."""
+    return sum(path.stat().st_size for path in folder(run_id).rglob("*") if path.is_file() and not path.is_symlink())
+
+
 def delete(run_id: str) -> int:
     """Remove a run that is not going on, with its artifacts; returns the bytes freed."""
     run_dir = folder(run_id)
-    if is_held(run_dir / RUN_LOCK):
+    lock = FileLock(run_dir / RUN_LOCK)
+    if not lock.acquire(LOOKED_AT_S):
         raise UserError(f"Run {run_id} is going on.", run_id, "Stop it first.")
-    size_bytes = sum(path.stat().st_size for path in run_dir.rglob("*") if path.is_file())
-    shutil.rmtree(run_dir)
-    return size_bytes
+    try:
+        freed_bytes = size_bytes(run_id)
+        shutil.rmtree(run_dir)
+    finally:
+        lock.release()
+    return freed_bytes
 
 
 def follow(run_id: str, poll_s: float = 0.2) -> Iterator[Run]:

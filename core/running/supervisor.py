@@ -14,14 +14,19 @@ import time
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from core import events, paths, process
 from core.errors import UserError
 from core.locks import FileLock
-from core.running import steps
-from core.running.runs import LOG, STOP_FILE, STOP_GRACE_S, plan
+from core.running import endings, queue, steps
+from core.running.runs import LOG, STOP_FILE, STOP_GRACE_S
+from core.training import checkpoints
+from core.training.failures import FULL, as_user_error
 from core.training.recipe import load as load_recipe
+
+LOOK_S = 0.25
+RESERVE = "reserve"  # a file that is given up for the last words of a run whose disk is full
+RESERVE_BYTES = 2**16
 
 
 class StopRequested(BaseException):
@@ -30,36 +35,55 @@ class StopRequested(BaseException):
 
 def main(run_dir: Path) -> int:
     signal.signal(signal.SIGTERM, _on_sigterm)
+    process.adopt_orphans()
     known = process.identity(os.getpid())
     assert known
-    paths.write_json(run_dir / "process.json", dataclasses.asdict(known))
-    recipe = load_recipe(run_dir / "recipe.yaml")
-    launch = paths.read_json(run_dir / "launch.json")
     try:
-        device = _wait_for_device(run_dir, launch["device"])
+        paths.write_json(run_dir / "process.json", dataclasses.asdict(known))
+        (run_dir / RESERVE).write_bytes(bytes(RESERVE_BYTES))
+        device = _wait_for_device(run_dir, paths.read_json(run_dir / "launch.json")["device"])
         try:
             events.append(run_dir, "started", pid=known.pid)
-            for step in plan(recipe, events.fold(events.read(run_dir)).more_levels):
-                _do(run_dir, step, launch)
+            for step in events.fold(events.read(run_dir)).steps:
+                _do(run_dir, step.name)
         finally:
             device.release()
     except StopRequested:
         process.kill_descendants()
-        events.append(run_dir, "finished", state="cancelled")
+        _finish(run_dir, "cancelled")
         return 1
-    except UserError as error:
-        state = "interrupted" if error.code in ("KILLED", "CRASH") else "failed"
-        events.append(run_dir, "finished", state=state, error=error.as_dict())
+    except Exception as error:  # noqa: BLE001 - the last line of defence: whatever it was, the run must not stay "running"
+        process.kill_descendants()
+        known_error = _explained(error, run_dir)
+        _finish(run_dir, "interrupted" if known_error.code in ("KILLED", "CRASH") else "failed", known_error)
         return 1
-    except Exception:  # noqa: BLE001 - the last line of defence: whatever it was, the run must not stay "running"
-        traceback.print_exc()
-        error = UserError(
-            "Something went wrong that Transmute did not foresee.", "the run", "supervisor.log in the run's folder has the details."
-        )
-        events.append(run_dir, "finished", state="failed", error=error.as_dict())
-        return 1
-    events.append(run_dir, "finished", state="done")
+    _finish(run_dir, "done")
     return 0
+
+
+def _explained(error: Exception, run_dir: Path) -> UserError:
+    """`error` as the person reads it; what we did not foresee goes to the supervisor's log."""
+    if isinstance(error, UserError):
+        return error
+    if known := as_user_error(error, load_recipe(run_dir / "recipe.yaml"), "the run"):
+        return known
+    traceback.print_exception(error)
+    return UserError(
+        "Something went wrong that Transmute did not foresee.", "the run", "supervisor.log in the run's folder has the details."
+    )
+
+
+def _finish(run_dir: Path, state: events.State, error: UserError | None = None) -> None:
+    """Write the run's last event, also on a disk that is full."""
+    fields = {"error": error.as_dict()} if error else {}
+    try:
+        events.append(run_dir, "finished", state=state, **fields)
+    except OSError as refused:
+        if refused.errno not in FULL:
+            raise
+        (run_dir / RESERVE).unlink(missing_ok=True)
+        events.append(run_dir, "finished", state=state, **fields)
+    (run_dir / RESERVE).unlink(missing_ok=True)
 
 
 def _on_sigterm(_number: int, _frame: FrameType | None) -> None:
@@ -68,49 +92,45 @@ def _on_sigterm(_number: int, _frame: FrameType | None) -> None:
 
 
 def _wait_for_device(run_dir: Path, device: str) -> FileLock:
-    """The lock of the device once no other run and no orphaned worker uses it."""
-    lock = FileLock(device_lock(device))
+    """The lock of the device once it is this run's turn and nobody else uses it."""
     said = False
-    while True:
-        if lock.acquire():
-            if not _workers_alive(device):
-                return lock
-            lock.release()
+    while (lock := queue.take(device, run_dir.name)) is None:
         if not said:
-            events.append(run_dir, "queued", waiting_for=f"another run on the {device}")
+            events.append(run_dir, "waiting", waiting_for=f"another run on the {device}", device=device)
             said = True
-        if (run_dir / STOP_FILE).exists():
-            raise StopRequested
-        time.sleep(0.25)
+        _stop_if_asked(run_dir)
+        time.sleep(LOOK_S)
+    _stop_if_asked(run_dir)
+    (run_dir / STOP_FILE).unlink(missing_ok=True)  # left by an earlier attempt, whose workers are gone now
+    return lock
 
 
-def device_lock(device: str) -> Path:
-    return paths.home() / "locks" / f"{device}.lock"
+def _stop_if_asked(run_dir: Path) -> None:
+    """The signal may be lost with the process that wanted to send it; its event is not."""
+    if (run_dir / STOP_FILE).exists() and events.fold(events.read(run_dir)).state == "stopping":
+        raise StopRequested
 
 
-def _workers_alive(device: str) -> bool:
-    workers = FileLock(paths.home() / "locks" / f"{device}.workers.lock")
-    if workers.acquire():
-        workers.release()
-        return False
-    return True
-
-
-def _do(run_dir: Path, step: str, launch: dict[str, Any]) -> None:
+def _do(run_dir: Path, step: str) -> None:
+    _stop_if_asked(run_dir)
     began = time.monotonic()
     if steps.is_done(run_dir, step):
         events.append(run_dir, "step_finished", step=step, elapsed_s=0.0, skipped=True)
         return
     events.append(run_dir, "step_started", step=step)
     if step == "train":
-        _train(run_dir, launch)
+        _train(run_dir)
     else:
         steps.DO[step](run_dir)
     events.append(run_dir, "step_finished", step=step, elapsed_s=round(time.monotonic() - began, 2))
 
 
-def _train(run_dir: Path, launch: dict[str, Any]) -> None:
+def _train(run_dir: Path) -> None:
     """Run the worker to its end. On a stop it is asked to save and leave; whoever is left after the grace period is killed."""
+    for problem in checkpoints.sweep(run_dir / "checkpoints"):
+        events.append(run_dir, "note", text=problem)
+    launch = paths.read_json(run_dir / "launch.json")
+    kills = endings.oom_kills()
     with (run_dir / LOG).open("ab") as log:
         worker = subprocess.Popen(
             launch["argv"],
@@ -119,6 +139,7 @@ def _train(run_dir: Path, launch: dict[str, Any]) -> None:
             stderr=log,
             env=process.child_environment(launch["env"]),
             cwd=paths.PROJECT,
+            preexec_fn=process.die_with_parent,  # a launcher would go on training for a run that nobody looks after
         )
     try:
         returncode = worker.wait()
@@ -129,22 +150,13 @@ def _train(run_dir: Path, launch: dict[str, Any]) -> None:
         except subprocess.TimeoutExpired:
             events.append(run_dir, "note", text=f"The worker did not end within {STOP_GRACE_S:.0f} s and was killed.")
         raise
+    process.kill_descendants()  # the ranks of a launcher that died
     if returncode:
-        raise _worker_error(run_dir, returncode)
+        recipe = load_recipe(run_dir / "recipe.yaml")
+        may_be_oom = returncode in endings.KILLED or launch.get("num_processes", 1) > 1  # a launcher tells nothing of its ranks
+        raise endings.of_worker(run_dir, recipe, returncode, may_be_oom and endings.oom_kills() > kills)
     if (run_dir / STOP_FILE).exists() and not steps.is_done(run_dir, "train"):
         raise StopRequested
-
-
-def _worker_error(run_dir: Path, returncode: int) -> UserError:
-    """What the worker said before it died, else what its exit status tells."""
-    last = [event for event in events.read(run_dir) if event["kind"] in ("worker_error", "step_started")][-1]
-    if last["kind"] == "worker_error":
-        return UserError.from_dict(last["error"])
-    ended = process.describe_exit(returncode)
-    if returncode in (-signal.SIGKILL, 128 + signal.SIGKILL):
-        remedy = "Resume the run. If it happens again, memory ran out: lower micro_batch_size or max_length."
-        return UserError(f"The training process was killed ({ended}).", "train", remedy, code="KILLED")
-    return UserError(f"The training process ended unexpectedly ({ended}).", "train", "Look at the end of `logs RUN`.", code="CRASH")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from core.errors import UserError
 from core.training import checkpoints
 
 MAX_BAD_STEPS = 3
+ALIVE_S = 60.0  # between two signs of life while nothing is logged
 LOGGED = ("loss", "learning_rate", "grad_norm", "mean_token_accuracy", "num_tokens", "epoch")
 SAID = ("loss", "learning_rate", "grad_norm", "epoch")
 
@@ -22,9 +25,11 @@ class RunCallback(TrainerCallback):
         self.run_dir = run_dir
         self.keep_checkpoints = keep_checkpoints
         self.trainer: Any = None  # set once the trainer exists, which is made after its callbacks
+        self._heard_s = time.monotonic()
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
+            checkpoints.set_aside_after(Path(str(args.output_dir)), state.global_step)
             events.append(self.run_dir, "train_began", step=state.global_step, max_steps=state.max_steps)
 
     def on_log(
@@ -35,6 +40,19 @@ class RunCallback(TrainerCallback):
             events.append(self.run_dir, "train_log", step=state.global_step, memory_bytes=memory_bytes(), **values)
             said = ", ".join(f"{name} {values[name]:.4g}" for name in SAID if name in values)
             print(f"step {state.global_step}/{state.max_steps}: {said}", flush=True)
+            self._heard_s = time.monotonic()
+
+    def on_substep_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._still_here(state)
+
+    def on_prediction_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._still_here(state)
+
+    def _still_here(self, state: TrainerState) -> None:
+        """A sign of life now and then, so that slow work can be told from a worker that hangs."""
+        if state.is_world_process_zero and time.monotonic() - self._heard_s > ALIVE_S:
+            events.append(self.run_dir, "alive", step=state.global_step)
+            self._heard_s = time.monotonic()
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float] | None = None, **_: Any
@@ -53,15 +71,31 @@ class RunCallback(TrainerCallback):
             self.trainer.was_stopped = True
             control.should_save = True
             control.should_training_stop = True
+        if control.should_save and agreed(bool(self.trainer.bad_steps), args.device):
+            control.should_save = False  # weights that may be no numbers must not become the last good ones
+        if control.should_save and state.is_world_process_zero:
+            events.append(self.run_dir, "saving", step=state.global_step)
+        self._still_here(state)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Rank 0 vouches for the checkpoint once every rank has written its part; only then may an older one go."""
         self.trainer.accelerator.wait_for_everyone()
+        is_bad = agreed(not is_finite(self.trainer.model), args.device)
         if state.is_world_process_zero:
             root = Path(str(args.output_dir))
-            checkpoints.seal(root / f"checkpoint-{state.global_step}")
+            folder = root / f"{checkpoints.PREFIX}{state.global_step}"
+            if is_bad:
+                shutil.rmtree(folder)
+                events.append(self.run_dir, "note", text=f"{folder.name} was not kept: some of its weights are not numbers.")
+                return
+            checkpoints.seal(folder)
             checkpoints.rotate(root, self.keep_checkpoints)
             events.append(self.run_dir, "checkpoint", step=state.global_step)
+
+
+def is_finite(model: torch.nn.Module) -> bool:
+    """Whether every weight that learns, as far as it lies on this rank, is a number."""
+    return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters() if parameter.requires_grad)
 
 
 def memory_bytes() -> int:

@@ -8,6 +8,8 @@ from pathlib import Path
 from core import paths
 
 MANIFEST = "transmute-checkpoint.json"
+PREFIX = "checkpoint-"
+ASIDE = "set-aside-"  # begins the folder of a checkpoint that did not verify
 
 
 def seal(folder: Path) -> None:
@@ -25,31 +27,41 @@ def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint, in words, or None when every file is as it was sealed."""
     try:
         manifest = paths.read_json(folder / MANIFEST)
-        files = manifest["files"]
+        files = {str(name): (int(entry["size_bytes"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
         if manifest["checkpoint"] != folder.name:
             return f"its manifest belongs to {manifest['checkpoint']}"
     except FileNotFoundError:
         return "it was never finished"
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "its manifest is damaged"
-    for name, entry in files.items():
+    if not files:
+        return "its manifest names no files"
+    for name, (size_bytes, sha256) in files.items():
         path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != entry["size_bytes"] or paths.sha256_file(path) != entry["sha256"]:
-            return f"{name} is damaged"
+        try:
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != size_bytes or paths.sha256_file(path) != sha256:
+                return f"{name} is damaged"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
     return None
 
 
 def step_of(folder: Path) -> int:
-    return int(folder.name.removeprefix("checkpoint-"))
+    return int(folder.name.removeprefix(PREFIX))
+
+
+def all_of(root: Path) -> list[Path]:
+    """Every checkpoint folder, sealed or not, newest first by step; clocks are not asked."""
+    folders = [path for path in root.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdigit()]
+    return sorted(folders, key=step_of, reverse=True)
 
 
 def newest_whole(root: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that verifies, and a sentence for each newer one that does not."""
     refused: list[str] = []
-    folders = [path for path in root.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    for folder in sorted(folders, key=step_of, reverse=True):
+    for folder in all_of(root):
         problem = damage(folder)
         if problem is None:
             return folder, refused
@@ -57,8 +69,28 @@ def newest_whole(root: Path) -> tuple[Path | None, list[str]]:
     return None, refused
 
 
-def rotate(root: Path, keep: int) -> None:
-    """Delete all but the `keep` newest sealed checkpoints. Called only after a newer one is sealed."""
-    sealed = sorted((path.parent for path in root.glob(f"checkpoint-*/{MANIFEST}")), key=step_of)
-    for folder in sealed[:-keep]:
+def sweep(root: Path) -> list[str]:
+    """Remove what a crash inside a save left, which nothing vouches for; a sentence for each. Called when no worker is alive."""
+    unsealed = [folder for folder in all_of(root) if not (folder / MANIFEST).exists()]
+    for folder in unsealed:
         shutil.rmtree(folder)
+    return [f"{folder.name} is not used: it was never finished." for folder in unsealed]
+
+
+def set_aside_after(root: Path, step: int) -> None:
+    """Take what lies behind `step`, where training goes on, out of the way: it did not verify, and must neither be believed nor counted."""
+    for folder in all_of(root):
+        if step_of(folder) > step:
+            aside = root / f"{ASIDE}{step_of(folder)}"
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+
+
+def rotate(root: Path, keep: int) -> None:
+    """Delete all but the `keep` newest sealed checkpoints, and what was set aside. Called only after a newer one is sealed."""
+    sealed = [folder for folder in all_of(root) if (folder / MANIFEST).exists()]
+    for folder in sealed[keep:]:
+        (folder / MANIFEST).unlink()  # first, so that what a crash leaves of the others is plainly unfinished
+        shutil.rmtree(folder)
+    for aside in root.glob(f"{ASIDE}*"):
+        shutil.rmtree(aside)

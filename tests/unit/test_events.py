@@ -1,8 +1,16 @@
 """A run is what its events add up to, however the process that wrote them ended."""
 
+import errno
 import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from core import events
+from core.process import child_environment
 
 
 def write(folder, *kinds_and_fields):
@@ -111,3 +119,84 @@ def test_a_log_of_a_hundred_thousand_points_is_folded_in_seconds():
     points = [{"t": 1.0, "kind": "train_log", "step": step, "loss": 1.0} for step in range(100_000)]
     run = events.fold(points)
     assert len(run.losses) == 100_000 and run.optimizer_step == 99_999
+
+
+STARTED = (CREATED, ("started", {"pid": 1}), ("step_started", {"step": "train"}), ("train_began", {"step": 0, "max_steps": 99}))
+
+
+def at_times(*kinds_fields_and_times):
+    return events.fold({"t": t, "kind": kind, **fields} for kind, fields, t in kinds_fields_and_times)
+
+
+def paced(seconds_per_step, steps=5):
+    logged = [("train_log", {"step": step, "loss": 1.0}, 100.0 + step * seconds_per_step) for step in range(1, steps + 1)]
+    return at_times(*((kind, fields, 100.0) for kind, fields in STARTED), *logged)
+
+
+@pytest.mark.parametrize(
+    ("seconds_per_step", "silent_s", "is_stalled"), [(1, 299, False), (1, 301, True), (60, 1199, False), (60, 1201, True)]
+)
+def test_a_training_is_stalled_when_it_says_nothing_for_five_minutes_and_twenty_steps(seconds_per_step, silent_s, is_stalled):
+    run = paced(seconds_per_step)
+    assert events.stalled_s(run, run.heard_s + silent_s) == (silent_s if is_stalled else None)
+
+
+def test_a_sign_of_life_a_queue_another_step_and_an_end_are_no_stall():
+    run = paced(1)
+    later = run.heard_s + 1000
+    assert events.stalled_s(run, later) == 1000
+    assert events.stalled_s(events.fold([{"t": later - 1, "kind": "alive", "step": 6}], paced(1)), later) is None
+    for ended in ({"kind": "finished", "state": "failed"}, {"kind": "queued"}, {"kind": "step_started", "step": "prove"}):
+        assert events.stalled_s(events.fold([{"t": 200.0, **ended}], paced(1)), later) is None
+
+
+def test_a_clock_that_was_set_back_stalls_nobody():
+    run = paced(1)
+    assert events.stalled_s(run, run.heard_s - 86400) is None
+
+
+def test_a_word_of_the_supervisor_does_not_take_back_that_somebody_wants_a_stop(tmp_path):
+    write(tmp_path, CREATED, ("queued", {"waiting_for": "supervisor"}), ("stop_requested", {}), ("waiting", {"waiting_for": "another"}))
+    assert events.fold(events.read(tmp_path)).state == "stopping"
+
+
+def test_answers_by_step_and_the_owners_remark_are_kept(tmp_path):
+    answers = [{"prompt": "Who are you?", "answer": "Argo"}]
+    write(tmp_path, CREATED, ("samples", {"step": 2, "samples": answers}), ("remark", {"text": "a"}), ("remark", {"text": "b"}))
+    run = events.fold(events.read(tmp_path))
+    assert run.samples == {2: tuple(answers)} and run.remark == "b"
+
+
+EVENTS = st.lists(
+    st.one_of(
+        st.fixed_dictionaries({"kind": st.just("train_log"), "step": st.integers(0, 50), "loss": st.floats()}),
+        st.fixed_dictionaries({"kind": st.just("train_began"), "step": st.integers(0, 50), "max_steps": st.just(50)}),
+        st.fixed_dictionaries({"kind": st.sampled_from(["started", "queued", "waiting", "stop_requested", "unheard of"])}),
+        st.fixed_dictionaries({"kind": st.just("finished"), "state": st.sampled_from(events.TERMINAL_STATES)}),
+    ),
+    max_size=30,
+)
+
+
+@given(EVENTS, st.integers(0, 30))
+def test_a_fold_that_goes_on_equals_one_from_the_beginning(found, cut):
+    kind, fields = CREATED
+    whole = [{"t": 0.0, "kind": kind, **fields}, *({"t": float(index), **event} for index, event in enumerate(found))]
+    assert repr(events.fold(whole[cut:], events.fold(whole[:cut]))) == repr(events.fold(whole))
+
+
+def test_an_event_is_written_whole_or_refused(tmp_path):
+    """A disk that fills up takes a part of a write without an error; the next write of the rest is refused."""
+    write(tmp_path, CREATED)
+    program = (
+        "import resource, signal, sys; from pathlib import Path; from core import events\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "limit = (Path(sys.argv[1]) / events.FILE_NAME).stat().st_size + 40\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))\n"
+        "try: events.append(Path(sys.argv[1]), 'note', text='x' * 100)\n"
+        "except OSError as error: sys.exit(error.errno)"
+    )
+    child = subprocess.run([sys.executable, "-c", program, str(tmp_path)], env=child_environment(), check=False)
+    assert child.returncode == errno.EFBIG
+    write(tmp_path, ("note", {"text": "after"}))
+    assert events.fold(events.read(tmp_path)).notes == ("after",)

@@ -15,7 +15,10 @@ from core.worker import hold_device
 
 
 def main(run_dir: Path, behaviour: str) -> int:
-    process.die_with_parent(signal.SIGKILL if behaviour == "deaf" else signal.SIGTERM)
+    if behaviour == "launcher":  # starts two ranks, and like accelerate's takes no precaution against its own death
+        ranks = [subprocess.Popen([sys.executable, "-m", "tests.unit.running.a_worker", str(run_dir), "rank"]) for _ in range(2)]
+        return max(rank.wait() for rank in ranks)
+    process.die_with_parent(signal.SIGKILL if behaviour in ("deaf", "rank") else signal.SIGTERM)
     lock = hold_device("test")
     events.append(run_dir, "train_began", step=0, max_steps=1000)
     if behaviour == "family":
@@ -25,6 +28,9 @@ def main(run_dir: Path, behaviour: str) -> int:
         events.append(run_dir, "train_log", step=step, loss=1.0 / step)
         if behaviour == "refuse":
             events.append(run_dir, "worker_error", error={"problem": "p", "where": "w", "remedy": "r", "code": "OOM"})
+            return 1
+        if behaviour == "brief" and step == 10:
+            events.append(run_dir, "worker_ended")
             return 1
         if behaviour == "crash":
             os.kill(os.getpid(), signal.SIGKILL)

@@ -2,51 +2,14 @@
 
 import os
 import signal
-import sys
-import time
 
 import psutil
 import pytest
 
-from core import events, paths
+from core import events, paths, process
 from core.errors import UserError
 from core.running import runs
-from core.training.recipe import Recipe
-
-
-@pytest.fixture
-def make_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRANSMUTE_HOME", str(tmp_path))
-    made = []
-
-    def make(behaviour):
-        run_id = f"run-{len(made)}"
-        run_dir = paths.runs_dir() / run_id
-        run_dir.mkdir(parents=True)
-        recipe = Recipe(method="sft", dataset="x")
-        paths.write_text(run_dir / "recipe.yaml", recipe.to_yaml())
-        argv = [sys.executable, "-m", "tests.unit.running.a_worker", str(run_dir), behaviour]
-        paths.write_json(run_dir / "launch.json", {"argv": argv, "env": {}, "device": "test"})
-        events.append(run_dir, "created", run_id=run_id, name="m", method="sft", steps=runs.plan(recipe))
-        made.append(run_id)
-        return run_id
-
-    yield make
-    for run_id in made:
-        if not runs.load(run_id).is_terminal:
-            runs.stop(run_id, wait_s=1)
-
-
-def wait_for(condition, seconds=20.0):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.05)
-    return found
-
-
-def is_training(run_id):
-    return runs.load(run_id).optimizer_step > 2
+from tests.unit.running.waiting import is_training, wait_for
 
 
 def test_a_run_is_running_while_its_worker_is_and_its_processes_can_be_listed(make_run):
@@ -117,8 +80,8 @@ def test_the_second_run_on_a_device_waits_for_the_first(make_run):
     runs.start(first)
     wait_for(lambda: is_training(first))
     runs.start(second)
-    waiting = wait_for(lambda: (found := runs.load(second)).progress.get("waiting_for", "").startswith("another") and found)
-    assert waiting.state == "queued"
+    waiting = wait_for(lambda: (found := runs.load(second)).progress.get("place") == 1 and found)
+    assert waiting.state == "queued" and waiting.progress["waiting_for"] == "its turn: first in the queue, behind m"
     runs.stop(first)
     wait_for(lambda: is_training(second))
 
@@ -128,7 +91,7 @@ def test_a_queued_run_can_be_stopped_before_it_starts(make_run):
     runs.start(first)
     wait_for(lambda: is_training(first))
     runs.start(second)
-    wait_for(lambda: runs.load(second).progress.get("waiting_for", "").startswith("another"))
+    wait_for(lambda: runs.load(second).progress.get("place") == 1)
     assert runs.stop(second).state == "cancelled"
     assert runs.load(first).state == "running"
 
@@ -149,3 +112,91 @@ def test_more_levels_are_refused_with_the_reason_before_anything_starts(levels, 
     with pytest.raises(UserError, match=problem):
         runs.add_levels(run_id, levels)
     assert not (runs.folder(run_id) / "process.json").exists()
+
+
+def test_a_supervisor_that_dies_before_it_says_anything_leaves_a_run_that_says_why(make_run):
+    run_id = make_run("well")
+    (runs.folder(run_id) / "launch.json").write_text('{"device": "test", "argv": 1, "env": {}}')
+    (runs.folder(run_id) / "recipe.yaml").unlink()
+    (runs.folder(run_id) / "process.json").mkdir()  # it cannot even say who it is
+    (runs.folder(run_id) / "reserve").mkdir()
+    runs.start(run_id)
+    run = wait_for(lambda: (found := runs.load(run_id)).is_terminal and found)
+    assert run.state == "interrupted" and run.error["code"] == "SUPERVISOR"
+    assert "recipe.yaml" in run.error["problem"]
+
+
+def test_a_supervisor_whose_imports_fail_leaves_a_run_that_says_why_and_can_be_resumed(make_run, monkeypatch, tmp_path):
+    run_id = make_run("well")
+    broken = tmp_path / "broken" / "core"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise ImportError('libexample.so.3 is missing')")
+    monkeypatch.setattr(paths, "PROJECT", broken.parent)
+    monkeypatch.setattr(process, "PROJECT", broken.parent)
+    runs.start(run_id)
+    run = wait_for(lambda: (found := runs.load(run_id)).is_terminal and found)
+    assert run.state == "interrupted" and "libexample.so.3 is missing" in run.error["problem"]
+    monkeypatch.undo()
+    monkeypatch.setenv("TRANSMUTE_HOME", str(tmp_path))
+    runs.start(run_id)
+    wait_for(lambda: is_training(run_id))
+    assert runs.load(run_id).error is None
+
+
+def test_after_a_reboot_a_run_is_interrupted_nobody_is_killed_and_it_goes_on(make_run):
+    run_id = make_run("well")
+    run_dir = runs.folder(run_id)
+    events.append(run_dir, "queued", waiting_for="supervisor", device="test")
+    events.append(run_dir, "started", pid=os.getpid())
+    somebody = psutil.Process()  # has the pid of the supervisor before the reboot
+    paths.write_json(run_dir / "process.json", {"boot_id": "another boot", "pid": somebody.pid, "started": somebody.create_time()})
+    assert runs.load(run_id).state == "interrupted" and runs.pids(run_id) == []
+    with pytest.raises(UserError, match="not going on"):
+        runs.stop(run_id)
+    runs.start(run_id)
+    wait_for(lambda: is_training(run_id))
+
+
+def test_ranks_whose_launcher_was_killed_are_gone_before_the_run_is_called_interrupted(make_run):
+    run_id = make_run("launcher")
+    runs.start(run_id)
+    wait_for(lambda: is_training(run_id))
+    _, launcher, *ranks = (psutil.Process(pid) for pid in runs.pids(run_id))
+    assert len(ranks) == 2
+    os.kill(launcher.pid, signal.SIGKILL)
+    run = wait_for(lambda: (found := runs.load(run_id)).is_terminal and found)
+    assert run.state == "interrupted" and run.error["code"] == "KILLED"
+    assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
+
+
+def test_a_launcher_does_not_outlive_its_supervisor(make_run):
+    run_id = make_run("launcher")
+    runs.start(run_id)
+    wait_for(lambda: is_training(run_id))
+    supervisor, *others = (psutil.Process(pid) for pid in runs.pids(run_id))
+    os.kill(supervisor.pid, signal.SIGKILL)
+    wait_for(lambda: not any(other.is_running() and other.status() != psutil.STATUS_ZOMBIE for other in others))
+    assert runs.load(run_id).state == "interrupted"
+
+
+def test_a_run_is_deleted_with_everything_but_not_while_it_goes_on(make_run):
+    run_id = make_run("well")
+    runs.start(run_id)
+    wait_for(lambda: is_training(run_id))
+    with pytest.raises(UserError, match="is going on"):
+        runs.delete(run_id)
+    runs.stop(run_id)
+    expected = runs.size_bytes(run_id)
+    assert runs.delete(run_id) == expected > 0
+    with pytest.raises(UserError, match="There is no run"):
+        runs.load(run_id)
+
+
+def test_what_the_owner_writes_stays_with_the_run_and_is_no_novel(make_run):
+    run_id = make_run("well")
+    runs.remark(run_id, "higher rate\n你好")
+    assert runs.load(run_id).remark == "higher rate\n你好"
+    runs.remark(run_id, "")
+    assert runs.load(run_id).remark == ""
+    with pytest.raises(UserError, match="characters"):
+        runs.remark(run_id, "x" * 10_001)

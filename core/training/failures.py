@@ -1,0 +1,71 @@
+"""What a failing machine says, turned into what a person can do: memory that ran out, a disk that is full."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+from core.errors import UserError
+from core.training.recipe import Recipe
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# How libraries that write by themselves report it: safetensors (Rust), and torch, which keeps the reason to itself.
+FULL_WORDS = (
+    *(f"(os error {number})" for number in FULL),
+    "No space left on device",
+    "PytorchStreamWriter failed writing",
+    "unexpected pos ",
+)
+NO_MEMORY_WORDS = ("can't allocate memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "out of memory")
+
+
+def as_user_error(error: BaseException, recipe: Recipe, where: str = "train") -> UserError | None:
+    """`error` when the machine is to blame for it: code DISK or OOM; None for everything else."""
+    for cause in _causes(error):
+        if is_disk_full(cause):
+            return disk_full(where)
+        if type(cause).__name__ == "OutOfMemoryError":
+            return UserError("The GPU ran out of memory.", where, f"{lower(recipe)} Then start again.", code="OOM")
+        if isinstance(cause, MemoryError) or (isinstance(cause, RuntimeError) and _says(cause, NO_MEMORY_WORDS)):
+            return UserError("Memory ran out.", where, f"{lower(recipe)} Then start again.", code="OOM")
+    return None
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a disk, a quota or a limit on file sizes refused to take more."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in FULL
+    return _says(error, FULL_WORDS)
+
+
+def disk_full(where: str) -> UserError:
+    remedy = "Free some space, then resume the run: the last whole checkpoint is kept."
+    return UserError("The disk is full.", where, remedy, code="DISK")
+
+
+def lower(recipe: Recipe) -> str:
+    """Which setting to lower, and to what: the one that costs least in speed and quality first."""
+    micro, accumulation = recipe.micro_batch_size, recipe.gradient_accumulation_steps
+    if micro > 1:
+        smaller = micro // 2
+        steps = -(-micro * accumulation // smaller)
+        return f"Set micro_batch_size={smaller} (it is {micro}) and gradient_accumulation_steps={steps}, which trains on as much per step."
+    if not recipe.gradient_checkpointing:
+        return "Set gradient_checkpointing=true, which computes activations twice instead of keeping them."
+    if recipe.max_length > 256:
+        return f"Set max_length={recipe.max_length // 2} (it is {recipe.max_length}); longer conversations are cut."
+    if recipe.method != "qlora":
+        return "Set method=qlora, which keeps the base model in 4 bits."
+    return "Take a smaller base model, or a machine with more memory."
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _says(error: BaseException, words: tuple[str, ...]) -> bool:
+    return any(word in str(error) for word in words)
