@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -100,9 +100,11 @@ class TokenRows:
 
         return np.cumsum([len(chunk) for chunk in self._table.column("lost").chunks])
 
-    def require_accepted(self) -> None:
-        """Raise the UserError (code TEMPLATE) of the first conversation that the template refused."""
-        for row, reason in sorted(self.refusals.items()):
+    def require_accepted(self, rows: Iterable[int] | None = None) -> None:
+        """Raise the UserError (code TEMPLATE) of the first conversation, of all or of `rows`, that the template refused."""
+        refused = set(self.refusals) if rows is None else set(self.refusals).intersection(rows)
+        for row in sorted(refused):
+            reason = self.refusals[row]
             raise UserError(reason["problem"], f"conversation {row}: {reason['where']}", reason["remedy"], code="TEMPLATE")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import disable_caching
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PrinterCallback
 from transformers.utils.logging import disable_progress_bar
@@ -24,7 +24,7 @@ from core.training.callbacks import RunCallback
 from core.training.layers import keep_float32, keep_gradients, targets, train_last_layers
 from core.training.recipe import Recipe
 from core.training.recipe import load as load_recipe
-from core.training.samples import Row, conversations_of, loss_tokens, rows_of
+from core.training.samples import Rows, rows_of
 from core.training.threads import fastest_thread_count
 from core.training.trainer import AnswerTrainer
 
@@ -43,13 +43,12 @@ def train(run_dir: Path) -> None:
     known = events.fold(events.read(run_dir))
 
     chat_tokenizer = load_tokenizer(run_dir / "tokenizer")
-    train_conversations, eval_conversations = conversations_of(run_dir)
-    train_rows = rows_of(train_conversations, chat_tokenizer, recipe)
-    eval_rows = rows_of(eval_conversations, chat_tokenizer, recipe)
+    train_rows, eval_rows = rows_of(run_dir, chat_tokenizer)
     if not train_rows:
         raise UserError("No conversation carries any loss.", "the dataset", "Raise max_length: every answer lies beyond it.")
 
     disable_progress_bar()  # the log is a file
+    disable_caching()  # what packing makes of the rows is this run's own
     compute_dtype = DTYPES[precision(recipe)]
     arguments = training_arguments(run_dir, recipe)  # before the model: under ZeRO-3 they decide how it is loaded
     model = load_model(base, recipe, compute_dtype)
@@ -57,8 +56,8 @@ def train(run_dir: Path) -> None:
     trainer = AnswerTrainer(
         model=model,
         args=arguments,
-        train_dataset=Dataset.from_list([dict(row) for row in train_rows]),
-        eval_dataset=Dataset.from_list([dict(row) for row in eval_rows]) if eval_rows else None,
+        train_dataset=train_rows.dataset(),
+        eval_dataset=eval_rows.dataset() if eval_rows else None,
         processing_class=AutoTokenizer.from_pretrained(run_dir / "tokenizer", local_files_only=True),
         peft_config=lora_config(model, recipe) if recipe.is_adapter else None,
         callbacks=[callback],
@@ -184,15 +183,15 @@ def training_arguments(run_dir: Path, recipe: Recipe) -> SFTConfig:
     )
 
 
-def facts_of(trainer: AnswerTrainer, recipe: Recipe, rows: list[Row], threads: int) -> dict[str, Any]:
+def facts_of(trainer: AnswerTrainer, recipe: Recipe, rows: Rows, threads: int) -> dict[str, Any]:
     trainable, total = parameter_counts(trainer.model)
     return {
         "method": recipe.method,
         "trainable_params": trainable,
         "total_params": total,
         "num_rows": len(rows),
-        "row_tokens": sum(len(row["input_ids"]) for row in rows),
-        "row_loss_tokens": loss_tokens(rows),
+        "row_tokens": rows.num_tokens,
+        "row_loss_tokens": rows.num_loss_tokens,
         "threads": threads,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "num_processes": trainer.accelerator.num_processes,
