@@ -26,7 +26,7 @@ def train(
     recipe: Annotated[Path | None, typer.Argument(help="A recipe in YAML.")] = None,
     preset: Annotated[str | None, typer.Option(help="A preset instead of a file: demo, fastchat-fft, mlabonne-qlora, ...")] = None,
     model: Annotated[str | None, typer.Option(help="starter, a local folder, or a Hub id.")] = None,
-    data: Annotated[str | None, typer.Option(help="A Vicuna JSON or JSONL file, or a dataset id.")] = None,
+    data: Annotated[str | None, typer.Option(help="A data file of any known layout, or a dataset id.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value for any knob; may be given several times.")] = None,
     detach: Detach = False,
     json: Json = False,
@@ -40,7 +40,9 @@ def train(
         raise UserError("Give either a recipe file or --preset NAME.", "train", "For example: python -m core train --preset demo.")
     chosen = recipes.load(recipe) if recipe else named_preset(preset or "")
     named = {"base_model": model, "dataset": data}
-    chosen = recipes.build(chosen.model_dump(exclude_unset=True) | {key: value for key, value in named.items() if value}, "the command line")
+    chosen = recipes.build(
+        chosen.model_dump(exclude_unset=True) | {key: value for key, value in named.items() if value}, "the command line"
+    )
     chosen = recipes.override(chosen, set_ or [])
     run_id = runs.create(chosen, token=hub_token())
     runs.start(run_id)

@@ -49,7 +49,7 @@ class Rule:
 _TABLE: tuple[Rule, ...] = (
     # The file
     Rule("not-a-text-file", "error", "Archive, pickle, Parquet or other binary file", "The file is {kind}, whatever its name says.",
-         "Unpack or convert it to Vicuna JSON or JSONL yourself and import that; nothing is unpacked here."),
+         "Unpack or convert it to JSON, JSONL, CSV or Parquet (under its own name) yourself and import that; nothing is unpacked here."),
     Rule("empty-file", "error", "Empty file", "The file is empty.", "Export it again, or choose another file."),
     Rule("no-records", "error", "No records", "The file holds no records.", "Choose a file with at least one conversation."),
     Rule("byte-order-mark", "note", "Byte order mark", "The file begins with a byte order mark ({encoding}); it is skipped.",

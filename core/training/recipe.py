@@ -64,7 +64,9 @@ class Recipe(BaseModel):
         "whole number that reaches it; it goes into the config of what is made. none refuses a maximum length beyond the model's positions.",
     )
 
-    dataset: str = knob("", "Data", "Dataset", "The conversations to train on: a dataset id, or a Vicuna JSON or JSONL file.", short=True)
+    dataset: str = knob(
+        "", "Data", "Dataset", "The conversations to train on: a dataset id, or a data file of any known layout.", short=True
+    )
     eval_dataset: str = knob(
         "", "Data", "Evaluation dataset", "Conversations kept apart to measure on. Empty sets aside a share of the dataset (next field)."
     )
