@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +15,7 @@ from core import paths
 from core.errors import UserError
 from core.export.header import gguf_header
 from core.export.levels import level_numbered
+from core.locks import FileLock
 
 Kind = Literal["adapter", "merged", "gguf"]
 MANIFEST = "manifest.json"
@@ -59,17 +63,48 @@ class Artifact(BaseModel):
         return self.folder / next((file.name for file in self.files if file.name.endswith(".gguf")), self.files[0].name)
 
 
-def file_entries(folder: Path) -> tuple[FileEntry, ...]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+def file_entries(folder: Path, known_sha256: dict[str, str] | None = None) -> tuple[FileEntry, ...]:
+    """The files of `folder`; those whose hash is known already are not read again."""
+    known = known_sha256 or {}
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST}
     return tuple(
-        FileEntry(name=path.relative_to(folder).as_posix(), size_bytes=path.stat().st_size, sha256=paths.sha256_file(path))
-        for path in files
+        FileEntry(name=name, size_bytes=path.stat().st_size, sha256=known.get(name) or paths.sha256_file(path))
+        for name, path in sorted(files.items())
     )
 
 
-def write(artifact: Artifact, folder: Path) -> Artifact:
+def refuse_target(out: Path, keep: tuple[Path, ...] = ()) -> None:
+    """Refuse to write an artifact over anything but an older artifact, or over a folder of `keep`, which it is made from.
+
+    Raises:
+        UserError: `out` is a file, a folder of other things, or holds what the new artifact is made from.
+    """
+    remedy = "Choose a new or an empty folder."
+    if any(folder.resolve().is_relative_to(out.resolve()) for folder in keep):
+        raise UserError(f"{out} holds what the new model is made from.", str(out), remedy)
+    if (out.exists() and not out.is_dir()) or (out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file()):
+        raise UserError(f"{out} holds other files, which would be lost.", str(out), remedy)
+
+
+@contextmanager
+def only_writer(out: Path) -> Generator[None]:
+    """Hold the right to write `out`; the kernel frees it when this process dies.
+
+    Raises:
+        UserError: somebody else is writing there now (code BUSY).
+    """
+    lock = FileLock(paths.home() / "locks" / f"out-{hashlib.sha256(str(out.absolute()).encode()).hexdigest()[:16]}.lock")
+    if not lock.acquire():
+        raise UserError(f"{out} is being written by somebody else.", str(out), "Wait for it, or choose another folder.", "BUSY")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def write(artifact: Artifact, folder: Path, known_sha256: dict[str, str] | None = None) -> Artifact:
     """Hash the files of `folder` and write its manifest. Call it last, inside `core.paths.building`."""
-    artifact = artifact.model_copy(update={"files": file_entries(folder), "folder": folder})
+    artifact = artifact.model_copy(update={"files": file_entries(folder, known_sha256), "folder": folder})
     paths.write_text(folder / MANIFEST, artifact.model_dump_json(indent=2) + "\n")
     return artifact
 

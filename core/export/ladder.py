@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from core.export.artifacts import Artifact
 
+MEMORY_SHARE = 0.7  # of the free memory; the rest is for a longer context and for others
 CLOSE_TOP1 = 0.95  # "nearly as good": the same best token at so many places
 
 
@@ -45,3 +46,26 @@ def four_of(levels: Sequence[Artifact]) -> list[Artifact]:
     if len(ladder) <= 4:
         return ladder
     return [ladder[round(index * (len(ladder) - 1) / 3)] for index in range(4)]
+
+
+def best_within(levels: Sequence[Artifact], max_bytes: float) -> Artifact | None:
+    """The level closest to f16 of those that are no larger; of equally close ones the smaller."""
+    fitting = [level for level in levels if is_measured(level) and level.size_bytes <= max_bytes]
+    return min(fitting, key=lambda level: (level.measured["kl_mean"], level.size_bytes), default=None)
+
+
+def smallest_with(levels: Sequence[Artifact], min_top1: float) -> Artifact | None:
+    """The smallest level that picks f16's best token at least so often (a share of all places)."""
+    good = [level for level in levels if is_measured(level) and level.measured["top1_agreement"] >= min_top1]
+    return min(good, key=lambda level: (level.size_bytes, level.measured["kl_mean"]), default=None)
+
+
+def best_in_memory(levels: Sequence[Artifact], free_bytes: float) -> Artifact | None:
+    """The level closest to f16 whose process takes no more than `MEMORY_SHARE` of the free memory."""
+    fitting = [level for level in levels if is_measured(level) and memory_of(level) <= free_bytes * MEMORY_SHARE]
+    return min(fitting, key=lambda level: (level.measured["kl_mean"], level.size_bytes), default=None)
+
+
+def memory_of(level: Artifact) -> int:
+    """As measured, or else the file's size and a third."""
+    return level.measured.get("resident_bytes") or level.size_bytes * 4 // 3

@@ -18,6 +18,8 @@ from core.export.header import gguf_header
 from core.export.jobs import OnEvent, run_jobs
 
 MAX_TOKENS = 20_000  # labelled tokens; the standard error of the mean KL is then below 1 % of its spread
+TEXT_WINDOW = 512  # tokens, llama-perplexity's default
+VERSION = 2  # of the figures; raised when they mean something else or there are more of them
 REFERENCE_BYTES = 2 * 10**9  # the f16's log-probabilities on disk: 20,000 tokens of a 25,000-word vocabulary, 3,300 of a 150,000-word one
 
 
@@ -26,18 +28,23 @@ def measure(
     reference: Artifact,
     conversations: Sequence[Conversation],
     *,
+    text: str | None = None,
     max_tokens: int = MAX_TOKENS,
     max_length: int | None = None,
     threads: int = 0,
     log: Path | None = None,
     on_event: OnEvent | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """The figures of each level by artifact id, also stored in its manifest; what was measured before on the same data is not repeated.
+    """The figures of each level by artifact id, also stored in its manifest; a file measured before on the same data is not measured again.
 
     ``perplexity`` is over the tokens that carry loss in training (answers and their EOS), so on the same rows it is ``exp(eval loss)``.
     ``kl_mean``, ``kl_p99`` (nats) and ``top1_agreement`` compare with `reference`, the model's own f16, on the same tokens.
 
+    ``resident_bytes`` is what a process holds that has loaded the level and generates.
+
     Args:
+        text: measure on this plain text instead of conversations: windows of `TEXT_WINDOW` tokens, the second half of each scored, as
+            llama.cpp's own ``llama-perplexity`` does.
         max_tokens: labelled tokens at most; ``capped`` says whether that was reached.
         max_length: conversations are cut after so many tokens, as in training; by default at the model's context length.
         threads: 0 finds the fastest number by a short probe.
@@ -46,21 +53,23 @@ def measure(
     Raises:
         UserError: nothing to measure on, an artifact that is no GGUF, or the first level that failed, after the others were measured.
     """
-    _check(levels, reference, conversations)
-    eval_sha256 = fingerprint(conversations, max_tokens, max_length)
-    reference_sha256 = next(file.sha256 for file in reference.files if file.name.endswith(".gguf"))
-    known = {"eval_sha256": eval_sha256, "reference_sha256": reference_sha256}
+    _check(levels, reference, conversations, text)
+    eval_sha256 = fingerprint(conversations, max_tokens, max_length, text)
+    known = {"eval_sha256": eval_sha256, "reference_sha256": _file_sha256(reference), "version": VERSION}
     figures = {level.id: measured for level in levels if (measured := _cached(level, known))}
+    for level in levels:
+        if level.id in figures:
+            _store(level, figures[level.id])
     waiting = {level.id: level for level in levels if level.id not in figures}
     if not waiting:
         return figures
 
     def store(identifier: str, measured: dict[str, Any]) -> None:
         if level := waiting.get(identifier):
-            measured = _file_figures(level) | measured | known
+            measured = _file_figures(level) | measured | known | {"measured_on": "text" if text is not None else "conversations"}
             figures[identifier] = measured
-            if (level.folder / artifacts.MANIFEST).is_file():
-                artifacts.update(level, measured=measured)
+            paths.write_json(_cache_file(level, known), measured)
+            _store(level, measured)
             if on_event:
                 on_event({"event": "measured", "id": identifier, "figures": measured})
 
@@ -68,6 +77,8 @@ def measure(
     with _reference_folder(reference, max_tokens) as work:
         payload: dict[str, Any] = {"work": work, "reference": reference.id, "max_tokens": max_tokens, "reference_bytes": REFERENCE_BYTES}
         payload |= {
+            "text": text,
+            "window": TEXT_WINDOW,
             "max_length": max_length,
             "threads": threads,
             "conversations": [_as_json(conversation) for conversation in conversations],
@@ -78,31 +89,55 @@ def measure(
     return {level.id: figures[level.id] for level in levels}
 
 
-def fingerprint(conversations: Sequence[Conversation], max_tokens: int, max_length: int | None) -> str:
+def fingerprint(conversations: Sequence[Conversation], max_tokens: int, max_length: int | None, text: str | None = None) -> str:
     """The hash of what figures were measured on."""
-    content = [[conversation.vicuna() for conversation in conversations], max_tokens, max_length]
+    content: list[Any] = [[conversation.vicuna() for conversation in conversations], max_tokens, max_length]
+    if text is not None:
+        content = [text, TEXT_WINDOW, max_tokens]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _check(levels: Sequence[Artifact], reference: Artifact, conversations: Sequence[Conversation]) -> None:
+def _check(levels: Sequence[Artifact], reference: Artifact, conversations: Sequence[Conversation], text: str | None) -> None:
     for artifact in (*levels, reference):
         if artifact.kind != "gguf":
             raise UserError(f"{artifact.name} is no GGUF file.", artifact.id, "Make its levels first with `gguf`, then measure those.")
         gguf_header(artifact.gguf_path)
-    if not any(turn.role == "assistant" for conversation in conversations for turn in conversation.turns):
+    if text is not None:
+        if not text.strip():
+            raise UserError("There is no text to measure on.", "the text", "Give a text of at least a few hundred words.")
+    elif not any(turn.role == "assistant" for conversation in conversations for turn in conversation.turns):
         raise UserError("There is no answer to measure on.", "the evaluation conversations", "Give conversations with assistant turns.")
 
 
-def _cached(level: Artifact, known: dict[str, str]) -> dict[str, Any] | None:
-    """What the manifest on disk holds, if it was measured on the same data against the same reference."""
-    if not known["reference_sha256"] or not (level.folder / artifacts.MANIFEST).is_file():
-        return None
-    measured = artifacts.read(level.folder).measured
-    return measured if "perplexity" in measured and known.items() <= measured.items() else None
+def _cached(level: Artifact, known: dict[str, Any]) -> dict[str, Any] | None:
+    """What was measured of the same file, on the same data, against the same reference."""
+    file = _cache_file(level, known)
+    try:
+        return paths.read_json(file) if file.is_file() else None
+    except ValueError:
+        return None  # damaged: measure again
+
+
+def _cache_file(level: Artifact, known: dict[str, Any]) -> Path:
+    key = json.dumps([_file_sha256(level), known], sort_keys=True)
+    return paths.cache_dir() / "measured" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+
+
+def _file_sha256(level: Artifact) -> str:
+    """Of all files of a split model together; a file of no manifest is read for it."""
+    names = sorted(file.name for file in level.files if file.name.endswith(".gguf")) or [level.gguf_path.name]
+    known = {file.name: file.sha256 for file in level.files}
+    hashes = [known.get(name) or paths.sha256_file(level.folder / name) for name in names]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _store(level: Artifact, measured: dict[str, Any]) -> None:
+    if (level.folder / artifacts.MANIFEST).is_file():
+        artifacts.update(level, measured=measured)
 
 
 def _file_figures(level: Artifact) -> dict[str, Any]:
-    size_bytes = level.gguf_path.stat().st_size
+    size_bytes = sum(file.size_bytes for file in level.files if file.name.endswith(".gguf")) or level.gguf_path.stat().st_size
     return {"size_bytes": size_bytes, "bits_per_weight": size_bytes * 8 / gguf_header(level.gguf_path).num_parameters}
 
 

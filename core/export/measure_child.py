@@ -13,7 +13,7 @@ from core.conversation import Conversation, Turn
 from core.errors import UserError
 from core.export.labels import byte_spans, labelled, token_spans
 from core.export.native import LlamaModel
-from core.export.native_support import default_threads
+from core.export.native_support import default_threads, trimmed_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,14 +45,19 @@ class Sums:
 
 def handle(payload: dict[str, Any], emit: Emit) -> None:
     threads = (payload["threads"], payload["threads"])
+    import llama_cpp  # noqa: F401 # pyright: ignore[reportUnusedImport] - a part of the empty process, like numpy
+
+    empty_bytes = trimmed_bytes()
     for job in payload["jobs"]:
+        before_bytes = trimmed_bytes()
         model = LlamaModel(Path(job["path"]))
         sequences = tokenise(model, payload)
         model.open_context(max(SPEED_PROMPT + SPEED_TOKENS, *(len(sequence.ids) for sequence in sequences)))
         threads = threads if all(threads) else fastest_threads(model, sequences[0].ids)
         model.set_threads(*threads)
         figures = _quality(model, sequences, Path(payload["work"]) / REFERENCE, job["id"] == payload["reference"], emit)
-        figures |= _speed(model, sequences[0].ids) | {"threads": threads[0], "num_conversations": len(sequences)}
+        figures |= _speed(model, sequences[0].ids) | {"resident_bytes": empty_bytes + trimmed_bytes() - before_bytes}
+        figures |= {"threads": threads[0], "num_conversations": len(sequences)}
         figures["capped"] = figures["num_tokens"] >= _room(model, payload)
         model.close()
         emit({"event": "done", "id": job["id"], "value": figures})
@@ -66,6 +71,8 @@ def tokenise(model: LlamaModel, payload: dict[str, Any]) -> list[Sequence]:
     """The conversations as this file's own template and tokenizer write them, up to the allowed number of labelled tokens."""
     limit = min(payload["max_length"] or 2**31, model.header.context_length or 2**31)
     room = _room(model, payload)
+    if payload.get("text") is not None:
+        return windows(model, payload["text"], min(payload["window"], model.header.context_length or payload["window"]), room)
     sequences: list[Sequence] = []
     for identifier, turns in payload["conversations"]:
         conversation = Conversation(identifier, tuple(Turn(role, content) for role, content in turns))
@@ -79,6 +86,29 @@ def tokenise(model: LlamaModel, payload: dict[str, Any]) -> list[Sequence]:
         raise UserError(
             "No answer is left to measure on.", "the evaluation conversations", "Raise max_length: every answer lies behind it."
         )
+    return sequences
+
+
+def windows(model: LlamaModel, text: str, length: int, room: int) -> list[Sequence]:
+    """`text` in windows of `length` tokens, the second half of each scored, as llama-perplexity cuts it (`tools/perplexity/perplexity.cpp`):
+    what is left over at the end is not used, and each window's first token gives way to BOS where the model wants one.
+
+    A text of less than one window is one window.
+    """
+    ids = model.encode(text, parse_special=False)
+    length = min(length, len(ids))
+    if length < 4:
+        raise UserError("The text is too short to measure on.", "the text", "Give a text of at least a few hundred words.")
+    sequences: list[Sequence] = []
+    for start in range(0, len(ids) - length + 1, length):
+        part = ids[start : start + length]
+        if model.adds_bos:
+            part[0] = model.bos_id
+        positions = list(range(length // 2, length - 1))[:room]
+        sequences.append(Sequence(part, positions, [part[position + 1] for position in positions]))
+        room -= len(positions)
+        if room <= 0:
+            break
     return sequences
 
 

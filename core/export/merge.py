@@ -1,23 +1,27 @@
-"""Merge: a LoRA adapter added into its unquantised base, shard by shard, in the memory of one tensor."""
+"""Merge: a LoRA adapter added into its unquantised base, block by block, in the memory of a few blocks however large the model."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from core import paths, process
 from core.errors import UserError
 from core.export import artifacts
+from core.export.adapter import adapter_config, unstreamed
 from core.export.artifacts import Artifact
+from core.export.tensors import model_files
 
-# Carried along from the base; what the adapter folder holds of the tokenizer wins, because it was trained with.
-FROM_BASE = ("config.json", "generation_config.json", "*.safetensors.index.json", "LICENSE*", "NOTICE*")
-FROM_ADAPTER = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "chat_template.jinja",
-    "vocab.json", "merges.txt", "added_tokens.json",
+FROM_BASE = (
+    "generation_config.json", "preprocessor_config.json", "processor_config.json", "LICENSE*", "LICENCE*", "NOTICE*", "Notice*", "USE_POLICY*",
 )  # fmt: skip
+# What the adapter folder holds of the tokenizer wins, because it was trained with.
+TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json",
+)  # fmt: skip
+TEMPLATES = ("chat_template.jinja", "chat_template.json")
 
 
 def merge_adapter(
@@ -25,24 +29,59 @@ def merge_adapter(
 ) -> Artifact:
     """The merged model of `adapter` in the folder `out`, in the dtype of its base.
 
+    An `on_event` that raises ends the merge and leaves nothing behind.
+
+    Args:
+        on_event: gets ``{"event": "progress", "done", "total", "unit": "bytes"}``.
+
     Raises:
-        UserError: not an adapter, its base is missing or another one, an empty or broken adapter, too little disk.
+        UserError: not an adapter, its base is missing, quantised or another one, an empty or broken adapter, too little disk, or an `out`
+            that holds something else or is being written.
     """
     if adapter.kind != "adapter":
         raise UserError(f"{adapter.name} is a {adapter.kind} artifact.", adapter.id, "Only adapters can be merged.")
     base = base_folder(adapter)
-    base_bytes = sum(path.stat().st_size for path in base.glob("*.safetensors"))
-    paths.require_disk(out.parent, base_bytes, "Merging")
-    with paths.building(out) as partial:
+    artifacts.refuse_target(out, keep=(base, adapter.folder))
+    paths.require_disk(out.parent, sum(path.stat().st_size for path in model_files(base)), "Merging")
+    with artifacts.only_writer(out), paths.building(out) as partial:
         payload = {"base": str(base), "adapter": str(adapter.folder), "out": str(partial)}
-        process.call_child("core.export.merge_child", payload, step="merge", log=log, on_event=on_event)
-        for source, patterns in ((base, FROM_BASE), (base, FROM_ADAPTER), (adapter.folder, FROM_ADAPTER)):
-            for path in (path for pattern in patterns for path in source.glob(pattern)):
-                shutil.copyfile(path, partial / path.name)
+        made = _run_child(payload, unstreamed(adapter_config(adapter.folder)), log, on_event)
+        for source in carried(base, adapter.folder):
+            shutil.copyfile(source, partial / source.name)
         provenance = adapter.model_dump(exclude={"id", "kind", "files", "created_s", "measured", "proofs", "folder", "parent_id"})
         name = artifacts.artifact_id(adapter.run_id, "merged") if adapter.run_id else str(out)
-        merged = artifacts.write(Artifact(id=name, kind="merged", parent_id=adapter.id, **provenance), partial)
+        artifact = Artifact(id=name, kind="merged", parent_id=adapter.id, **provenance)
+        merged = artifacts.write(artifact, partial, known_sha256=made["sha256"])
     return merged.model_copy(update={"folder": out})
+
+
+def _run_child(payload: dict[str, Any], reason: str | None, log: Path | None, on_event: Callable[[dict[str, Any]], None] | None) -> Any:
+    """Merge block by block, or with PEFT's own merge when the adapter is of a kind (`reason`) that only PEFT knows."""
+    if not reason:
+        try:
+            return process.call_child("core.export.merge_child", payload, step="merge", log=log, on_event=on_event)
+        except UserError as error:
+            if error.code != "FUSED":
+                raise
+            reason = "the base holds the weights that it changes in several parts"
+    return process.call_child("core.export.merge_whole_child", payload | {"reason": reason}, step="merge", log=log, on_event=on_event)
+
+
+def carried(base: Path, adapter: Path) -> Iterator[Path]:
+    """The files that go along with the weights; what comes later wins."""
+    yield from (path for pattern in FROM_BASE for path in sorted(base.glob(pattern)) if path.is_file())
+    yield from (base / name for name in TOKENIZER if (base / name).is_file())
+    yield from (adapter / name for name in TOKENIZER if (adapter / name).is_file())
+    templates = [adapter / name for name in TEMPLATES if (adapter / name).is_file()]
+    if not templates and not _has_own_template(adapter):
+        templates = [base / name for name in TEMPLATES if (base / name).is_file()]
+    yield from templates
+
+
+def _has_own_template(adapter: Path) -> bool:
+    """Whether the adapter's tokenizer_config.json holds a template; a file of the base would hide it."""
+    config = adapter / "tokenizer_config.json"
+    return config.is_file() and bool(paths.read_json(config).get("chat_template"))
 
 
 def base_folder(adapter: Artifact) -> Path:

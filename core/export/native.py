@@ -92,14 +92,14 @@ class LlamaModel:
 
         llama_cpp.llama_set_n_threads(self.context, generating, reading)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, parse_special: bool = True) -> list[int]:
         """Token ids of a rendered conversation: special tokens recognised, BOS first if the file says so and never twice."""
         import llama_cpp
 
         data = text.encode()
         room = len(data) + 8
         buffer = (ctypes.c_int32 * room)()
-        count = llama_cpp.llama_tokenize(self.vocabulary, data, len(data), buffer, room, False, True)
+        count = llama_cpp.llama_tokenize(self.vocabulary, data, len(data), buffer, room, False, parse_special)
         if count < 0:
             raise UserError(
                 "llama.cpp could not split the text into tokens.", self.header.path.name, "Convert the model again.", "TOKENIZER"

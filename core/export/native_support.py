@@ -49,6 +49,13 @@ def resident_bytes() -> int:
     return psutil.Process().memory_info().rss
 
 
+def trimmed_bytes() -> int:
+    """`resident_bytes` after what was freed has gone back to the system, where its C library knows how."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+    return resident_bytes()
+
+
 def default_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
