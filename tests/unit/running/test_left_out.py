@@ -21,7 +21,9 @@ LONG = [talk(("human", "word " * 300), ("gpt", "late"), id=str(number)) for numb
 def recipe_for(folder: Path, rows: list[object], max_length: int) -> Recipe:
     (folder / "talks.json").write_text(dump(rows), encoding="utf-8")
     dataset = import_dataset(folder / "talks.json")
-    return build(demo().model_dump() | {"dataset": dataset.id, "max_length": max_length, "eval_fraction": 0.0}, "a test")
+    return build(
+        demo().model_dump() | {"dataset": dataset.id, "max_length": max_length, "eval_fraction": 0.0, "micro_batch_size": 1}, "a test"
+    )
 
 
 def test_a_run_notes_how_many_conversations_it_leaves_out(workspace: Path, tmp_path: Path) -> None:
