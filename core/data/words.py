@@ -7,7 +7,6 @@ tokenizer that is made in any other way, and `WordEncoder.encode` nothing for a 
 
 from __future__ import annotations
 
-import json
 import re
 import struct
 import unicodedata
@@ -15,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,7 +102,7 @@ class WordEncoder:
 
 def word_encoder(tokenizer: Tokenizer) -> WordEncoder | None:
     """The fast way to `tokenizer`'s ids, if it is of a kind whose words can be told."""
-    fields: dict[str, Any] = json.loads(tokenizer.to_str())
+    fields: dict[str, Any] = orjson.loads(tokenizer.to_str())
     model, added = fields["model"], fields["added_tokens"]
     is_plain = model.get("type") == "BPE" and not any(
         model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
@@ -116,7 +117,7 @@ def word_encoder(tokenizer: Tokenizer) -> WordEncoder | None:
     names = sorted((token["content"] for token in added), key=len, reverse=True)
     lengths = _lengths(model["vocab"], added, kind.length)
     return WordEncoder(
-        words=Words(partial(_checked, kind.encode, lengths, model["vocab"].get(model.get("unk_token")))),
+        words=Words(partial(_checked, kind.encode, lengths.tolist(), model["vocab"].get(model.get("unk_token")))),
         split=kind.split,
         added=re.compile("(" + "|".join(map(re.escape, names)) + ")") if names else None,
         added_ids={token["content"]: struct.pack("=i", token["id"]) for token in added},
@@ -128,10 +129,11 @@ def word_encoder(tokenizer: Tokenizer) -> WordEncoder | None:
     )
 
 
-def _checked(encode: Callable[[str], list[int]], lengths: NDArray[np.int64], unknown: int | None, word: str) -> list[int] | None:
+def _checked(encode: Callable[[str], list[int]], lengths: list[int], unknown: int | None, word: str) -> list[int] | None:
     """The ids of `word`, unless they do not spell it."""
     ids = encode(word)
-    return ids if unknown not in ids and sum(lengths[ids]) == len(word.encode("utf-8", "surrogatepass")) else None
+    num_bytes = len(word) if word.isascii() else len(word.encode("utf-8", "surrogatepass"))
+    return ids if unknown not in ids and sum([lengths[token_id] for token_id in ids]) == num_bytes else None
 
 
 def _lengths(vocabulary: dict[str, int], added: list[dict[str, Any]], length: Callable[[str], int]) -> NDArray[np.int64]:
@@ -181,13 +183,13 @@ def _spaced(fields: dict[str, Any], tokenizer: Tokenizer) -> Kind | None:
     joined = ("".join(merge) if isinstance(merge, list) else merge.replace(" ", "", 1) for merge in model["merges"])
     if not model["byte_fallback"] or any(SPACE in piece.lstrip(SPACE) for piece in joined):
         return None
-    prefix = " " if has_prefix else ""
+    prefix, pieces = " " if has_prefix else "", tokenizer.model
 
     def split(text: str) -> list[str]:
         return SPACED.findall(prefix + text.replace(SPACE, " "))
 
     def encode(word: str) -> list[int]:
-        return [token.id for token in tokenizer.model.tokenize(word.replace(" ", SPACE))]
+        return [token.id for token in pieces.tokenize(word.replace(" ", SPACE))]
 
     def length(piece: str) -> int:
         return 1 if re.fullmatch("<0x[0-9A-F]{2}>", piece) else len(piece.replace(SPACE, " ").encode())
@@ -213,10 +215,10 @@ def _byte_level(fields: dict[str, Any], tokenizer: Tokenizer) -> Kind | None:
         compiled = regex.compile(pattern)
     except regex.error:
         return None
-    letters = byte_letters()
+    letters, model = byte_letters(), tokenizer.model
 
     def encode(word: str) -> list[int]:
-        return [token.id for token in tokenizer.model.tokenize("".join(letters[byte] for byte in word.encode()))]
+        return [token.id for token in model.tokenize("".join([letters[byte] for byte in word.encode()]))]
 
     known = Known(tokenizer, compiled, is_composed)
     return Kind(compiled.findall, encode, len, False, known.holds) if known.holds("".join(map(chr, range(128)))) else None
