@@ -32,12 +32,13 @@ def main(run_dir: Path) -> int:
             train(run_dir)
         except Exception as error:
             if known := as_user_error(error, load_recipe(run_dir / "recipe.yaml")):
-                traceback.print_exception(error)  # the log keeps where it happened
-                raise known from None
+                raise known from error
             raise
     except UserError as error:
-        print(error, file=sys.stderr)
         tell(run_dir, error)
+        if error.__cause__:
+            traceback.print_exception(error.__cause__)  # the log keeps where it happened
+        print(error, file=sys.stderr)
         return 1
     finally:
         os.close(lock)

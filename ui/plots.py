@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from ui.view import text
 
 BUCKETS = 240  # of a line; each keeps its lowest and its highest point
-COLUMNS = 48  # places under the pointer that tell their numbers
+COLUMNS = 24  # places under the pointer that tell their numbers
 Number = Callable[[float], str]
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve: `tone` is a class of the style sheet (main, faint, points)."""
+    """A curve: `tone` is a class of the style sheet (main, faint, points, run-0 to run-3)."""
 
     name: str
     xs: Sequence[float]
@@ -84,7 +84,7 @@ def chart(title: str, lines: Sequence[Line], number: Number, unit: str = "", x_n
     return (
         f'<figure class="plot"><figcaption><span class="title">{text(title)}</span><span class="now">{text(number(main[1][-1][1]) + unit)}</span>'
         f'{_legend([line for line, _ in drawn])}</figcaption><div class="canvas">{_marks(x, y, number)}'
-        f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{text(label)}">'
+        f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" aria-label="{text(label)}">'
         f"{''.join(_path(line, points, x, y) for line, points in drawn if line.tone != 'points')}</svg>"
         f"{''.join(_dots(line, points, x, y) for line, points in drawn if line.tone == 'points')}"
         f"{_columns(drawn, x, number, x_name)}</div></figure>"
@@ -111,7 +111,7 @@ def _marks(x: Axis, y: Axis, number: Number) -> str:
 
 
 def _path(line: Line, points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
-    placed = " ".join(f"{x.place(at):.2f},{100 - y.place(value):.2f}" for at, value in points)
+    placed = " ".join(f"{10 * x.place(at):.0f},{1000 - 10 * y.place(value):.0f}" for at, value in points)
     return f'<polyline class="{line.tone}" points="{placed}" vector-effect="non-scaling-stroke"/>'
 
 

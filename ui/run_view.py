@@ -7,9 +7,12 @@ from collections.abc import Sequence
 
 from core.errors import UserError
 from core.events import Run, Step
-from core.running.live import Curves, Live, LogTail
+from core.running import queue
+from core.running.compare import Difference
+from core.running.live import Live, LogTail
+from core.running.thin import Thinned
 from ui import feedback, plots
-from ui.view import chip, count, duration, facts, meter, percent, sentence, size, text
+from ui.view import chip, count, duration, facts, meter, percent, sentence, size, table, text
 
 TONES = {"running": "accent", "stopping": "accent", "done": "good", "failed": "error", "interrupted": "warning", "cancelled": "warning"}
 STEP_TITLES = {"train": "Train", "merge": "Merge", "gguf": "Quantise", "measure": "Measure", "prove": "Prove"}
@@ -33,20 +36,31 @@ def overview(found: Sequence[Run]) -> str:
     return sentence(f"{lead}.", "Runs go on by themselves, also when this page is closed.")
 
 
-def line(run: Run) -> str:
+def line(live: Live) -> str:
     """The run in the list, as plain text of two lines."""
-    return f"{run.name}\n{' · '.join(_line_parts(run))}"
+    return f"{live.run.name}\n{' · '.join(_line_parts(live))}"
 
 
-def _line_parts(run: Run) -> list[str]:
-    parts = [STATE_WORDS.get(run.state, run.state)]
+def _line_parts(live: Live) -> list[str]:
+    run = live.run
+    parts = ["no word for a while" if live.stalled_s() else STATE_WORDS.get(run.state, run.state)]
+    if run.state == "queued" and (place := run.progress.get("place")):
+        parts.append(f"{queue.ordinal(place)} in the queue")
     if run.state in ("running", "stopping"):
         parts.append(STEP_WORDS.get(run.stage, run.stage))
     if run.max_steps and run.state != "done":
         parts.append(f"step {run.optimizer_step:,} of {run.max_steps:,}")
-    if run.losses:
-        parts.append(f"loss {run.losses[max(run.losses)]:.3f}")
+    if (remaining_s := live.remaining_s()) is not None:
+        parts.append(f"about {_rough(remaining_s)} left")
+    if run.loss is not None:
+        parts.append(f"loss {run.loss:.3f}")
     return [*parts, time.strftime("%d %b %H:%M", time.localtime(run.created_s))]
+
+
+def _rough(seconds: float) -> str:
+    """A remaining time as exactly as anybody can know it, so that it does not flicker."""
+    grain = 1 if seconds < 60 else 5 if seconds < 600 else 60
+    return duration(round(seconds / grain) * grain)
 
 
 def status(live: Live) -> str:
@@ -56,7 +70,7 @@ def status(live: Live) -> str:
     under = " · ".join([run.method, run.run_id, f"started {time.strftime('%d %B %H:%M', time.localtime(run.created_s))}"])
     return (
         f'<section class="run" aria-label="Run {text(run.name)}"><header>{head}<p class="rest">{text(under)}</p></header>'
-        f"{_steps(run.steps)}{progress(live)}{_figures(run)}{error_of(run)}{_notes(run)}</section>"
+        f"{_steps(run.steps)}{progress(live)}{stalled(live)}{_figures(run)}{error_of(run)}{_notes(run)}</section>"
     )
 
 
@@ -85,7 +99,7 @@ def progress(live: Live) -> str:
     share, words = _share(live)
     remaining_s = live.remaining_s()
     if remaining_s is not None:
-        words.append(f"about {duration(remaining_s) if remaining_s < 60 else duration(round(remaining_s / 5) * 5)} left")
+        words.append(f"about {_rough(remaining_s)} left")
     if run.state == "stopping":
         words = ["Saving a checkpoint and stopping"]
     title = STEP_WORDS.get(run.stage, run.stage).capitalize()
@@ -93,6 +107,16 @@ def progress(live: Live) -> str:
         f'<div class="going" role="status" aria-live="off">{meter(share, f"{title} {percent(share)}")}'
         f'<p><b>{text(title)}</b> <span class="num">{text(" · ".join(words))}</span></p></div>'
     )
+
+
+def stalled(live: Live) -> str:
+    """A card for a training that has said nothing for too long."""
+    silent_s = live.stalled_s()
+    if silent_s is None:
+        return ""
+    problem = f"The training has said nothing for {duration(silent_s // 60 * 60)}, much longer than its steps take."
+    remedy = "Look at the end of the log and at the hardware. If nothing moves, stop the run: it resumes from its last checkpoint."
+    return feedback.said(problem, "", remedy, "warning")
 
 
 def _waiting_for(run: Run) -> str:
@@ -108,8 +132,8 @@ def _share(live: Live) -> tuple[float, list[str]]:
         if not run.max_steps:
             return 0.0, ["loading the model"]
         words = [f"step {run.optimizer_step:,} of {run.max_steps:,}"]
-        if run.losses:
-            words.append(f"loss {run.losses[max(run.losses)]:.3f}")
+        if run.loss is not None:
+            words.append(f"loss {run.loss:.3f}")
         speed = next((value for value in reversed(curves.tokens_per_s[-5:]) if value), None)
         per_step = curves.seconds_per_step()
         words += [f"{speed:,.0f} tokens/s"] if speed else [f"{per_step:.1f} s per step"] if per_step else []
@@ -163,28 +187,68 @@ def log(tail: LogTail) -> tuple[str, str]:
 
 
 def curves_of(live: Live) -> str:
-    """Loss, learning rate, speed and memory over the optimizer steps."""
-    curves, run = live.curves, live.run
-    if not curves.steps:
+    """Loss, learning rate, gradient norm, speed and memory over the optimizer steps."""
+    run, thin = live.run, live.curves.thin
+    if not live.curves.steps:
         return ""
-    evals = sorted(run.evals.items())
-    loss = [plots.Line("each step", curves.steps, _real(curves.loss), "faint"), plots.Line("smoothed", curves.steps, _real(curves.smooth))]
-    loss.append(plots.Line("evaluation", [step for step, _ in evals], [value for _, value in evals], "points"))
     charts = [
-        plots.chart("Loss", loss, lambda value: f"{value:.3g}"),
-        plots.chart("Learning rate", [plots.Line("learning rate", curves.steps, _real(curves.learning_rate))], _rate),
-        plots.chart("Speed", [_speed(curves)], lambda value: f"{value:,.0f}", " tokens/s"),
-        plots.chart("Memory", [plots.Line("memory", curves.steps, _real(curves.memory_bytes))], size),
+        plots.chart("Loss", [_line("each step", thin["loss"], "faint"), _line("smoothed", thin["smooth"]), _evals(run)], _three),
+        plots.chart("Learning rate", [_line("learning rate", thin["learning_rate"])], _rate),
+        plots.chart("Gradient norm", [_line("gradient norm", thin["grad_norm"])], _three),
+        plots.chart("Speed", [_line("tokens per second", thin["tokens_per_s"])], lambda value: f"{value:,.0f}", " tokens/s"),
+        plots.chart("Memory", [_line("memory", thin["memory_bytes"])], size),
     ]
     return f'<div class="plots">{"".join(charts)}</div>'
 
 
-def _speed(curves: Curves) -> plots.Line:
-    return plots.Line("tokens per second", curves.steps, _real(curves.tokens_per_s))
+def _evals(run: Run) -> plots.Line:
+    evals = sorted(run.evals.items())
+    return plots.Line("evaluation", [step for step, _ in evals], [value for _, value in evals], "points")
 
 
-def _real(values: Sequence[float | None]) -> list[float]:
-    return [float("nan") if value is None else value for value in values]
+def _line(name: str, curve: Thinned, tone: str = "main") -> plots.Line:
+    points = curve.points()
+    return plots.Line(name, [x for x, _ in points], [y for _, y in points], tone)
+
+
+def overlay(watched: Sequence[Live]) -> str:
+    """The smoothed losses of several runs in one plot, each with its own colour and stroke."""
+    tones = [f"run-{number}" for number in range(len(watched))]
+    lines = [
+        _line(f"{live.run.name} {live.run.run_id}", live.curves.thin["smooth"], tone) for live, tone in zip(watched, tones, strict=True)
+    ]
+    drawn = plots.chart("Smoothed loss", lines, _three)
+    return f'<div class="plots overlay">{drawn}</div>' if drawn else ""
+
+
+def differences(watched: Sequence[Live], found: Sequence[Difference]) -> str:
+    """The table of knobs in which runs differ."""
+    if not found:
+        return '<p class="quiet">Their recipes are the same.</p>'
+    rows = [[text(one.title), *(text(feedback.for_page(f"{value}")) for value in one.values)] for one in found]
+    return table(["Recipe", *(live.run.run_id for live in watched)], rows, "Differences of the recipes")
+
+
+SHOWN_SAMPLES = 8  # steps
+
+
+def samples(run: Run) -> str:
+    """What the model answered to the fixed prompts as it learnt, newest first: one table per prompt."""
+    steps = sorted(run.samples, reverse=True)
+    steps = steps if len(steps) <= SHOWN_SAMPLES else [*steps[: SHOWN_SAMPLES - 1], steps[-1]]
+    answers: dict[str, list[tuple[int, str]]] = {}
+    for step in steps:
+        for sample in run.samples[step]:
+            answers.setdefault(sample["prompt"], []).append((step, sample["answer"]))
+    return "".join(
+        f'<h3 class="asked">{text(feedback.for_page(prompt))}</h3>'
+        + table(["Step", "Answer"], [[f"{step:,}", text(feedback.for_page(said))] for step, said in given], f"Answers to {prompt}", [0])
+        for prompt, given in answers.items()
+    )
+
+
+def _three(value: float) -> str:
+    return f"{value:.3g}"
 
 
 def _rate(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
 import gradio as gr
@@ -10,8 +11,8 @@ from core import usage
 from core.errors import UserError
 from core.events import Run
 from core.running import live, runs
-from ui import feedback, gpu_panel, run_view
-from ui.access import allowed
+from ui import feedback, gpu_panel, run_details, run_view
+from ui.access import Caller, allowed
 from ui.shell import MODELS, RUNS, TRAIN, Shell, listen_api
 from ui.view import empty
 
@@ -24,6 +25,7 @@ def build(shell: Shell) -> None:
             lead = gr.HTML(NO_RUNS, container=False, padding=False, elem_id="runs-sentence")
         with gr.Column(scale=1, min_width=230, elem_classes=["opening-action"]):
             to_train = gr.Button("Set up a run", variant="primary", visible=False)
+            move = gr.Button("Move up in the queue", visible=False, elem_id="runs-move")
             stop = gr.Button("Stop run", variant="stop", visible=False, elem_id="runs-stop")
             resume = gr.Button("Resume run", variant="primary", visible=False, elem_id="runs-resume")
             to_models = gr.Button("See its models", variant="primary", visible=False, elem_id="runs-models")
@@ -37,19 +39,21 @@ def build(shell: Shell) -> None:
             plots = gr.HTML("", container=False, padding=False)
             log_title = gr.HTML("", container=False, padding=False)
             log = gr.HTML("", container=False, padding=False, elem_classes=["logbox"])
+            details = run_details.build(shell, slot)
     seen = gr.State("")  # what this page shows already: ids and offsets only
-    shown = [lead, to_train, body, chosen, status, stop, resume, to_models, plots, log_title, log, hardware, seen]
-
+    buttons = {"to_train": to_train, "move": move, "stop": stop, "resume": resume, "to_models": to_models}
+    views = {"lead": lead, "body": body, "chosen": chosen, "status": status, "plots": plots, "log_title": log_title, "log": log}
     live_slot = feedback.slot()
     shell.listen(
         [shell.timers[RUNS].tick, shell.demo.load, shell.tab[RUNS].select, shell.run_id.change],
         look,
         inputs=[shell.run_id, seen],
-        outputs=shown,
+        outputs=buttons | views | details | {"hardware": hardware, "seen": seen},
         slot=live_slot,
         queue=False,
     )
     shell.listen(chosen.input, choose, inputs=chosen, outputs=shell.run_id, slot=slot, queue=False)
+    shell.listen(move.click, move_up, inputs=shell.run_id, slot=slot)
     shell.listen(stop.click, stop_chosen, inputs=shell.run_id, slot=slot, concurrency_limit=4)
     shell.listen(resume.click, resume_chosen, inputs=shell.run_id, slot=slot)
     shell.listen(to_train.click, open_train, outputs=shell.tabs, slot=slot, queue=False)
@@ -59,52 +63,65 @@ def build(shell: Shell) -> None:
 
 
 @allowed("public")
-def look(run_id: str, seen: str) -> tuple[Any, ...]:
+def look(run_id: str, seen: str, caller: Caller) -> dict[str, Any]:
     """What changed since `seen`, and the hardware now; everything else is left as it is."""
-    found = live.all_runs()
+    found = live.all_live()
     if not found:
-        return (NO_RUNS, gr.Button(visible=True), gr.Row(visible=False), *_skip(9), "")
-    run_id = known_or_newest(run_id, found)
-    watched, tail = live.watch(run_id), live.log_tail(run_id)
-    now = [str(hash(tuple(run_view.line(run) for run in found))), watched.version, str(watched.curves.steps[-1:]), tail.version]
-    before = seen.split("|") if seen else []
-    same = [old == new for old, new in zip(before, now, strict=False)] if len(before) == len(now) else [False] * 4
-    return (
-        gr.skip() if same[0] else run_view.overview(found),
-        gr.skip() if same[0] else gr.Button(visible=False),
-        gr.skip() if same[0] else gr.Row(visible=True),
-        gr.skip() if same[0] and same[1] else gr.Radio([(run_view.line(run), run.run_id) for run in found], value=run_id),
-        gr.skip() if same[1] else run_view.status(watched),
-        *(_skip(3) if same[1] else _buttons(watched.run)),
-        gr.skip() if same[1] and same[2] else run_view.curves_of(watched),
-        *(_skip(2) if same[1] and same[3] else run_view.log(tail)),
-        gpu_panel.panel(usage.usage()),
-        "|".join(now),
-    )
+        return {"lead": NO_RUNS, "to_train": gr.Button(visible=True), "body": gr.Row(visible=False), "seen": ""} | _no_buttons()
+    run_id = known_or_newest(run_id, [one.run for one in found])
+    watched, tail = next(one for one in found if one.run.run_id == run_id), live.log_tail(run_id)
+    stalled_s = watched.stalled_s()
+    lines = [run_view.line(one) for one in found]
+    version = f"{watched.version}:{'' if stalled_s is None else stalled_s // 60}"
+    now = [run_id, str(hash(tuple(lines))), version, str(watched.curves.steps[-1:]), tail.version]
+    before = seen.split("|")
+    is_other, is_listed_anew, is_new, has_points, has_lines = (old != new for old, new in zip_longest(before[:5], now))
+    shown: dict[str, Any] = {"hardware": gpu_panel.panel(usage.usage()), "seen": "|".join(now)}
+    if is_listed_anew or is_other:
+        shown |= {"lead": run_view.overview([one.run for one in found]), "to_train": gr.Button(visible=False), "body": gr.Row(visible=True)}
+        shown["chosen"] = gr.Radio([(line, one.run.run_id) for line, one in zip(lines, found, strict=True)], value=run_id)
+    if is_new or is_other:
+        shown |= {"status": run_view.status(watched)} | _buttons(watched.run)
+        shown |= run_details.of_run(watched, found, caller, is_other=is_other, is_listed_anew=is_listed_anew)
+    if is_other or has_points or is_new:
+        shown["plots"] = run_view.curves_of(watched)
+    if is_other or has_lines:
+        shown["log_title"], shown["log"] = run_view.log(tail)
+    return shown
 
 
 def known_or_newest(run_id: str, found: list[Run]) -> str:
     return run_id if any(run.run_id == run_id for run in found) else found[0].run_id
 
 
-def _skip(number: int) -> tuple[Any, ...]:
-    return (gr.skip(),) * number
+def _no_buttons() -> dict[str, gr.Button]:
+    return {name: gr.Button(visible=False) for name in ("move", "stop", "resume", "to_models")}
 
 
-def _buttons(run: Run) -> tuple[gr.Button, gr.Button, gr.Button]:
+def _buttons(run: Run) -> dict[str, gr.Button]:
     can_stop = run.state in ("running", "queued")
     can_resume = run.state in ("failed", "cancelled", "interrupted")
     from_step = f" from step {run.optimizer_step:,}" if run.stage == "train" and run.optimizer_step else ""
-    return (
-        gr.Button("Stopping" if run.state == "stopping" else "Stop run", visible=can_stop or run.state == "stopping", interactive=can_stop),
-        gr.Button(f"Resume{from_step}", visible=can_resume),
-        gr.Button(visible=bool(run.artifacts) and run.is_terminal, variant="primary" if run.state == "done" else "secondary"),
-    )
+    stop = "Stopping" if run.state == "stopping" else "Leave the queue" if run.state == "queued" else "Stop run"
+    return {
+        "move": gr.Button(visible=run.state == "queued" and int(run.progress.get("place") or 0) > 1),
+        "stop": gr.Button(stop, visible=can_stop or run.state == "stopping", interactive=can_stop),
+        "resume": gr.Button(f"Resume{from_step}", visible=can_resume),
+        "to_models": gr.Button(visible=bool(run.artifacts) and run.is_terminal, variant="primary" if run.state == "done" else "secondary"),
+    }
 
 
 @allowed("public")
 def choose(run_id: str) -> str:
     return run_id
+
+
+@allowed("owner")
+def move_up(run_id: str) -> tuple[()]:
+    """One place nearer to the front of the queue."""
+    run = live.watch(run_id).run
+    runs.move(run_id, int(run.progress.get("place") or 1) - 1)
+    return ()
 
 
 @allowed("owner")
@@ -134,7 +151,6 @@ def run_status(run_id: str) -> dict[str, Any]:
     """Where a run stands: its state, stage, step, losses, notes and error."""
     watched = live.watch(run_id)
     run = watched.run
-    losses = sorted(run.losses.items())
     return {
         "run_id": run.run_id,
         "name": run.name,
@@ -143,9 +159,11 @@ def run_status(run_id: str) -> dict[str, Any]:
         "stage": run.stage,
         "step": run.optimizer_step,
         "max_steps": run.max_steps,
-        "loss": losses[-1][1] if losses else None,
+        "loss": run.loss,
         "evals": [[step, loss] for step, loss in sorted(run.evals.items())],
         "remaining_s": watched.remaining_s(),
+        "stalled_s": watched.stalled_s(),
+        "queue_place": run.progress.get("place"),
         "steps": {step.name: {"state": step.state, "elapsed_s": step.elapsed_s} for step in run.steps},
         "artifacts": [{"id": entry["id"], "kind": entry["kind_of"]} for entry in run.artifacts],
         "facts": run.facts,

@@ -90,7 +90,7 @@ def recipe_of(values: dict[str, Any], caller: Caller) -> Recipe:
 
 def start(values: dict[str, Any], caller: Caller) -> str:
     """Create the run, which fetches what is missing with the caller's token, and start it; returns its id."""
-    run_id = runs.create(recipe_of(values, caller), token=caller.token)
+    run_id = runs.create(recipe_of(values, caller), token=caller.token, owner=caller.name)
     runs.start(run_id)
     return run_id
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 from bisect import bisect_right
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
@@ -14,12 +15,14 @@ from core import events, paths
 from core.events import Event, Run
 from core.redact import redact
 from core.running import runs
+from core.running.thin import Thinned
 
 KEPT_RUNS = 500  # in memory, the ones looked at last
 KEPT_LOGS = 32
 KEPT_LINES = 400  # of a log on the page
 LONGEST_LINE = 4000  # bytes of a line on the page
 SMOOTHING = 0.9  # of the exponential mean of the loss
+SHOWN = ("loss", "smooth", "learning_rate", "grad_norm", "tokens_per_s", "memory_bytes")  # columns that are drawn
 RECENT_POINTS = 20  # that the rate is taken over
 
 
@@ -32,10 +35,12 @@ class Curves:
     loss: list[float | None] = field(default_factory=list[float | None])
     smooth: list[float | None] = field(default_factory=list[float | None])
     learning_rate: list[float | None] = field(default_factory=list[float | None])
+    grad_norm: list[float | None] = field(default_factory=list[float | None])
     tokens: list[float | None] = field(default_factory=list[float | None])
     tokens_per_s: list[float | None] = field(default_factory=list[float | None])
     memory_bytes: list[float | None] = field(default_factory=list[float | None])
     attempt: int = 0  # index of the first entry of this attempt
+    thin: dict[str, Thinned] = field(default_factory=lambda: {name: Thinned() for name in SHOWN})  # what plots draw, by column
 
     def add(self, event: Event) -> None:
         if self.steps and event["step"] <= self.steps[-1]:
@@ -50,8 +55,11 @@ class Curves:
         self.loss.append(loss)
         self.smooth.append(before if smooth is None else smooth)
         self.learning_rate.append(event.get("learning_rate"))
+        self.grad_norm.append(event.get("grad_norm"))
         self.tokens.append(tokens)
         self.memory_bytes.append(event.get("memory_bytes"))
+        for name in SHOWN:
+            self.thin[name].add(event["step"], getattr(self, name)[-1])
 
     def _speed(self, tokens: float | None, at: float) -> float | None:
         if tokens is None or len(self.steps) <= self.attempt or (last := self.tokens[-1]) is None:
@@ -62,9 +70,14 @@ class Curves:
     def cut(self, step: int) -> None:
         """Forget what lies behind `step`: training goes on from an earlier checkpoint."""
         keep = bisect_right(self.steps, step)
-        for column in dataclasses.fields(self):
-            if column.name != "attempt":
-                del getattr(self, column.name)[keep:]
+        if keep < len(self.steps):
+            for column in dataclasses.fields(self):
+                if column.name not in ("attempt", "thin"):
+                    del getattr(self, column.name)[keep:]
+            for name in SHOWN:
+                self.thin[name] = Thinned()
+                for at, value in zip(self.steps, getattr(self, name), strict=True):
+                    self.thin[name].add(at, value)
         self.attempt = keep
 
     def seconds_per_step(self) -> float | None:
@@ -85,6 +98,10 @@ class Live:
     is_held: bool = False
     part: tuple[Any, float, float] | None = None  # (what, done, at) where the part of a step that is going on began
     latest_s: float = 0.0
+
+    def stalled_s(self) -> float | None:
+        """How long a training that should have said something has said nothing; None while all is well."""
+        return events.stalled_s(self.run, time.time())
 
     @property
     def version(self) -> str:
@@ -196,7 +213,18 @@ def log_tail(run_id: str) -> LogTail:
         return dataclasses.replace(tail, lines=tail.lines.copy())
 
 
-def all_runs() -> list[Run]:
+def all_live() -> list[Live]:
     """Every run of the workspace, newest first, each as `watch` sees it."""
     found = sorted((path.parent.name for path in paths.runs_dir().glob(f"*/{events.FILE_NAME}")), reverse=True)
-    return [watch(run_id).run for run_id in found if paths.ID_PATTERN.fullmatch(run_id)]
+    return [watch(run_id) for run_id in found if paths.ID_PATTERN.fullmatch(run_id)]
+
+
+def all_runs() -> list[Run]:
+    return [live.run for live in all_live()]
+
+
+def forget() -> None:
+    """Drop what is remembered, as a restart of the app does."""
+    with _lock:
+        _known.clear()
+        _logs.clear()

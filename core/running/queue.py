@@ -26,7 +26,11 @@ class Place:
     behind: str
 
     def __str__(self) -> str:
-        return f"{ORDINALS[self.number] if self.number < len(ORDINALS) else f'number {self.number}'} in the queue, behind {self.behind}"
+        return f"{ordinal(self.number)} in the queue, behind {self.behind}"
+
+
+def ordinal(number: int) -> str:
+    return ORDINALS[number] if number < len(ORDINALS) else f"number {number}"
 
 
 def device_lock(device: str) -> Path:

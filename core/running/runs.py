@@ -28,6 +28,7 @@ from core.running.queue import RUN_LOCK
 from core.training import models, prepare
 from core.training.checks import check
 from core.training.estimate import left_out
+from core.training.failures import disk_full, is_disk_full, unless_full
 from core.training.hardware import Hardware, detect
 from core.training.launch import command
 from core.training.recipe import Recipe
@@ -159,6 +160,10 @@ def start(run_id: str) -> None:
             )
         # It outlives us; while we live, somebody has to collect its exit status or it stays a zombie.
         threading.Thread(target=supervisor.wait, daemon=True).start()
+    except OSError as error:
+        if is_disk_full(error):
+            raise disk_full(run_id) from error
+        raise
     finally:
         lock.release()
 
@@ -240,8 +245,7 @@ def stop(run_id: str, wait_s: float = STOP_GRACE_S + 10) -> Run:
     if load(run_id).is_terminal:
         raise UserError(f"Run {run_id} is not going on.", run_id, "Nothing has to be stopped.")
     living = _processes(run_id)
-    (run_dir / STOP_FILE).touch()
-    events.append(run_dir, "stop_requested")
+    ask_to_stop(run_dir)
     deadline = time.monotonic() + wait_s
     signalled = False
     while is_held(run_dir / RUN_LOCK) and time.monotonic() < deadline:
@@ -254,10 +258,17 @@ def stop(run_id: str, wait_s: float = STOP_GRACE_S + 10) -> Run:
     if is_held(run_dir / RUN_LOCK) and known:
         process.kill_tree(known)
     psutil.wait_procs(living, timeout=GONE_S)  # the lock is free a moment before the last process is gone
-    run = load(run_id)
-    if run.state == "interrupted":
-        events.append(run_dir, "finished", state="cancelled")
+    if load(run_id).state == "interrupted":
+        with unless_full():
+            events.append(run_dir, "finished", state="cancelled")
     return load(run_id)
+
+
+def ask_to_stop(run_dir: Path) -> None:
+    """Leave word for the run's processes; where a full disk does not take it, their signal has to do."""
+    with unless_full():
+        (run_dir / STOP_FILE).touch()
+        events.append(run_dir, "stop_requested")
 
 
 def move(run_id: str, number: int) -> None:

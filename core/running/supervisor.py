@@ -21,7 +21,7 @@ from core.locks import FileLock
 from core.running import endings, queue, steps
 from core.running.runs import LOG, STOP_FILE, STOP_GRACE_S
 from core.training import checkpoints
-from core.training.failures import FULL, as_user_error
+from core.training.failures import FULL, as_user_error, unless_full
 from core.training.recipe import load as load_recipe
 
 LOOK_S = 0.25
@@ -144,7 +144,8 @@ def _train(run_dir: Path) -> None:
     try:
         returncode = worker.wait()
     except StopRequested:
-        (run_dir / STOP_FILE).touch()
+        with unless_full():
+            (run_dir / STOP_FILE).touch()
         try:
             worker.wait(STOP_GRACE_S)
         except subprocess.TimeoutExpired:

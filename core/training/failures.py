@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 
 from core.errors import UserError
 from core.training.recipe import Recipe
@@ -41,6 +42,16 @@ def is_disk_full(error: BaseException) -> bool:
 def disk_full(where: str) -> UserError:
     remedy = "Free some space, then resume the run: the last whole checkpoint is kept."
     return UserError("The disk is full.", where, remedy, code="DISK")
+
+
+@contextmanager
+def unless_full() -> Generator[None]:
+    """What can be done without goes unsaid on a disk that is full."""
+    try:
+        yield
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
 
 
 def lower(recipe: Recipe) -> str:

@@ -59,3 +59,4 @@ def test_every_listener_knows_who_may_call_it_and_only_named_ones_are_shown(page
 def test_what_changes_anything_is_for_the_owner(page):
     owners = {one["name"] for one in page["listeners"] if one["role"] == "owner"}
     assert {"start_run", "stop_run", "stop_chosen", "resume_chosen", "quantise_more"} <= owners
+    assert {"move_up", "save_remark", "clone", "pack_logs", "ask_to_delete", "delete_run"} <= owners

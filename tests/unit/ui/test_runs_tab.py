@@ -1,5 +1,8 @@
 """The Runs and Models tabs say what the disk says, and send again only what changed."""
 
+import time
+import zipfile
+
 import gradio as gr
 import pytest
 
@@ -7,7 +10,10 @@ from core import events, paths
 from core.errors import UserError
 from core.export import artifacts
 from core.export.artifacts import Artifact
-from ui import models_tab, picks, runs_tab
+from core.locks import FileLock
+from core.running import compare, live, queue
+from core.training.recipe import Recipe
+from ui import models_tab, picks, run_details, runs_tab
 
 
 @pytest.fixture
@@ -37,36 +43,146 @@ def look(run_id="", seen=""):
     return runs_tab.look(None, None, run_id, seen)
 
 
-def is_skipped(value):
-    return value == gr.skip()
+def words(shown):
+    return " ".join(value for value in shown.values() if isinstance(value, str))
 
 
 def test_an_empty_workspace_says_what_to_do(workspace):
-    lead, to_train, *_ = look()
-    assert "No run yet" in lead and to_train.visible
+    shown = look()
+    assert "No run yet" in shown["lead"] and shown["to_train"].visible and not shown["body"].visible
 
 
 def test_a_second_look_sends_only_the_hardware_until_something_happens(run_dir):
     first = look()
-    again = look(seen=first[-1])
-    assert all(is_skipped(value) for value in again[:-2]) and again[-1] == first[-1]
+    again = look(seen=first["seen"])
+    assert set(again) == {"hardware", "seen"} and again["seen"] == first["seen"]
     events.append(run_dir, "note", text="something new")
-    third = look(seen=again[-1])
-    assert any("something new" in value for value in third if isinstance(value, str))
+    assert "something new" in words(look(seen=again["seen"]))
 
 
 def test_the_newest_run_is_shown_when_the_chosen_one_is_gone(run_dir):
     make_run("r-2", "failed", {"problem": "The disk is full.", "where": "train", "remedy": "Free some space.", "code": "DISK"})
     shown = look("nobody")
-    assert any("The disk is full." in value for value in shown if isinstance(value, str))
-    chosen = next(value for value in shown if isinstance(value, gr.Radio))
-    assert chosen.value == "r-2" and len(chosen.choices) == 2
+    assert "The disk is full." in shown["status"]
+    assert shown["chosen"].value == "r-2" and len(shown["chosen"].choices) == 2
 
 
 def test_a_log_line_is_shown_without_secrets_and_folders(run_dir):
     (run_dir / "worker.log").write_text("token hf_abcdefghijklmnopqrstuvwxyz in /srv/somewhere/model.bin\n")
-    text = " ".join(value for value in look() if isinstance(value, str))
-    assert "[secret]" in text and "hf_abc" not in text and "/srv/somewhere" not in text
+    said = words(look())
+    assert "[secret]" in said and "hf_abc" not in said and "/srv/somewhere" not in said
+
+
+def test_what_is_being_typed_stays_when_the_run_goes_on_and_changes_with_the_run(run_dir):
+    make_run("r-2", "done")
+    first = look("r-1")
+    assert first["remark"] == "" and first["asked"] == ""
+    events.append(run_dir, "note", text="something new")
+    second = look("r-1", first["seen"])
+    assert "status" in second and "remark" not in second and "confirm" not in second and "asked" not in second
+    third = look("r-2", second["seen"])
+    assert third["remark"] == "" and not third["confirm"].visible, "the question was about another run"
+
+
+def test_a_run_that_waits_tells_its_place_and_can_be_moved(workspace):
+    locks = []
+    for run_id in ("r-1", "r-2", "r-3"):
+        folder = paths.runs_dir() / run_id
+        folder.mkdir(parents=True)
+        paths.write_json(folder / "launch.json", {"device": "test"})
+        events.append(folder, "created", run_id=run_id, name=f"N{run_id}", method="lora", steps=["train"])
+        locks.append(FileLock(folder / queue.RUN_LOCK))
+        assert locks[-1].acquire()
+        queue.join("test", run_id, f"N{run_id}", "me")
+        events.append(folder, "queued", waiting_for="supervisor", device="test")
+    third = look("r-3")
+    assert "second in the queue, behind Nr-2" in third["status"] and third["move"].visible and third["stop"].value == "Leave the queue"
+    assert "second in the queue" in third["chosen"].choices[0][0]
+    assert not look("r-2")["move"].visible
+    runs_tab.move_up(None, None, "r-3")
+    assert "first in the queue, behind Nr-1" in look("r-3", third["seen"])["status"]
+    for lock in locks:
+        lock.release()
+    assert look("r-3")["resume"].visible
+
+
+def test_a_training_without_a_word_is_flagged_again_every_minute(run_dir, monkeypatch):
+    folder = paths.runs_dir() / "r-9"
+    folder.mkdir()
+    lock = FileLock(folder / queue.RUN_LOCK)
+    assert lock.acquire()
+    for kind, fields in (("created", {"run_id": "r-9", "name": "S", "method": "lora", "steps": ["train"]}), ("started", {}),
+                         ("step_started", {"step": "train"}), ("train_began", {"step": 0, "max_steps": 9})):  # fmt: skip
+        events.append(folder, kind, **fields)
+    first = look("r-9")
+    assert "said nothing" not in first["status"]
+    now = time.time()
+    monkeypatch.setattr(live.time, "time", lambda: now + 420)
+    second = look("r-9", first["seen"])
+    assert "said nothing for 7 min 00 s" in second["status"] and "no word for a while" in second["chosen"].choices[0][0]
+    monkeypatch.setattr(live.time, "time", lambda: now + 430)
+    assert "status" not in look("r-9", second["seen"])
+    assert runs_tab.run_status(None, None, "r-9")["stalled_s"] > 400
+    lock.release()
+
+
+def test_answers_are_shown_by_step_as_text(run_dir):
+    for step in range(1, 21):
+        events.append(run_dir, "samples", step=step, samples=[{"prompt": "Who <b>are</b> you?", "answer": f"<img src=x> {step}"}])
+    shown = look()
+    assert shown["answers"].visible and "&lt;img src=x&gt; 20" in shown["samples"] and "<img" not in shown["samples"]
+    assert shown["samples"].count("<tr>") == 1 + 8 and "&gt; 1<" in shown["samples"], "the newest, and the first to compare with"
+
+
+@pytest.fixture
+def two_runs(run_dir):
+    make_run("r-2", "done")
+    for run_id, rate in (("r-1", 1e-4), ("r-2", 2e-4)):
+        recipe = Recipe(method="lora", dataset="/srv/private/data.json", learning_rate=rate, name="Argo")
+        paths.write_text(paths.runs_dir() / run_id / "recipe.yaml", recipe.to_yaml())
+    return run_dir
+
+
+def test_runs_are_compared_by_their_losses_and_what_differs_in_their_recipes(two_runs):
+    assert run_details.compare_with(None, None, "r-1", []) == ""
+    shown = run_details.compare_with(None, None, "r-1", ["r-2"])
+    assert shown.count("<polyline") == 2 and "0.0002" in shown and "Learning rate" in shown
+    assert "Maximum" not in shown and "/srv/private" not in shown
+    assert [one.name for one in compare.differences(["r-1", "r-2"])] == ["learning_rate"]
+    assert compare.differences(["r-1", "r-1"]) == []
+    assert "are the same" in run_details.compare_with(None, None, "r-1", ["r-1"])
+    assert "Only the first 3" in run_details.compare_with(None, None, "r-1", ["r-2", "r-2", "r-2", "r-2"])
+
+
+def test_a_note_is_kept_and_names_its_section(two_runs):
+    assert run_details.save_remark(None, None, "r-1", "higher rate, <b>\nmore").label == "Note: higher rate, <b>"
+    assert look("r-1")["remark"] == "higher rate, <b>\nmore"
+    assert run_details.note_title("x" * 100) == "Note: " + "x" * 60 + "…" and run_details.note_title(" ") == "Note"
+
+
+def test_a_run_fills_the_form_of_another(two_runs):
+    kept, tabs = run_details.clone(None, None, "r-2", "ds-carried")
+    assert kept["values"]["learning_rate"] == 2e-4 and kept["carried"] == "ds-carried" and tabs.selected == "train"
+
+
+def test_the_logs_are_packed_without_secrets(two_runs):
+    (two_runs / "worker.log").write_text("token hf_abcdefghijklmnopqrstuvwxyz\n")
+    (two_runs / "tensorboard").mkdir()
+    (two_runs / "tensorboard" / "events.out.tfevents.1.host").write_bytes(b"points")
+    with zipfile.ZipFile(run_details.pack_logs(None, None, "r-1")) as packed:
+        assert set(packed.namelist()) == {f"r-1/{name}" for name in ("events.jsonl", "worker.log", "recipe.yaml",
+                                                                     "tensorboard/events.out.tfevents.1.host")}  # fmt: skip
+        assert packed.read("r-1/worker.log") == b"token [secret]\n"
+
+
+def test_a_run_is_deleted_only_after_the_question_about_it(two_runs):
+    asked, question, confirm = run_details.ask_to_delete(None, None, "r-1")
+    assert asked == "r-1" and "Argo" in question and "kB" in question and confirm.visible and two_runs.exists()
+    assert run_details.keep_run(None, None)[0] == ""
+    run_details.delete_run(None, None, asked)
+    assert not two_runs.exists() and look("r-1")["chosen"].value == "r-2"
+    with pytest.raises(UserError, match="There is no run"):
+        run_details.delete_run(None, None, "")
 
 
 def test_only_the_owner_may_stop_or_quantise(run_dir, monkeypatch):
@@ -75,6 +191,12 @@ def test_only_the_owner_may_stop_or_quantise(run_dir, monkeypatch):
     for handler, values in (
         (runs_tab.stop_run, ("r-1",)),
         (runs_tab.resume_chosen, ("r-1",)),
+        (runs_tab.move_up, ("r-1",)),
+        (run_details.save_remark, ("r-1", "mine")),
+        (run_details.clone, ("r-1", "")),
+        (run_details.pack_logs, ("r-1",)),
+        (run_details.ask_to_delete, ("r-1",)),
+        (run_details.delete_run, ("r-1",)),
         (models_tab.quantise_more, ("r-1", ["q4_0"])),
     ):
         with pytest.raises(UserError, match="only its owner"):

@@ -1,0 +1,152 @@
+"""What else there is to a run, in closed sections: answers by step, other runs beside it, a note, its files, its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from core.events import Run
+from core.running import bundle, compare, live, runs
+from core.running.live import Live
+from ui import downloads, form, run_view
+from ui.access import Caller, allowed
+from ui.shell import TRAIN, Shell
+from ui.train_handlers import DEFAULT
+from ui.view import count, size, text
+
+MOST_COMPARED = 4  # runs in one plot
+Shown = dict[str, Any]
+
+
+def build(shell: Shell, slot: gr.HTML) -> Shown:
+    """Lay the sections out and attach their handlers; returns what `of_run` fills, by name."""
+    with gr.Column(elem_classes=["sections", "part-of-tab"]):
+        with gr.Accordion("Answers as it learnt", open=False, visible=False, elem_classes=["group"], elem_id="runs-answers") as answers:
+            samples = gr.HTML("", container=False, padding=False)
+        with gr.Accordion("Compare with other runs", open=False, visible=False, elem_classes=["group"], elem_id="runs-compare") as beside:
+            others = gr.CheckboxGroup([], label=f"Up to {MOST_COMPARED - 1} other runs")
+            compared = gr.HTML("", container=False, padding=False)
+        with gr.Accordion("Note", open=False, elem_classes=["group"], elem_id="runs-note") as note:
+            help_text = "What you want to remember about this run. It stays with the run and is not published."
+            remark = gr.Textbox("", label="Your note", info=help_text, lines=3, max_lines=12, max_length=runs.LONGEST_REMARK)
+            with gr.Row(elem_classes=["actions"]):
+                save = gr.Button("Save the note", scale=0, min_width=160)
+        with gr.Accordion("Recipe, logs and deletion", open=False, elem_classes=["group"], elem_id="runs-files") as files:
+            facts = gr.HTML("", container=False, padding=False)
+            with gr.Row(elem_classes=["actions"]):
+                again = gr.Button("Set up a run like this", scale=0, min_width=200)
+                download = gr.Button("Download the logs", scale=0, min_width=180)
+                delete = gr.Button("Delete this run", scale=0, min_width=160, elem_id="runs-delete")
+            with gr.Column(visible=False, elem_id="runs-confirm") as confirm:
+                question = gr.HTML("", container=False, padding=False)
+                with gr.Row(elem_classes=["actions"]):
+                    really = gr.Button("Delete for good", variant="stop", scale=0, min_width=160)
+                    keep = gr.Button("Keep it", scale=0, min_width=120)
+    file = downloads.link("runs-file")
+    asked = gr.State("")  # the run that the question is about
+    shell.listen(others.input, compare_with, inputs=[shell.run_id, others], outputs=compared, slot=slot)
+    shell.listen(save.click, save_remark, inputs=[shell.run_id, remark], outputs=note, slot=slot)
+    shell.listen(again.click, clone, inputs=[shell.run_id, shell.dataset_id], outputs=[shell.form, shell.tabs], slot=slot)
+    shell.listen(download.click, pack_logs, inputs=shell.run_id, outputs=file, slot=slot, concurrency_limit=2)
+    shell.listen(delete.click, ask_to_delete, inputs=shell.run_id, outputs=[asked, question, confirm], slot=slot)
+    shell.listen(keep.click, keep_run, outputs=[asked, confirm], slot=slot)
+    shell.listen(really.click, delete_run, inputs=asked, outputs=[asked, confirm, shell.run_id], slot=slot)
+    return {
+        "answers": answers,
+        "samples": samples,
+        "beside": beside,
+        "others": others,
+        "compared": compared,
+        "note": note,
+        "remark": remark,
+        "files": files,
+        "facts": facts,
+        "asked": asked,
+        "confirm": confirm,
+    }
+
+
+def of_run(watched: Live, found: list[Live], caller: Caller, *, is_other: bool, is_listed_anew: bool) -> Shown:
+    """The sections of a run that has changed. What the person is typing is left alone unless the run is another."""
+    run = watched.run
+    shown: Shown = {"answers": gr.Accordion(visible=bool(run.samples)), "samples": run_view.samples(run)}
+    if is_other or is_listed_anew:
+        choices = [
+            (f"{one.run.name} · {one.run.run_id}", one.run.run_id) for one in found if one.run.run_id != run.run_id and one.curves.steps
+        ]
+        shown |= {"others": gr.CheckboxGroup(choices), "beside": gr.Accordion(visible=bool(choices))}
+    if is_other:
+        shown["others"] = gr.CheckboxGroup(choices, value=[])
+        shown |= {"compared": "", "remark": run.remark, "asked": "", "confirm": gr.Column(visible=False), "facts": _facts(run, caller)}
+    elif run.is_terminal:
+        shown["facts"] = _facts(run, caller)
+    return shown | {"note": gr.Accordion(label=note_title(run.remark))}
+
+
+def note_title(remark: str) -> str:
+    first = remark.strip().partition("\n")[0]
+    return f"Note: {first[:60]}{'…' if len(first) > 60 else ''}" if first else "Note"
+
+
+def _facts(run: Run, caller: Caller) -> str:
+    """What the run takes on the disk, and how to look at it in TensorBoard."""
+    takes = f"{size(runs.size_bytes(run.run_id))} on the disk, {count(len(run.artifacts), 'model')} among it."
+    folder = str(runs.folder(run.run_id) / "tensorboard") if caller.is_local else f"{run.run_id}/tensorboard"
+    command = f"tensorboard --logdir {folder}"
+    whence = "" if caller.is_local else " in the folder that the download of the logs unpacks to"
+    return f'<p class="sum">{text(takes)} Its curves in TensorBoard{text(whence)}:</p><pre class="command">{text(command)}</pre>'
+
+
+@allowed("public")
+def compare_with(run_id: str, others: list[str]) -> str:
+    """The losses of several runs in one plot, and in what their recipes differ."""
+    if not others:
+        return ""
+    chosen = [run_id, *others[: MOST_COMPARED - 1]]
+    watched = [live.watch(one) for one in chosen]
+    more = f'<p class="quiet">Only the first {MOST_COMPARED - 1} are shown.</p>' if len(others) >= MOST_COMPARED else ""
+    return more + run_view.overlay(watched) + run_view.differences(watched, compare.differences(chosen))
+
+
+@allowed("owner")
+def save_remark(run_id: str, remark: str) -> gr.Accordion:
+    """Keep the note with its run."""
+    runs.remark(run_id, remark)
+    return gr.Accordion(label=note_title(remark))
+
+
+@allowed("owner")
+def clone(run_id: str, dataset_id: str) -> tuple[dict[str, Any], gr.Tabs]:
+    """The run's recipe in the Train tab's form."""
+    values = form.to_values(runs.recipe_of(run_id))
+    return {"preset": DEFAULT, "values": values, "carried": dataset_id}, gr.Tabs(selected=TRAIN)
+
+
+@allowed("owner")
+def pack_logs(run_id: str) -> str:
+    """Events, logs, recipe and TensorBoard files of the run in one file, without secrets."""
+    path = downloads.place(f"{run_id}-logs", ".zip")
+    bundle.write_logs(run_id, path)
+    return str(path)
+
+
+@allowed("owner")
+def ask_to_delete(run_id: str) -> tuple[str, str, gr.Column]:
+    """What would be lost; nothing is deleted yet."""
+    run = live.watch(run_id).run
+    models = f", with {count(len(run.artifacts), 'model')}" if run.artifacts else ""
+    lost = f"{run.name} ({run_id}){models} and its checkpoints: {size(runs.size_bytes(run_id))}. There is no way back."
+    return run_id, f'<p class="sum">Delete {text(lost)}</p>', gr.Column(visible=True)
+
+
+@allowed("public")
+def keep_run() -> tuple[str, gr.Column]:
+    return "", gr.Column(visible=False)
+
+
+@allowed("owner")
+def delete_run(asked: str) -> tuple[str, gr.Column, str]:
+    """Delete the run that the question was about, and show another."""
+    runs.delete(asked)
+    return "", gr.Column(visible=False), ""
