@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help setup demo app test test-all lint format types docs bench clean check-tools converter
+.PHONY: help setup demo app test test-all faults lint format types docs bench clean check-tools converter
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -22,7 +22,10 @@ test: $(VENV)/.setup-dev converter ## the quick tests
 	$(BIN)/python -m pytest $(ARGS)
 
 test-all: $(VENV)/.setup-dev converter ## the quick tests, then those with real models, processes and a real browser
-	$(BIN)/python -m pytest -m "not gpu" $(ARGS)
+	$(BIN)/python -m pytest -m "not gpu and not faults" $(ARGS)
+
+faults: $(VENV)/.setup-dev ## kill, fill and damage on purpose, hundreds of times; prints the counts
+	$(BIN)/python -m pytest -m faults tests/faults $(ARGS)
 
 lint: $(VENV)/.setup-dev ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""Faults on purpose: kills at every moment, full disks, damaged files."""
