@@ -6,6 +6,7 @@ Started by `core.data.imports.spawn` as ``python -m core.data.import_child JOB_D
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import resource
 import shutil
@@ -49,20 +50,10 @@ def main(job_dir: Path) -> int:
     except Cancelled:
         events.append(job_dir, "finished", state="cancelled")
         return 1
-    except UserError as error:
-        is_kept = error.code == "LAYOUT"  # it can be imported once its columns are mapped
-        events.append(job_dir, "finished", state="failed", error=error.as_dict())
-        return 1
-    except MemoryError:
-        error = UserError("The file needs more memory than an import may take.", files[0].name, "Split it into smaller files.", code="OOM")
-        events.append(job_dir, "finished", state="failed", error=error.as_dict())
-        return 1
-    except Exception:  # noqa: BLE001 - the last line of defence: whatever it was, the job must not stay "running"
-        traceback.print_exc()
-        error = UserError(
-            "Something went wrong that Transmute did not foresee.", files[0].name, "import.log in the job's folder has the details.", "BUG"
-        )
-        events.append(job_dir, "finished", state="failed", error=error.as_dict())
+    except Exception as error:  # noqa: BLE001 - the last line of defence: whatever it was, the job must not stay "running"
+        known_error = explain(error, files[0].name)
+        is_kept = known_error.code == "LAYOUT"  # it can be imported once its columns are mapped
+        events.append(job_dir, "finished", state="failed", error=known_error.as_dict())
         return 1
     finally:
         if not is_kept:
@@ -71,6 +62,25 @@ def main(job_dir: Path) -> int:
             files[0].unlink(missing_ok=True)  # the dataset has its own copy
     events.append(job_dir, "finished", state="done", dataset_id=dataset_id)
     return 0
+
+
+def explain(error: Exception, name: str) -> UserError:
+    """What ended the import, for a person; what nobody foresaw goes to the log."""
+    match error:
+        case UserError():
+            return error
+        case MemoryError():
+            return UserError("The file needs more memory than an import may take.", name, "Split it into smaller files.", code="OOM")
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return UserError(
+                "The disk is full.", name, "Free some space, or set TRANSMUTE_HOME to a larger disk; then try again.", code="DISK"
+            )
+        case OSError(filename=str(path)) if Path(path).name == name:
+            return UserError(f"The file cannot be read: {error.strerror}.", name, "Check that it is still there and who may read it.")
+        case _:
+            traceback.print_exception(error)
+            remedy = "import.log in the job's folder has the details."
+            return UserError("Something went wrong that Transmute did not foresee.", name, remedy, code="BUG")
 
 
 def _on_sigterm(_number: int, _frame: FrameType | None) -> None:

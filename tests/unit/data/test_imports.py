@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import pytest
 from core import paths
 from core.data import imports
 from core.data.dataset import MANIFEST, DatasetManifest, import_dataset, list_datasets, open_dataset, sweep
+from core.data.import_child import explain
 from core.data.imports import ImportJob, ImportSource
 from core.data.mapping import ColumnMapping
 from core.data.origin import Origin
@@ -33,7 +35,7 @@ def large(folder: Path) -> Path:
     """A file that takes seconds to read."""
     with (folder / "large.jsonl").open("w") as file:
         file.writelines(
-            json.dumps({"instruction": f"Question {number}?" * 10, "output": f"Answer {number}."}) + "\n" for number in range(60_000)
+            json.dumps({"instruction": f"Question {number}?" * 10, "output": f"Answer {number}."}) + "\n" for number in range(30_000)
         )
     return folder / "large.jsonl"
 
@@ -124,7 +126,7 @@ def test_a_job_is_seen_from_anywhere_and_says_how_far_it_is(workspace: Path, tmp
     midway = [job for job in seen if 0 < job.done_bytes < job.total_bytes and job.rows_per_s]
     assert midway and all(job.eta_s is not None and job.eta_s > 0 and job.rows_per_s for job in midway)
     assert [job.done_bytes for job in seen] == sorted(job.done_bytes for job in seen)
-    assert seen[-1].rows == 60_000
+    assert seen[-1].rows == 30_000
 
 
 def test_a_cancelled_import_stops_and_leaves_nothing(workspace: Path, tmp_path: Path) -> None:
@@ -155,7 +157,7 @@ def test_a_killed_import_says_so_and_leaves_no_half_dataset(workspace: Path, tmp
     assert job.state == "interrupted" and job.error and job.error["code"] == "KILLED"
     assert list((workspace / "datasets").iterdir()) == []
     again = finished(ImportSource(kind="path", path=str(path)))
-    assert (again.state, again.rows) == ("done", 60_000)
+    assert (again.state, again.rows) == ("done", 30_000)
 
 
 def test_what_is_being_made_is_not_swept_away(workspace: Path, tmp_path: Path) -> None:
@@ -252,3 +254,19 @@ def test_sigterm_to_the_child_is_a_cancellation(workspace: Path, tmp_path: Path)
     *_, job = imports.follow(job_id)
     assert job.state == "cancelled"
     assert list((workspace / "datasets").iterdir()) == []
+
+
+def test_a_full_disk_a_lost_file_and_too_little_memory_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    codes = [
+        explain(error, "data.json").code
+        for error in (
+            OSError(errno.ENOSPC, "full"),
+            MemoryError(),
+            PermissionError(13, "no", "/x/data.json"),
+            UserError("p", "w", "r", "C"),
+        )
+    ]
+    assert codes == ["DISK", "OOM", "", "C"]
+    assert capsys.readouterr().err == ""
+    assert explain(KeyError("x"), "data.json").code == "BUG"
+    assert "KeyError" in capsys.readouterr().err
