@@ -34,14 +34,14 @@ def patiently(
         UserError: what `explain` makes of the client's error.
         Stopped: `should_stop` became true.
     """
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     for number in range(TRIES):
         if should_stop():
             raise Stopped
         try:
             return call()
-        except (OfflineModeIsEnabled, HFValidationError) as error:
+        except (OfflineModeIsEnabled, ValueError) as error:
             raise explain(error) from None
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError, HTTPError, RuntimeError) as error:
             if number == TRIES - 1 or status(error) not in PASSING:

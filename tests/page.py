@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from core import process
@@ -27,13 +27,14 @@ class App:
     port: int
     process: subprocess.Popen[bytes] | None = None
     started_s: float = 0.0
+    more: dict[str, str] = field(default_factory=dict[str, str])  # environment variables
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        environment = process.child_environment({"TRANSMUTE_HOME": str(self.home), "LLAMA_CPP_DIR": str(converter())})
+        environment = process.child_environment({"TRANSMUTE_HOME": str(self.home), "LLAMA_CPP_DIR": str(converter())} | self.more)
         log = (self.home.parent / "app.log").open("ab")
         argv = [sys.executable, "app.py", "--port", str(self.port)]
         began = time.monotonic()

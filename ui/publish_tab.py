@@ -1,16 +1,15 @@
-"""The Publish tab: what a publication would hold. Preparing sends nothing."""
+"""The Publish tab: what a publication would hold, and sending it. Preparing sends nothing."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from core.errors import UserError
-from core.export import artifacts
 from core.publish.preflight import dry_run
-from ui import feedback, picks, publish_view
-from ui.access import allowed
+from ui import feedback, picks, publish_send, publish_view
+from ui.access import Caller, allowed
 from ui.opening import opening, said
 from ui.shell import PUBLISH, Shell
 
@@ -27,15 +26,19 @@ def build(shell: Shell) -> None:
             ladder = gr.Dropdown([], value=None, label="Or every level of one model", elem_id="publish-set")
             repo_id = gr.Textbox(label="Repository on the Hub", placeholder="you/Starter-Identity-GGUF", max_length=120, elem_id="publish-repo",
                                  info="Your user or organisation, a slash, a name.")  # fmt: skip
+            sending = _sending_part()
+            before = gr.HTML("", container=False, padding=False, elem_id="publish-before")
         with gr.Column(scale=3, min_width=320):
+            send_slot = feedback.slot()
+            outcome = gr.HTML("", container=False, padding=False, elem_id="publish-outcome")
             evidence = gr.HTML("", container=False, padding=False)
             with gr.Tabs(visible=False) as card, gr.Tab("Card as the Hub shows it"):
                 shown = gr.Markdown("", sanitize_html=True, elem_classes=["card"], elem_id="publish-card")
-            with card, gr.Tab("Card as text"):
-                source = gr.Code("", language="markdown", label="README.md", interactive=False)
+            with card, gr.Tab("Card as text, to be edited"):
+                source = gr.Code("", language="markdown", label="README.md", interactive=True, elem_id="publish-source")
     prepared = gr.State("")  # what was prepared last: ids and repository
     live_slot = feedback.slot()
-    chosen, plan = [models, repo_id], [top.sentence, evidence, card]
+    chosen, plan = [models, repo_id], [top.sentence, evidence, card, sending.group]
     shell.listen(
         [shell.demo.load, shell.tab[PUBLISH].select],
         offer,
@@ -43,6 +46,24 @@ def build(shell: Shell) -> None:
         outputs=[models, ladder, *plan, *top.outputs[1:]],
         slot=live_slot,
         queue=False,
+    )
+    shell.listen([shell.demo.load, shell.tab[PUBLISH].select], published, outputs=before, slot=live_slot, queue=False)
+    options = [sending.private, sending.as_pull_request, sending.despite_proofs, sending.pasted]
+    shell.listen(
+        sending.action.click,
+        publish_send.send,
+        inputs=[*chosen, source, *options],
+        outputs=[outcome, before, sending.pasted],
+        slot=send_slot,
+        concurrency_limit=4,
+    )
+    shell.listen(
+        sending.compare.click,
+        publish_send.look,
+        inputs=[*chosen, sending.pasted],
+        outputs=outcome,
+        slot=send_slot,
+        concurrency_limit=4,
     )
     shell.listen(shell.demo.load, restore_name, inputs=shell.repo_id, outputs=repo_id, slot=live_slot, queue=False)
     shell.listen(shell.artifact_id.change, carry, inputs=shell.artifact_id, outputs=models, slot=live_slot, queue=False)
@@ -63,6 +84,44 @@ def build(shell: Shell) -> None:
         slot=slot,
         concurrency_limit=4,
     )
+
+
+@dataclass(frozen=True)
+class Sending:
+    """The part that sends; hidden until something is prepared."""
+
+    group: gr.Column
+    private: gr.Checkbox
+    as_pull_request: gr.Checkbox
+    despite_proofs: gr.Checkbox
+    pasted: gr.Textbox
+    compare: gr.Button
+    action: gr.Button
+
+
+def _sending_part() -> Sending:
+    with gr.Column(visible=False, elem_id="publish-send") as group:
+        gr.HTML('<h2 class="part">Send it</h2>', container=False, padding=False)
+        private = gr.Checkbox(True, label="Private", info="Only you see a repository made now.")
+        as_pull_request = gr.Checkbox(False, label="As a pull request", info="The owner decides.")
+        despite_proofs = gr.Checkbox(False, label="Although a proof does not hold", info="Other problems always stop it.")
+        pasted = gr.Textbox(
+            label="Hub token",
+            info="Used for this request only and kept nowhere. Leave it empty after `hf auth login`.",
+            type="password",
+            max_length=200,
+            visible=publish_send.may_paste(),
+            elem_id="publish-token",
+        )
+        compare = gr.Button("Compare with the Hub")
+        action = gr.Button("Send to the Hub", elem_id="publish-send-action")
+    return Sending(group, private, as_pull_request, despite_proofs, pasted, compare, action)
+
+
+@allowed("public")
+def published(caller: Caller) -> str:
+    """What was published from this workspace, which is its owner's to see."""
+    return publish_send.before() if caller.may("owner") else ""
 
 
 @allowed("public")
@@ -102,8 +161,8 @@ def name_action(picked: list[str], repo_id: str, prepared: str) -> tuple[Any, ..
 def _plan_still(picked: list[str], repo_id: str, prepared: str, is_any: bool) -> tuple[Any, ...]:
     """Sentence, evidence and card: as they are while they speak of what is chosen, else empty."""
     if prepared and prepared == _key(picked, repo_id):
-        return (gr.skip(),) * 3
-    return publish_view.NOTHING_YET if is_any else publish_view.NO_MODELS, "", gr.Tabs(visible=False)
+        return (gr.skip(),) * 4
+    return publish_view.NOTHING_YET if is_any else publish_view.NO_MODELS, "", gr.Tabs(visible=False), gr.Column(visible=False)
 
 
 def _key(picked: list[str], repo_id: str) -> str:
@@ -112,18 +171,15 @@ def _key(picked: list[str], repo_id: str) -> str:
 
 def _action(picked: list[str], repo_id: str) -> tuple[Any, ...]:
     why_not = "Choose what to publish." if not picked else "" if repo_id.strip() else "Name the repository."
-    return said("", why_not, VERB, note="Sending itself is not offered yet.")[1:]
+    return said("", why_not, VERB)[1:]
 
 
 @allowed("signed_in")
 def prepare(picked: list[str], repo_id: str) -> tuple[Any, ...]:
     """What would be sent, from a dry run of the publication."""
-    there = {artifact.id: artifact for artifact in artifacts.everywhere()}
-    if missing := [identifier for identifier in picked if identifier not in there]:
-        raise UserError(f"{missing[0]} is not there any more.", "what to publish", "Choose from the list again.")
-    plan = dry_run([there[identifier] for identifier in picked], repo_id.strip())
+    plan = dry_run(publish_send.chosen(picked), repo_id.strip())
     card = plan["card"]
     return (
-        publish_view.overview(plan), publish_view.evidence(plan), gr.Tabs(visible=True), publish_view.rendered(card), card,
+        publish_view.overview(plan), publish_view.evidence(plan), gr.Tabs(visible=True), gr.Column(visible=True), publish_view.rendered(card), card,
         repo_id.strip(), _key(picked, repo_id),
     )  # fmt: skip

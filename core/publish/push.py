@@ -128,7 +128,11 @@ def push(
     count = _Count(total, on_progress or (lambda _done, _total: None))
     operations = [_operation(CommitOperationAdd, file, count) for file in files]
     for file, operation in zip(files, operations, strict=True):
-        patiently(lambda operation=operation: hub.preupload_lfs_files(plan.repo_id, [operation], create_pr=asks), said, should_stop)
+        patiently(
+            lambda operation=operation: hub.preupload_lfs_files(plan.repo_id, [operation], create_pr=asks, free_memory=False),
+            said,
+            should_stop,
+        )
         count.finish(file)
     made = patiently(
         lambda: hub.create_commit(
@@ -203,6 +207,10 @@ def explain(error: BaseException, repo_id: str) -> UserError:
     match error:
         case OfflineModeIsEnabled():
             return UserError("The Hub is switched off here (HF_HUB_OFFLINE).", repo_id, "Unset HF_HUB_OFFLINE.", "NET")
+        case ValueError() if "README.md" in str(error):
+            return UserError(
+                str(error).replace("\n", " "), CARD, "Mend the front matter of the card, the lines between the two `---`.", "CARD"
+            )
         case HFValidationError():
             return UserError(str(error), repo_id, "Write it as USER/NAME.", "NAME")
         case _ if code == 401:

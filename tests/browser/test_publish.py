@@ -1,0 +1,99 @@
+"""A person publishes by clicks, to a Hub on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+
+import pytest
+
+from core import events, paths
+from core.export import artifacts
+from core.export.artifacts import Artifact
+from tests.browser.test_road import open_tab, says
+from tests.hub.repos import GOOD_TOKEN, Repo
+from tests.hub.server import Hub
+from tests.page import App, free_port
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+RUN_ID, REPO = "261123-120000-abcd", "someone/Starter"
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with Hub([Repo("org/theirs", {"README.md": b"theirs"}, kind="models")]) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def page(hub, browser, tmp_path_factory):
+    """The Publish tab of a workspace with one finished run."""
+    home = tmp_path_factory.mktemp("publish") / "workspace"
+    before = os.environ["TRANSMUTE_HOME"]
+    os.environ["TRANSMUTE_HOME"] = str(home)
+    finished_run()
+    os.environ["TRANSMUTE_HOME"] = before
+    app = App(home, free_port(), more={"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"})
+    app.start()
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    opened = context.new_page()
+    opened.set_default_timeout(60_000)
+    opened.goto(app.url)
+    yield opened
+    context.close()
+    app.kill()
+
+
+def finished_run():
+    """A run that is done, whose model is the starter."""
+    run_dir = paths.runs_dir() / RUN_ID
+    folder = run_dir / "artifacts" / "merged"
+    shutil.copytree(paths.STARTER, folder)
+    made = Artifact(id=f"{RUN_ID}-merged", kind="merged", name="Starter", run_id=RUN_ID, base_model="starter", proofs={"passed": True})
+    artifacts.write(made, folder)
+    events.append(run_dir, "created", run_id=RUN_ID, name="Starter", method="fft", steps=["train"])
+    events.append(run_dir, "artifact", id=made.id, kind_of="merged", path="artifacts/merged")
+    events.append(run_dir, "finished", state="done")
+
+
+def prepare(page, repo_id):
+    open_tab(page, "Publish")
+    page.get_by_role("textbox", name=re.compile("^Repository on the Hub")).fill(repo_id)
+    page.get_by_role("button", name="Prepare (nothing is sent)").click()
+    says(page, f"would go to {repo_id}")
+
+
+def test_without_a_login_it_says_what_to_do_and_keeps_what_was_prepared(page, hub):
+    open_tab(page, "Publish")
+    page.get_by_role("listbox", name=re.compile("^What to publish")).or_(page.get_by_label(re.compile("^What to publish"))).first.click()
+    page.get_by_role("option", name=re.compile("Starter")).first.click()
+    page.keyboard.press("Escape")
+    prepare(page, REPO)
+    page.get_by_role("button", name="Send to the Hub").click()
+    says(page, "Nobody is logged in to the Hub")
+    assert page.get_by_text(f"would go to {REPO}").first.is_visible()
+    assert ("models", REPO) not in hub.repos
+
+
+def test_it_is_compared_then_sent_and_the_link_stays(page, hub):
+    page.get_by_role("textbox", name=re.compile("^Hub token")).fill(GOOD_TOKEN)
+    page.get_by_role("button", name="Compare with the Hub").click()
+    says(page, f"{REPO} does not exist yet and will be made")
+    page.get_by_role("button", name="Send to the Hub").click()
+    says(page, r"Published \d+ files")
+    sent = hub.repos[("models", REPO)]
+    assert sent.access == "private" and {"README.md", "model.safetensors", "transmute.json"} <= set(sent.files)
+    assert page.get_by_role("link", name=re.compile(REPO)).count() >= 1
+    assert page.get_by_role("textbox", name=re.compile("^Hub token")).input_value() == ""
+    page.reload()
+    open_tab(page, "Publish")
+    says(page, "Published from here")
+
+
+def test_the_repository_of_somebody_else_gets_a_pull_request(page, hub):
+    prepare(page, "org/theirs")
+    page.get_by_role("textbox", name=re.compile("^Hub token")).fill(GOOD_TOKEN)
+    page.get_by_role("button", name="Send to the Hub").click()
+    says(page, "A pull request waits for the owner")
+    assert hub.repos[("models", "org/theirs")].files == {"README.md": b"theirs"}

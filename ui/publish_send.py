@@ -1,0 +1,145 @@
+"""The part of the Publish tab that sends: who sees it, the edited card, progress by bytes, and what was published before."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gradio as gr
+
+from core.errors import UserError
+from core.export import artifacts
+from core.export.artifacts import Artifact
+from core.publish.preflight import Plan, preflight
+from core.publish.push import Difference, Pushed, compare, ledger, push, with_card
+from ui import background, feedback
+from ui.access import Caller, allowed, on_space
+from ui.view import count, meter, size, table, text
+
+SHOWN_BEFORE = 8
+KINDS = {"created": "made", "committed": "sent", "pull_request": "pull request opened"}
+_going: set[str] = set()
+_lock = threading.Lock()
+
+
+def chosen(picked: list[str]) -> list[Artifact]:
+    """The artifacts of these ids.
+
+    Raises:
+        UserError: one of them is gone.
+    """
+    there = {artifact.id: artifact for artifact in artifacts.everywhere()}
+    if missing := [identifier for identifier in picked if identifier not in there]:
+        raise UserError(f"{missing[0]} is not there any more.", "what to publish", "Choose from the list again.")
+    return [there[identifier] for identifier in picked]
+
+
+@allowed("owner")
+def send(
+    picked: list[str], repo_id: str, card: str, private: bool, as_pull_request: bool, despite_proofs: bool, pasted: str, caller: Caller
+) -> Iterator[tuple[Any, ...]]:
+    """Send what was prepared. It goes on when the page is closed; the list below then says how it ended."""
+    repo_id = repo_id.strip()
+    plan = with_card(preflight(chosen(picked or []), repo_id), card)
+    token = pasted.strip() or caller.token
+
+    def work(tell: Any) -> Pushed:
+        with _only_one(repo_id):
+            return push(
+                plan,
+                token,
+                private=private,
+                pull_request=as_pull_request,
+                despite_problems=despite_proofs,
+                on_progress=tell,
+            )
+
+    for now in background.watch(work):
+        if now.is_finished:
+            yield result(now.result), before(), ""
+        else:
+            yield progress(now), gr.skip(), ""  # the pasted token leaves the page with the first answer
+
+
+@contextmanager
+def _only_one(repo_id: str) -> Iterator[None]:
+    with _lock:
+        if repo_id in _going:
+            raise UserError(f"{repo_id} is being sent to already.", repo_id, "Wait until that has ended.")
+        _going.add(repo_id)
+    try:
+        yield
+    finally:
+        with _lock:
+            _going.discard(repo_id)
+
+
+@allowed("owner")
+def look(picked: list[str], repo_id: str, pasted: str, caller: Caller) -> str:
+    """What the repository holds already against what would be sent."""
+    plan: Plan = preflight(chosen(picked or []), repo_id.strip())
+    token = pasted.strip() or caller.token
+    if not token:
+        raise UserError("Nobody is logged in to the Hub.", repo_id, "Sign in, or paste a token below.", code="LOGIN")
+    return difference(compare(plan, token), plan.repo_id)
+
+
+def difference(found: Difference, repo_id: str) -> str:
+    if not found.exists:
+        return feedback.said(f"{repo_id} does not exist yet and will be made.", tone="good")
+    who = "It was made here." if found.is_ours else "It was not made here, so a pull request will be opened and its owner decides."
+    groups = (("new", found.new), ("changed", found.changed), ("the same", found.same), ("only there, kept", found.only_there))
+    rows = [
+        [text(name), text(len(names)), text(", ".join(names[:6]) + (" ..." if len(names) > 6 else ""))] for name, names in groups if names
+    ]
+    return feedback.said(f"{repo_id} exists. {who}", tone="warning" if found.by_pull_request else "good") + table(
+        ("Files", "", "Names"), rows, "Files of the repository against those that would be sent", numeric=(1,)
+    )
+
+
+def progress(work: background.Work) -> str:
+    share = work.done / work.total if work.total else 0.0
+    label = f"Sent {size(work.done)} of {size(work.total)}" if work.total else "Comparing with the Hub"
+    return f'{meter(share, label)}<p class="quiet" role="status">{text(label)}</p>'
+
+
+def result(pushed: Pushed) -> str:
+    """The link and the commit."""
+    link = _link(pushed.pull_request or pushed.url)
+    if not pushed.commit:
+        return f'<div class="message good" role="status"><p class="what">Everything is there already: {link}</p></div>'
+    done = "A pull request waits for the owner" if pushed.pull_request else f"Published {count(len(pushed.sent), 'file')}"
+    more = f"{size(pushed.sent_bytes)}, commit {pushed.commit[:10]}"
+    return f'<div class="message good" role="status"><p class="what">{text(done)}: {link}</p><p class="where">{text(more)}</p></div>'
+
+
+def _link(url: str) -> str:
+    return (
+        f'<a href="{text(url)}" target="_blank" rel="noopener">{text(url)}</a>'
+        if url.startswith(("https://", "http://127.0.0.1"))
+        else text(url)
+    )
+
+
+def before() -> str:
+    """What was published from this workspace, the newest first."""
+    entries = list(ledger())[-SHOWN_BEFORE:][::-1]
+    if not entries:
+        return ""
+    rows = [
+        [
+            text(entry["repo_id"]),
+            text(KINDS.get(entry["kind"], entry["kind"])),
+            text(time.strftime("%d %b %H:%M", time.localtime(entry["t"]))),
+        ]
+        for entry in entries
+    ]
+    return '<h2 class="part">Published from here</h2>' + table(("Repository", "What", "When"), rows, "What was published from here")
+
+
+def may_paste() -> bool:
+    """A token is pasted on one's own machine only; on a Space the login gives it."""
+    return not on_space()
