@@ -113,6 +113,12 @@ def _check_evaluation(recipe: Recipe) -> None:
         raise UserError(
             "There is nothing to evaluate on: no eval_dataset, and eval_fraction is 0.", WHERE, "Set eval_fraction=0.05, or eval_steps=0."
         )
+    if recipe.prompts and recipe.accelerate_config in SHARDED:
+        raise UserError(
+            f"Sample questions need the whole model on one device, and {recipe.accelerate_config} splits it.",
+            "sample_prompts",
+            "Set sample_prompts= (none), or take ddp or zero2.",
+        )
     if len(recipe.prompts) > MAX_PROMPTS:
         raise UserError(f"{len(recipe.prompts)} sample questions are given.", "sample_prompts", f"Keep {MAX_PROMPTS} of them.")
 

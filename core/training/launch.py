@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from core.training.recipe import Recipe
 SHARDED = ("fsdp2", "zero3", "zero3_offload")
 DEEPSPEED = ("zero2", "zero2_offload", "zero3", "zero3_offload")
 OFFLOAD = ("zero2_offload", "zero3_offload")
+
+# Trackers write into the run's folder and never reach for a network (reliability rule R7 and its amendment).
+TRACKERS: dict[str, Callable[[Path], dict[str, str]]] = {
+    "wandb": lambda run_dir: {"WANDB_MODE": "offline", "WANDB_DIR": str(run_dir), "WANDB_PROJECT": "transmute", "WANDB_SILENT": "true"},
+    "trackio": lambda run_dir: {"TRACKIO_DIR": str(run_dir / "trackio")},
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ def command(run_dir: Path, recipe: Recipe, hardware: Hardware, threads: int) -> 
     config = recipe.accelerate_config
     if config == "auto":
         config = "ddp" if count > 1 else ("single_gpu" if hardware.gpus else "cpu")
-    env = {"OMP_NUM_THREADS": str(threads)}
+    env = {"OMP_NUM_THREADS": str(threads)} | TRACKERS.get(recipe.report_to, lambda _: {})(run_dir)
     if not hardware.gpus:
         env["CUDA_VISIBLE_DEVICES"] = ""
         # accelerate's use_cpu would quietly turn DeepSpeed into plain data parallelism.

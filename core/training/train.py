@@ -21,11 +21,13 @@ from core.errors import UserError
 from core.export import artifacts
 from core.training import checkpoints
 from core.training.callbacks import RunCallback
+from core.training.evaluation import EarlyStop, Samples
 from core.training.layers import keep_float32, keep_gradients, targets, train_last_layers
 from core.training.recipe import Recipe
 from core.training.recipe import load as load_recipe
 from core.training.samples import Rows, rows_of
 from core.training.threads import fastest_thread_count
+from core.training.tracking import TensorBoard
 from core.training.trainer import AnswerTrainer
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -52,7 +54,9 @@ def train(run_dir: Path) -> None:
     compute_dtype = DTYPES[precision(recipe)]
     arguments = training_arguments(run_dir, recipe)  # before the model: under ZeRO-3 they decide how it is loaded
     model = load_model(base, recipe, compute_dtype)
-    callback = RunCallback(run_dir, recipe.save_total_limit)
+    callback, board = RunCallback(run_dir, recipe.save_total_limit), TensorBoard(run_dir)
+    early_stop = [EarlyStop(run_dir, recipe.early_stopping_patience)] if recipe.early_stopping_patience else []
+    samples = [Samples(run_dir, recipe.prompts, chat_tokenizer)] if recipe.prompts else []
     trainer = AnswerTrainer(
         model=model,
         args=arguments,
@@ -60,12 +64,13 @@ def train(run_dir: Path) -> None:
         eval_dataset=eval_rows.dataset() if eval_rows else None,
         processing_class=AutoTokenizer.from_pretrained(run_dir / "tokenizer", local_files_only=True),
         peft_config=lora_config(model, recipe) if recipe.is_adapter else None,
-        callbacks=[callback],
+        callbacks=[callback, board, *early_stop, *samples],
     )
     if recipe.method == "qlora":
         keep_float32(trainer.model)
     trainer.remove_callback(PrinterCallback)  # RunCallback writes the log
-    callback.trainer = trainer
+    for listener in (callback, *samples):
+        listener.trainer = trainer
     is_main = trainer.accelerator.is_main_process
     threads = known.facts.get("threads") or fastest_thread_count(trainer)
     torch.set_num_threads(threads)
@@ -82,6 +87,7 @@ def train(run_dir: Path) -> None:
     if trainer.was_stopped:
         return
     losses = {"eval_loss_after": trainer.evaluate()["eval_loss"]} if eval_rows else {}
+    board.close()
     if is_main:
         events.append(run_dir, "facts", facts=losses | {"train_s": round(time.monotonic() - began, 2)})
     save(trainer, run_dir, recipe, launch, stored_dtype(base))
@@ -178,7 +184,11 @@ def training_arguments(run_dir: Path, recipe: Recipe) -> SFTConfig:
         eval_packing=False,
         use_cpu=on_cpu and "ACCELERATE_USE_DEEPSPEED" not in os.environ,
         ddp_backend="gloo" if on_cpu and "LOCAL_RANK" in os.environ else None,
-        report_to="none",
+        use_liger_kernel=recipe.use_liger_kernel,
+        report_to=recipe.report_to,
+        project="transmute",
+        run_name=f"{recipe.name} {run_dir.name}",
+        trackio_static_space_id=False,  # nothing is put on the Hub without being asked for
         disable_tqdm=True,
     )
 

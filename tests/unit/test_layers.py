@@ -43,7 +43,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "gradio", "llama_cpp", "accelerate", "bitsandbytes", "deepspeed", "pandas"}
 # What runs inside the training worker imports torch at its top, and so may the modules that are a child process's main program.
-WORKER_SIDE = {"core.training.train", "core.training.trainer", "core.training.callbacks", "core.training.threads", "core.training.layers"}
+WORKER_SIDE = {
+    "core.training.train",
+    "core.training.trainer",
+    "core.training.callbacks",
+    "core.training.threads",
+    "core.training.layers",
+    "core.training.evaluation",
+    "core.training.tracking",
+}
 
 
 def modules(package: str) -> dict[str, Path]:

@@ -81,6 +81,13 @@ def test_a_package_is_asked_for_only_where_it_is_missing(knobs: dict[str, Any], 
         checks.check(Recipe(**knobs), gpus(A100))
 
 
+@pytest.mark.parametrize("config", ["fsdp2", "zero3", "zero3_offload"])
+def test_sample_questions_need_the_whole_model_on_one_device(config: str) -> None:
+    with pytest.raises(UserError) as caught:
+        checks.check(Recipe(method="lora", accelerate_config=config, sample_prompts="Who?"), gpus(A100, A100))
+    assert caught.value.where == "sample_prompts"
+
+
 def test_sample_questions_are_few() -> None:
     checks.check(Recipe(sample_prompts="\n\nWho?\n" * 8), CPU)
     with pytest.raises(UserError) as caught:

@@ -50,3 +50,11 @@ def test_deepspeed_goes_through_the_launcher_even_alone():
 def test_offloading_has_a_file_of_its_own(config):
     launch = command(RUN, Recipe(accelerate_config=config), gpus(A100, 2), threads=4)
     assert launch.argv[4] == str(SPACES / "accelerate" / f"{config}.yaml")
+
+
+@pytest.mark.parametrize(("tracker", "names"), [("wandb", {"WANDB_MODE", "WANDB_DIR"}), ("trackio", {"TRACKIO_DIR"}), ("none", set())])
+def test_a_tracker_writes_into_the_run_and_stays_off_the_network(tracker, names):
+    env = command(RUN, Recipe(report_to=tracker), CPU, threads=1).env
+    assert names <= set(env)
+    assert env.get("WANDB_MODE", "offline") == "offline"
+    assert all(str(RUN) in env[name] for name in names if name.endswith("_DIR"))
