@@ -84,7 +84,7 @@ def test_it_is_compared_then_sent_and_the_link_stays(page, hub):
     says(page, r"Published \d+ files")
     sent = hub.repos[("models", REPO)]
     assert sent.access == "private" and {"README.md", "model.safetensors", "transmute.json"} <= set(sent.files)
-    assert page.get_by_role("link", name=re.compile(REPO)).count() >= 1
+    assert page.get_by_role("link", name=REPO).count() >= 1
     assert page.get_by_role("textbox", name=re.compile("^Hub token")).input_value() == ""
     page.reload()
     open_tab(page, "Publish")
