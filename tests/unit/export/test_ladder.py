@@ -1,5 +1,8 @@
 """Levels are judged by size and distance together."""
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from core.export import ladder
 from core.export.artifacts import Artifact, FileEntry
 
@@ -40,3 +43,23 @@ def test_four_levels_span_the_ladder_from_largest_to_smallest():
 
 def test_a_beaten_level_is_not_among_the_four_when_there_are_others():
     assert [level.level for level in ladder.four_of(LEVELS)] == ["f16", "q8_0", "q5_0", "q4_0"]
+
+
+def test_a_pick_for_a_size_a_quality_and_a_machine():
+    assert ladder.best_within(LEVELS, 355).level == "q5_0"
+    assert ladder.best_within(LEVELS, 10) is None
+    assert ladder.smallest_with(LEVELS, 0.9).level == "q5_0", "q4_1 is good enough and larger"
+    assert ladder.smallest_with(LEVELS, 0.5).level == "q4_0" and ladder.smallest_with(LEVELS, 1.1) is None
+    assert ladder.best_in_memory(LEVELS, 1000).level == "q8_0"
+    measured = [level.model_copy(update={"measured": level.measured | {"resident_bytes": 800}}) for level in LEVELS[1:2]]
+    assert ladder.best_in_memory(measured, 1000) is None, "what was measured counts, not what was guessed"
+    assert ladder.best_within([made("x", 1, None)], 10) is None
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.floats(0, 1)), min_size=1, max_size=8), st.integers(1, 50))
+def test_a_pick_is_never_beaten_by_another_level_that_fits(sizes, limit):
+    levels = [made(f"q{index}", size, kl) for index, (size, kl) in enumerate(sizes)]
+    chosen = ladder.best_within(levels, limit)
+    fitting = [level for level in levels if level.size_bytes <= limit]
+    assert (chosen is None) == (not fitting)
+    assert chosen is None or chosen.id not in ladder.dominated(fitting)
