@@ -1,8 +1,4 @@
-"""Presets: plain functions that return a recipe. The published ones equal their sources value by value.
-
-Sources, read in 2026: FastChat README and docs/training.md (lm-sys/FastChat), AutoTrain-Advanced's 2023 defaults, mlabonne's
-Fine-tune Llama 2 notebook of 2023-08-01, FastChat's playground/deepspeed_config_s2.json and _s3.json.
-"""
+"""Presets: plain functions that return a recipe. The published ones equal their sources value by value, as spaces/recipes.toml has them."""
 
 from __future__ import annotations
 
@@ -42,6 +38,8 @@ def fastchat_fft() -> Recipe:
     return Recipe(
         name="Vicuna-7B",
         base_model="meta-llama/Llama-2-7b-hf",
+        chat_template="vicuna_v1.1",
+        rope_scaling="linear",
         method="fft",
         dtype="bf16",
         num_train_epochs=3,
@@ -88,6 +86,7 @@ def autotrain_sft() -> Recipe:
         lora_r=16,
         lora_alpha=32,
         lora_dropout=0.05,
+        target_modules="q_proj,v_proj",
         double_quant=False,
         dtype="fp16",
         packing=True,
@@ -107,6 +106,7 @@ def last_layers_sft() -> Recipe:
     return Recipe(
         name="Last-Layers",
         base_model="lmsys/vicuna-7b-v1.5",
+        chat_template="vicuna_v1.1",
         method="sft",
         trainable_layers=2,
         learning_rate=2e-5,
@@ -150,6 +150,7 @@ def fastchat_qlora_zero2() -> Recipe:
     return Recipe(
         name="Vicuna-7B-QLoRA",
         base_model="lmsys/vicuna-7b-v1.5",
+        chat_template="vicuna_v1.1",
         method="qlora",
         lora_r=8,
         lora_alpha=16,
@@ -170,13 +171,13 @@ def fastchat_qlora_zero2() -> Recipe:
         max_length=2048,
         packing=False,
         eval_fraction=0,
-        accelerate_config="zero2",
+        accelerate_config="zero2_offload",
     )
 
 
 def fastchat_lora_zero3() -> Recipe:
     """R4 without quantisation: plain LoRA under ZeRO-3, weights and optimizer offloaded to the CPU."""
-    return fastchat_qlora_zero2().model_copy(update={"name": "Vicuna-7B-LoRA", "method": "lora", "accelerate_config": "zero3"})
+    return fastchat_qlora_zero2().model_copy(update={"name": "Vicuna-7B-LoRA", "method": "lora", "accelerate_config": "zero3_offload"})
 
 
 PRESETS: dict[str, Callable[[], Recipe]] = {
