@@ -52,10 +52,13 @@ def line(dataset: Dataset, parent: Dataset | None) -> str:
     if manifest.made_by:
         from_what = f"<b>{text(parent.name)}</b>" if parent else "a dataset that is not here any more"
         return f'<p class="quiet origin">Made from {from_what} by {VERBS.get(manifest.made_by["verb"], manifest.made_by["verb"])}.</p>'
+    if not manifest.why:
+        return ""  # imported by an earlier version, which did not say
     origin = manifest.origin
-    name = origin.hub.repo_id if origin.hub else origin.file or manifest.source
-    how = f"Read as {TITLES[manifest.format]}: {manifest.why}" if manifest.why else ""
-    return f'<p class="quiet origin"><b>{text(name)}</b>, {KINDS[origin.kind]}. {text(how)}</p>'
+    name = " ".join(filter(None, (origin.hub.repo_id, origin.hub.config, origin.hub.split))) if origin.hub else origin.file
+    at = f", commit {origin.commit[:8]}" if origin.commit else ""
+    how = f"Read as {TITLES[manifest.format]}: {manifest.why}"
+    return f'<p class="quiet origin"><b>{text(name)}</b>, {KINDS[origin.kind]}{text(at)}. {text(how)}</p>'
 
 
 VERBS = {"clean": "cleaning", "split": "splitting"}

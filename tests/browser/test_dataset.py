@@ -1,0 +1,238 @@
+"""A person brings a broken file, finds what is wrong, mends it, sees what training would learn, and looks through a million rows."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from core.paths import EXAMPLES
+from tests.browser import looks
+from tests.browser.steps import open_tab, says, wait_until
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
+NUM_ROWS, BROKEN_EVERY = 1_000_000, 20
+
+
+@pytest.fixture(scope="module")
+def page(app, browser):
+    """The person's page, open from the first test to the last; errors of the page's own code are collected."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    opened = context.new_page()
+    opened.set_default_timeout(60_000)
+    opened.errors = []
+    opened.on("pageerror", lambda error: opened.errors.append(str(error)))
+    opened.goto(app.url)
+    opened.get_by_role("tab", name="Publish", exact=True).wait_for()
+    yield opened
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def million(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A million rows, of which every twentieth is a question without an answer."""
+    path = tmp_path_factory.mktemp("data") / "million.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(NUM_ROWS):
+            answer = "" if number % BROKEN_EVERY == 7 else f',{{"from":"gpt","value":"It is {number}."}}'
+            file.write(f'{{"id":"r{number}","conversations":[{{"from":"human","value":"Which?"}}{answer}]}}\n')
+    return path
+
+
+def upload(page, path: Path) -> None:
+    page.locator("#dataset-upload input[type=file]").set_input_files(path)
+
+
+def open_section(page, name: str) -> None:
+    page.get_by_role("button", name=re.compile(f"^{name}")).click()
+
+
+def findings(page) -> str:
+    return page.locator("#dataset-findings").inner_text()
+
+
+def test_a_broken_file_is_told_by_severity_and_kind_and_leads_to_its_rows(page):
+    upload(page, EXAMPLES / "broken.json")
+    says(page, r"broken: 45 conversations, 2\d cannot be trained")
+    says(page, r"Read as Vicuna \(ShareGPT\)")
+    page.get_by_role("radio", name=re.compile(r"^Cannot be trained \d+")).check()
+    wait_until(lambda: "worth a look" not in findings(page), 30, "the errors alone")
+    page.get_by_role("radio", name="Same role twice 2").check()
+    wait_until(lambda: findings(page).count("Same role twice") == 2, 30, "one kind alone")
+    page.get_by_role("button", name="Open row 2").press("Enter")
+    page.locator("#dataset-bubbles .raw").wait_for()
+    assert page.get_by_role("spinbutton", name="Row, counted from 0").input_value() == "2"
+    says(page, "Two user turns follow each other")
+    assert looks.nameless_controls(page) == []
+
+
+def test_the_findings_are_taken_away_as_a_table(page):
+    with page.expect_download() as downloaded:
+        page.get_by_role("button", name="Download these findings as CSV").click()
+    lines = Path(downloaded.value.path()).read_text(encoding="utf-8").splitlines()
+    assert downloaded.value.suggested_filename == "broken-findings.csv"
+    assert len(lines) == 3 and all("same-role-twice" in line for line in lines[1:])
+
+
+def test_repairs_are_counted_before_they_are_applied_and_make_a_dataset_that_can_be_trained(page, browser):
+    open_section(page, "Clean")
+    page.locator("#clean-total .sum").wait_for()
+    box = page.get_by_role("checkbox", name=re.compile("^Drop repeated conversations"))
+    assert box.is_checked()
+    box.uncheck()
+    wait_until(lambda: "45 rows come in" in page.locator("#clean-total").inner_text(), 30, "counting anew")
+    assert "Drop repeated" not in page.locator("#clean-effects").inner_text()
+    page.locator("#clean-effects summary").first.click()
+    page.locator("#clean-effects .before-after").first.wait_for()
+    assert looks.nameless_controls(page) == []
+    page.locator("#clean-make").click()
+    says(page, r"broken, cleaned: \d+ conversations, all of them can be trained")
+    says(page, "45 rows came in")
+    assert page.get_by_role("button", name="Train on this dataset").is_enabled()
+
+
+def test_a_dropped_row_is_looked_at_and_taken_back(page):
+    open_section(page, "Look at the")
+    row = page.get_by_role("checkbox", name=re.compile("^Row 4 · Drop what cannot be trained"))
+    row.check()
+    page.get_by_role("button", name="Take 1 row back").click()
+    says(page, r"broken, cleaned, rows restored: \d+ conversations, 1 cannot be trained")
+    page.get_by_role("button", name="Open broken", exact=True).click()
+    says(page, r"broken: 45 conversations")
+
+
+def test_the_mask_shows_what_is_learned_and_what_is_cut(page, browser):
+    page.locator("#example-identity").click()
+    says(page, "identity: 300 conversations")
+    learned = page.locator("#dataset-tokens .tokens mark.learned")
+    wait_until(lambda: "Argo" in "".join(learned.all_inner_texts()), 30, "the answers in colour")
+    assert page.locator("#dataset-tokens .tokens del.cut").count() == 0
+    limit = page.get_by_role("spinbutton", name="Maximum length (tokens)")
+    limit.fill("60")
+    limit.press("Tab")
+    page.locator("#dataset-tokens .tokens del.cut").first.wait_for()
+    says(page, r"tokens of answers are cut off")
+    says(page, r"lose part of an answer at 60 tokens")
+    limit.fill("256")
+    limit.press("Tab")
+    page.locator("#dataset-tokens .tokens del.cut").first.wait_for(state="detached")
+
+
+def test_words_are_found_forwards_and_backwards(page):
+    words = page.get_by_role("textbox", name="Find in conversations")
+    words.fill("FRANCE")
+    words.press("Enter")
+    says(page, r"Found in row \d+")
+    first = page.locator("#dataset-sought").inner_text()
+    assert "france" in page.locator("#dataset-bubbles mark.hit").first.inner_text().lower()
+    page.get_by_role("button", name="Next hit").click()
+    wait_until(lambda: page.locator("#dataset-sought").inner_text() not in ("", first), 30, "the next hit")
+    page.get_by_role("button", name="Previous hit").click()
+    wait_until(lambda: page.locator("#dataset-sought").inner_text() == first, 30, "the first hit again")
+    words.fill("no such words anywhere")
+    words.press("Enter")
+    says(page, "No conversation has the words")
+
+
+def test_the_sections_on_the_whole_dataset_open_and_tell(page):
+    open_section(page, "Statistics")
+    page.locator("#statistics .charts").wait_for()
+    assert page.locator("#statistics figure").count() == 4
+    page.locator("#statistics .extremes .jump").first.click()
+    wait_until(lambda: page.get_by_role("spinbutton", name="Row, counted from 0").input_value() != "0", 30, "the longest row")
+    open_section(page, "Mask audit")
+    says(page, "Every one of the 300 conversations teaches something")
+    open_section(page, "Split and download")
+    with page.expect_download() as downloaded:
+        page.get_by_role("button", name="Download the conversations").click()
+    lines = Path(downloaded.value.path()).read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 300 and json.loads(lines[0])["conversations"][0]["from"] == "human"
+    assert looks.nameless_controls(page) == [] and not looks.is_too_wide(page)
+
+
+def test_a_split_is_trained_and_evaluated_on(page):
+    page.get_by_role("button", name="Split the dataset").click()
+    says(page, r"identity, train: \d+ conversations")
+    says(page, r"conversations to train on, \d+ \(\d+ %\) to evaluate on")
+    page.get_by_role("button", name="Train on this dataset").click()
+    says(page, r"with \d+ conversations")
+    chosen = page.get_by_role("listbox", name=re.compile("^Evaluation")).or_(page.locator("#knob-eval_dataset input"))
+    wait_until(lambda: "identity, eval" in chosen.first.input_value(), 30, "the evaluation dataset")
+    open_tab(page, "Dataset")
+
+
+def test_a_file_of_unknown_layout_asks_for_its_columns(page, tmp_path):
+    rows = [{"topic": "colours", "ask": f"What is number {number}?", "reply": f"It is {number}."} for number in range(40)]
+    (tmp_path / "odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    upload(page, tmp_path / "odd.jsonl")
+    says(page, "odd: which columns hold the question and the answer")
+    for name, column in (("Question", "ask"), ("Answer", "reply")):
+        page.get_by_label(re.compile(f"^{name}")).locator("visible=true").first.click()
+        page.get_by_role("option", name=column, exact=True).click()
+    wait_until(lambda: "It is 0." in page.locator("#mapping-preview").inner_text(), 30, "the rows as they would be imported")
+    assert looks.nameless_controls(page) == []
+    page.get_by_role("button", name="Import with these columns").click()
+    says(page, "odd: 40 conversations, all of them can be trained")
+
+
+def test_a_million_rows_are_imported_while_the_page_is_reloaded(page, million):
+    open_section(page, "Paste text, fetch")
+    open_tab(page, "This machine")
+    page.get_by_role("textbox", name="Path of a data file").fill(str(million))
+    page.get_by_role("button", name="Import the file").click()
+    page.locator("#import-progress [role=progressbar]").wait_for()
+    page.get_by_role("button", name="Stop the import").wait_for()
+    page.reload()
+    says(page, r"rows per second", 300)
+    says(page, rf"million: {NUM_ROWS:,} conversations, {NUM_ROWS // BROKEN_EVERY:,} cannot be trained", 600)
+
+
+def test_a_million_rows_page_and_open(page):
+    says(page, f"Findings 1 to 25 of {NUM_ROWS // BROKEN_EVERY:,}")
+    number = page.get_by_role("spinbutton", name="Page of findings")
+    number.fill("2000")
+    number.press("Enter")
+    says(page, f"Findings {NUM_ROWS // BROKEN_EVERY - 24:,} to {NUM_ROWS // BROKEN_EVERY:,}")
+    last = NUM_ROWS - BROKEN_EVERY + 7
+    page.get_by_role("button", name=f"Open row {last}").click()
+    wait_until(lambda: f'"r{last}"' in page.locator("#dataset-bubbles").inner_text(), 30, "the rejected row")
+    row = page.get_by_role("spinbutton", name="Row, counted from 0")
+    row.fill("987654")
+    row.press("Tab")
+    wait_until(lambda: "It is 987654." in page.locator("#dataset-bubbles").inner_text(), 30, "the row of this number")
+    page.get_by_role("button", name="Next row").click()
+    wait_until(lambda: "It is 987655." in page.locator("#dataset-bubbles").inner_text(), 30, "the row behind it")
+    words = page.get_by_role("textbox", name="Find in conversations")
+    words.fill("it is 123456.")
+    words.press("Enter")
+    says(page, "Found in row 123,456")
+
+
+def test_the_sections_are_pictured(page, browser):
+    def broken(seen):
+        seen.locator("#example-broken").click()
+        says(seen, "broken: 45 conversations")
+
+    def statistics(seen):
+        seen.locator("#example-identity").click()
+        says(seen, "identity: 300 conversations")
+        open_section(seen, "Statistics")
+        seen.locator("#statistics .charts").wait_for()
+        seen.locator("#dataset-statistics").evaluate("element => element.scrollIntoView()")
+
+    def clean(seen):
+        broken(seen)
+        open_section(seen, "Clean")
+        seen.locator("#clean-total .sum").wait_for()
+        seen.locator("#dataset-clean").evaluate("element => element.scrollIntoView()")
+
+    assert looks.picture(browser, page, "Dataset", "#dataset-findings table", "dataset", broken) == []
+    assert looks.picture(browser, page, "Dataset", "#statistics .charts", "dataset-statistics", statistics) == []
+    assert looks.picture(browser, page, "Dataset", "#clean-total .sum", "dataset-clean", clean) == []
+
+
+def test_no_picture_is_too_large_and_the_page_raised_no_error(page):
+    assert looks.too_large() == []
+    assert page.errors == []
