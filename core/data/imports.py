@@ -16,64 +16,25 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from core import events, paths, process
 from core.data.dataset import sweep
+from core.data.importjob import ImportJob, ImportSource, fold
 from core.data.layouts import Layout
 from core.data.mapping import ColumnMapping, require_complete
-from core.data.origin import HubRef, Origin, OriginKind
+from core.data.origin import HubRef, Origin
 from core.errors import UserError
 from core.locks import FileLock, is_held
 
-State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
-TERMINAL_STATES: tuple[State, ...] = ("done", "failed", "cancelled", "interrupted")
 LOCK, CANCEL_FILE, LOG = "import.lock", "cancel", "import.log"
 CANCEL_GRACE_S = 3.0
 KEPT_JOBS = 50
 LOOK_S = 60.0
 DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt")
 HIDDEN_ROOTS = ("/proc", "/sys", "/dev", "/run")
-
-
-class ImportSource(BaseModel):
-    """What to import: a file (`path`), a `text`, or a dataset of the Hub."""
-
-    model_config = ConfigDict(frozen=True)
-
-    kind: OriginKind
-    path: str = ""  # for upload (removed at the end), path and example
-    text: str = ""  # for pasted
-    hub: HubRef | None = None
-    name: str | None = None  # of the dataset; None: after the file
-    mapping: ColumnMapping | None = None  # None: the layout is found out
-
-
-class ImportJob(BaseModel):
-    """Where an import stands."""
-
-    model_config = ConfigDict(frozen=True)
-
-    job_id: str
-    kind: OriginKind
-    name: str
-    state: State = "queued"
-    stage: Literal["", "fetching", "checking"] = ""
-    done_bytes: int = 0  # of the stage
-    total_bytes: int = 0
-    rows: int = 0
-    rows_per_s: float | None = None
-    eta_s: float | None = None  # of the stage; None while nobody can say
-    dataset_id: str | None = None
-    error: dict[str, str] | None = None  # as `UserError.as_dict`
-    created_s: float = 0.0
-    ended_s: float = 0.0
-
-    @property
-    def is_terminal(self) -> bool:
-        return self.state in TERMINAL_STATES
 
 
 class Look(BaseModel):
@@ -224,7 +185,7 @@ def load(job_id: str) -> ImportJob:
     """
     job_dir = paths.by_id(imports_dir(), job_id, "import")
     is_alive = is_held(job_dir / LOCK)
-    job = _fold(job_dir)
+    job = fold(job_dir)
     if job.is_terminal or is_alive:
         return job
     sweep()
@@ -248,7 +209,7 @@ def cancel(job_id: str) -> ImportJob:
         elif time.monotonic() > deadline:
             break  # a download that waits for the network ends by itself
         time.sleep(0.05)
-    if not _fold(job_dir).is_terminal:
+    if not fold(job_dir).is_terminal:
         events.append(job_dir, "finished", state="cancelled")
     sweep()
     return load(job_id)
@@ -322,32 +283,3 @@ def _prune() -> None:
     for job in list_jobs()[KEPT_JOBS:]:
         if job.is_terminal:
             shutil.rmtree(imports_dir() / job.job_id, ignore_errors=True)
-
-
-def _fold(job_dir: Path) -> ImportJob:
-    """The job that its events describe."""
-    source = ImportSource.model_validate(paths.read_json(job_dir / "job.json"))
-    name = source.name or (source.hub.repo_id if source.hub else Path(source.path).name or "Pasted text")
-    fields: dict[str, Any] = {"job_id": job_dir.name, "kind": source.kind, "name": name}
-    stage_began = 0.0
-    for event in events.read(job_dir):
-        at = float(event["t"])
-        match event["kind"]:
-            case "created":
-                fields["created_s"] = at
-            case "started":
-                fields["state"] = "running"
-            case "progress":
-                stage, done, total, rows = event["stage"], event["done"], event["total"], event["rows"]
-                if stage != fields.get("stage"):
-                    stage_began = at
-                elapsed_s = at - stage_began
-                fields |= {"stage": stage, "done_bytes": done, "total_bytes": total, "rows": rows}
-                fields["rows_per_s"] = rows / elapsed_s if rows and elapsed_s > 0 else None
-                fields["eta_s"] = (total - done) * elapsed_s / done if done and elapsed_s > 0 else None
-            case "finished" if "ended_s" not in fields:
-                fields |= {"state": event["state"], "ended_s": at, "error": event.get("error"), "dataset_id": event.get("dataset_id")}
-                fields["eta_s"] = None
-            case _:
-                continue
-    return ImportJob.model_validate(fields)

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import orjson
 from pydantic import BaseModel, ConfigDict
 
 from core.conversation import ROLE_ALIASES
-from core.data.csvrows import dialect_of, read_csv
+from core.data.csvrows import dialect_of
 from core.data.mapping import ColumnMapping, first_turns_key
-from core.data.parquetrows import is_parquet, sample_parquet
-from core.data.reader import read_records
+from core.data.parquetrows import is_parquet
 from core.data.records import KINDS, ROLE_KEYS, VALUE_KEYS
 from core.data.rules import shorten
+from core.data.sampling import Container, sample
 from core.data.source import detect_encoding, refused_kind
 
-Container = Literal["json", "csv", "parquet"]
 Kind = Literal["vicuna", "messages", "alpaca", "prompt-completion", "question-answer", "mapped", "unknown"]
 TITLES: dict[Kind, str] = {
     "vicuna": "Vicuna (ShareGPT)",
@@ -33,8 +29,6 @@ TITLES: dict[Kind, str] = {
     "mapped": "a layout of your own",
     "unknown": "unknown",
 }
-HEAD_ROWS, HEAD_BYTES = 256, 4 << 20  # looked at from the beginning of a file
-SPOTS, SPOT_BYTES = 8, 1 << 16  # and at places spread over it
 SAMPLES = 3  # values shown of each column
 
 
@@ -126,7 +120,7 @@ def container_of(path: Path) -> Container:
 def detect(path: Path) -> Layout:
     """The layout of the file at `path`. Nothing is refused here: what cannot be read is left to the report."""
     container = container_of(path)
-    rows = list(_sample(path, container, has_header=True))
+    rows = list(sample(path, container, has_header=True))
     columns = _columns(rows)
     votes = [_layout_of(row) for row in rows]
     counts = {vote: votes.count(vote) for vote in dict.fromkeys(votes) if vote is not None}
@@ -149,7 +143,7 @@ def detect(path: Path) -> Layout:
 def mapped(path: Path, mapping: ColumnMapping) -> Layout:
     """The layout that a person's `mapping` makes of the file."""
     container = container_of(path)
-    rows = list(_sample(path, container, mapping.has_header))
+    rows = list(sample(path, container, mapping.has_header))
     used = ", ".join(f"{use} from {shorten(column)}" for use, column in mapping.columns().items())
     return Layout(
         kind="mapped",
@@ -289,56 +283,6 @@ def _column(name: str, values: list[Any], num_rows: int) -> Column:
     ordered = sorted(dict.fromkeys(kinds), key=kinds.count, reverse=True)
     shown = dict.fromkeys(shorten(value) for value in values if value not in (None, ""))
     return Column(name=name, kinds=tuple(ordered), share=len(values) / num_rows, samples=tuple(islice(shown, SAMPLES)))
-
-
-def _sample(path: Path, container: Container, has_header: bool) -> Iterator[Any]:
-    """Values of rows from the beginning of the file and from places all over it."""
-    if container == "parquet":
-        yield from sample_parquet(path, HEAD_ROWS)
-        return
-    if container == "csv" and next(read_csv(path, has_header), None) is None:
-        yield dict.fromkeys(dialect_of(path, has_header).header, "")  # its columns are known all the same
-        return
-    records = read_csv(path, has_header) if container == "csv" else read_records(path)
-    seen_bytes, first_keys = 0, dict[str, None]()
-    for record in islice(records, HEAD_ROWS):
-        if record.is_readable and _is_text(record.value):
-            yield record.value
-            if type(record.value) is dict and record.value:
-                first_keys[next(iter(record.value))] = None
-        if (seen_bytes := seen_bytes + len(record.raw)) > HEAD_BYTES:
-            break
-    if container == "json" and first_keys and path.stat().st_size > seen_bytes + SPOT_BYTES and detect_encoding(path).is_utf8:
-        yield from _spots(path, seen_bytes, list(first_keys)[:16])
-
-
-def _spots(path: Path, start: int, first_keys: list[str]) -> Iterator[Any]:
-    """Whole objects that begin with one of these keys, read at places spread over the file behind `start`."""
-    beginning = re.compile(r'\{\s*"(?:' + "|".join(re.escape(key) for key in first_keys) + r')"\s*:')
-    size, places = path.stat().st_size, random.Random(0)
-    decoder = json.JSONDecoder()
-    with path.open("rb") as file:
-        for number in range(SPOTS):
-            width = max(1, (size - start) // SPOTS)
-            file.seek(start + number * width + places.randrange(width))
-            text = file.read(SPOT_BYTES).decode("utf-8", "ignore")
-            at = 0
-            while match := beginning.search(text, at):
-                try:
-                    value, at = decoder.raw_decode(text, match.start())
-                    if _is_text(value):
-                        yield value
-                except (ValueError, RecursionError):
-                    at = match.end()
-
-
-def _is_text(value: Any) -> bool:
-    """Whether UTF-8 can hold every text of `value`; half a character cannot be shown."""
-    try:
-        orjson.dumps(value)
-    except orjson.JSONEncodeError:  # also integers of more than 64 bits, which no column of text is made of
-        return False
-    return True
 
 
 def _head(path: Path) -> str:
