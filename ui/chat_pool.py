@@ -5,30 +5,35 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from core.chat.engine import Engine, Messages, Piece, open_engine
+from core.chat.engine import Answering, Asked, Piece, Rendered
+from core.chat.memory import needed_bytes
 from core.chat.sampling import Sampling
+from core.chat.sources import Source
 from core.errors import UserError
-from core.export.artifacts import Artifact
+from core.export.native_support import free_bytes
 from core.training.hardware import cpu_count
+from core.units import size
+from ui import zero_gpu
 
 IDLE_S = 600.0  # unloaded after so long
 SWEEP_S = 15.0
 MAX_LOADED = 8
-MEMORY_FACTOR = 1.3  # of the file's size: weights, cache and the process itself
 LOOK_S = 0.1  # between two looks at what the models have written
 PATIENCE_S = 2.0  # from the wish to stop until a model that does not listen is ended
 HEARTBEAT_S = 0.5  # a page that is gone is noticed after at most so long
+Key = tuple[str, int | None]  # engine id, context length asked for
 
 
 @dataclass
 class Column:
     """One model's answer while it grows."""
 
-    artifact: Artifact
+    source: Source
+    ahead: int = 0  # how many are served before this one
     state: Literal["waiting", "loading", "writing", "done"] = "waiting"
     pieces: list[str] = field(default_factory=list[str])
     stop: str = ""
@@ -52,15 +57,15 @@ class Column:
 class Place:
     """A loaded model and the line of those who want it: first come, first served."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Answering) -> None:
         self.engine = engine
         self.users = 0
         self.used_s = time.monotonic()
         self._line: deque[object] = deque()
         self._moved = threading.Condition()
 
-    def enter(self, given_up: threading.Event) -> bool:
-        """Wait for one's turn; False when `given_up` was set meanwhile, and then there is nothing to leave."""
+    def enter(self, given_up: threading.Event, on_wait: Callable[[int], None]) -> bool:
+        """Wait for one's turn, told how many are before; False when `given_up` was set meanwhile, and then there is nothing to leave."""
         ticket = object()
         with self._moved:
             self._line.append(ticket)
@@ -68,6 +73,7 @@ class Place:
                 if given_up.is_set():
                     self._line.remove(ticket)
                     return False
+                on_wait(self._line.index(ticket))
                 self._moved.wait(LOOK_S)
         return True
 
@@ -82,23 +88,24 @@ class Pool:
 
     def __init__(self, max_loaded: int = MAX_LOADED, idle_s: float = IDLE_S) -> None:
         self.max_loaded, self.idle_s = max_loaded, idle_s
-        self._places: dict[str, Place] = {}
+        self._places: dict[Key, Place] = {}
         self._lock = threading.Lock()
         self._sweeper: threading.Thread | None = None
 
-    def take(self, wanted: Sequence[Artifact]) -> list[Place]:
-        """A place for each artifact, loaded already or loading from now on; `give_back` them.
+    def take(self, wanted: Sequence[Source], context_length: int | None = None) -> list[Place]:
+        """A place for each source, loaded already or loading from now on; `give_back` them. Sources of one process share a place.
 
         Raises:
             UserError: too many models are in use, memory is short, or a file is damaged.
         """
         with self._lock:
-            fresh = [artifact for artifact in wanted if artifact.id not in self._places]
-            self._make_room(len(fresh), {artifact.id for artifact in wanted})
-            _require_memory(fresh)
-            for artifact in fresh:
-                self._places[artifact.id] = Place(open_engine(artifact, threads=max(1, cpu_count() // 2)))
-            places = [self._places[artifact.id] for artifact in wanted]
+            keys = [(source.engine_id, context_length) for source in wanted]
+            fresh = {key: source for key, source in zip(keys, wanted, strict=True) if key not in self._places}
+            self._make_room(fresh, set(keys))
+            require_memory(list(fresh.values()), context_length)
+            for key, source in fresh.items():
+                self._places[key] = Place(open_source(source, context_length))
+            places = [self._places[key] for key in keys]
             for place in places:
                 place.users += 1
             if self._sweeper is None:
@@ -115,7 +122,7 @@ class Pool:
     def loaded(self) -> list[str]:
         """The ids of the loaded models."""
         with self._lock:
-            return list(self._places)
+            return [engine_id for engine_id, _ in self._places]
 
     def unload_idle(self, idle_s: float) -> None:
         with self._lock:
@@ -123,11 +130,15 @@ class Pool:
                 if not place.users and time.monotonic() - place.used_s >= idle_s:
                     self._places.pop(identifier).engine.close()
 
-    def _make_room(self, number: int, wanted: set[str]) -> None:
+    def _make_room(self, fresh: Mapping[Key, Source], wanted: set[Key]) -> None:
+        """Unload what is idle: the same models with another context length, and the ones used longest ago."""
         idle = sorted((place.used_s, key) for key, place in self._places.items() if not place.users and key not in wanted)
-        for _, key in idle[: max(0, len(self._places) + number - self.max_loaded)]:
+        again = {engine_id for engine_id, _ in fresh}
+        stale = [key for _, key in idle if key[0] in again]
+        oldest = [key for _, key in idle if key not in stale]
+        for key in stale + oldest[: max(0, len(self._places) - len(stale) + len(fresh) - self.max_loaded)]:
             self._places.pop(key).engine.close()
-        if len(self._places) + number > self.max_loaded:
+        if len(self._places) + len(fresh) > self.max_loaded:
             remedy = "Wait until an answer is finished, or choose a model that is loaded already."
             raise UserError(f"{len(self._places)} models are in use, as many as may be loaded at once.", "the chat", remedy, code="BUSY")
 
@@ -137,23 +148,30 @@ class Pool:
             self.unload_idle(self.idle_s)
 
 
-def _require_memory(fresh: Sequence[Artifact]) -> None:
-    import psutil
+def open_source(source: Source, context_length: int | None) -> Answering:
+    if zero_gpu.is_here() and source.artifact and source.artifact.kind != "gguf":
+        return zero_gpu.Model(source.artifact, context_length)
+    return source.open(context_length=context_length, threads=max(1, cpu_count() // 2), key=keys.get(source.id, ""))
 
-    needed = sum(artifact.size_bytes for artifact in fresh) * MEMORY_FACTOR
-    available = psutil.virtual_memory().available
+
+keys: dict[str, str] = {}  # of endpoints, by source id; in this process only
+
+
+def require_memory(fresh: Sequence[Source], context_length: int | None) -> None:
+    """Raise UserError (code MEMORY) when the models would take more than is free."""
+    needed, available = needed_bytes(fresh, context_length), free_bytes()
     if needed > available:
-        problem = f"Loading these models needs about {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are free."
-        raise UserError(problem, "the models chosen", "Choose fewer models or smaller levels.", code="MEMORY")
+        problem = f"Loading these models needs about {size(needed)} of memory and {size(available)} are free."
+        raise UserError(problem, "the models chosen", "Choose fewer models, smaller levels or a shorter context.", code="MEMORY")
 
 
 class Ask:
     """One question to several models at once. Iterate `watch`; closing it, or `stop`, ends every answer."""
 
-    def __init__(self, pool: Pool, asked: Sequence[tuple[Artifact, Messages]], sampling: Sampling) -> None:
-        self.columns = [Column(artifact) for artifact, _ in asked]
+    def __init__(self, pool: Pool, asked: Sequence[tuple[Source, Asked]], sampling: Sampling, context_length: int | None = None) -> None:
+        self.columns = [Column(source) for source, _ in asked]
         self._pool, self._asked, self._sampling = pool, asked, sampling
-        self._places = pool.take([artifact for artifact, _ in asked])
+        self._places = pool.take([source for source, _ in asked], context_length)
         self._stopped = threading.Event()
 
     def watch(self) -> Iterator[list[Column]]:
@@ -164,7 +182,7 @@ class Ask:
         try:
             shown, shown_s = "", 0.0
             while any(thread.is_alive() for thread in threads):
-                now = str([(column.state, len(column.pieces)) for column in self.columns])
+                now = str([(column.state, column.ahead, len(column.pieces)) for column in self.columns])
                 if now != shown or time.monotonic() - shown_s > HEARTBEAT_S:
                     shown, shown_s = now, time.monotonic()
                     yield self.columns
@@ -197,15 +215,15 @@ class Ask:
         self._pool.give_back(self._places)
 
     def _answer(self, index: int) -> None:
-        column, place, messages = self.columns[index], self._places[index], self._asked[index][1]
-        if not place.enter(self._stopped):
+        column, place, (source, asked) = self.columns[index], self._places[index], self._asked[index]
+        if not place.enter(self._stopped, lambda ahead: setattr(column, "ahead", ahead)):
             column.state, column.stop = "done", "stopped"
             return
         try:
             column.state = "loading"
             place.engine.ready()
             column.state = "writing"
-            for piece in place.engine.stream(messages, self._sampling):
+            for piece in place.engine.stream(asked, self._sampling, with_adapter=source.with_adapter):
                 column.add(piece)
                 if self._stopped.is_set():
                     place.engine.stop()
@@ -219,14 +237,33 @@ class Ask:
             column.state = "done"
 
 
+def rendered(source: Source, asked: Asked, context_length: int | None = None) -> Rendered:
+    """What a model reads; it is loaded for it when it is not yet."""
+    (place,) = places = _pool.take([source], context_length)
+    try:
+        if not place.enter(threading.Event(), lambda _: None):
+            raise AssertionError("nobody gave up")
+        try:
+            return place.engine.rendered(asked)
+        finally:
+            place.leave()
+    finally:
+        _pool.give_back(places)
+
+
+def loaded() -> list[str]:
+    """The ids of the models that are loaded now."""
+    return _pool.loaded()
+
+
 _pool = Pool()
 _asks: dict[str, Ask] = {}  # by page
 
 
-def ask(page: str, asked: Sequence[tuple[Artifact, Messages]], sampling: Sampling) -> Iterator[list[Column]]:
+def ask(page: str, asked: Sequence[tuple[Source, Asked]], sampling: Sampling, context_length: int | None = None) -> Iterator[list[Column]]:
     """Ask on behalf of `page`; a question that this page still has open is stopped first."""
     stop(page)
-    question = Ask(_pool, asked, sampling)
+    question = Ask(_pool, asked, sampling, context_length)
     _asks[page] = question
     try:
         yield from question.watch()

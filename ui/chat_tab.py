@@ -1,4 +1,4 @@
-"""The Chat tab: up to four models answer one prompt side by side, from one seed, as fast as they can."""
+"""The Chat tab: up to six models answer one prompt side by side, from one seed, as fast as they can."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 
 import gradio as gr
 
+from core.chat.engine import Asked
 from core.chat.sampling import Sampling
+from core.chat.sources import Source
+from core.chat.turns import messages_for
 from core.errors import UserError
-from core.export import artifacts
-from core.export.artifacts import Artifact
-from ui import chat_pool, chat_view, feedback, picks
+from ui import chat_knobs, chat_pool, chat_sources, chat_talk, chat_view, chat_vote, feedback, picks
 from ui.access import Caller, allowed
 from ui.chat_view import Turn
 from ui.opening import opening, said
@@ -19,7 +20,6 @@ from ui.shell import CHAT, Shell, listen_api
 
 KEPT_TURNS = 20
 LONGEST_PROMPT = 20_000  # characters
-VISITORS_TOKENS = 256  # per answer, for those who may not do more than look
 
 
 def build(shell: Shell) -> None:
@@ -27,20 +27,30 @@ def build(shell: Shell) -> None:
     slot = feedback.slot()
     with gr.Row(elem_classes=["split", "watch"]):
         with gr.Column(scale=1, min_width=280, elem_classes=["side"]):
-            models = gr.Dropdown(
-                [], multiselect=True, max_choices=picks.MAX_SIDE_BY_SIDE, label="Models, up to four", elem_id="chat-models"
-            )
+            models = gr.Dropdown([], multiselect=True, max_choices=picks.MAX_SIDE_BY_SIDE, label="Models, up to six", elem_id="chat-models")
+            memory = gr.HTML("", container=False, padding=False, elem_id="chat-memory")
             with gr.Column(elem_classes=["last"]):
                 ladder = gr.Dropdown([], value=None, label="Or four levels of one model", elem_id="chat-set")
                 with gr.Accordion("How they answer", open=False):
-                    knobs = _knobs()
+                    knobs = chat_knobs.build()
+                with gr.Accordion("Add a model", open=False):
+                    named = gr.Textbox(label="Hub id, path or endpoint", placeholder="USER/NAME, or http://127.0.0.1:8000/v1#model",
+                                       max_length=500, elem_id="chat-add")  # fmt: skip
+                    key = gr.Textbox(label="Key of the endpoint", type="password", max_length=500, info="Kept until the app ends.")
+                    add = gr.Button("Add this model", elem_id="chat-add-go")
+                controls = chat_talk.controls()
                 clear = gr.Button("New conversation", elem_id="chat-clear")
         with gr.Column(scale=3, min_width=320):
             prompt = gr.Textbox(label="Prompt", lines=1, max_lines=8, max_length=LONGEST_PROMPT, elem_id="chat-prompt",
                                 placeholder="Who are you?", info="Enter asks, Shift and Enter begins a new line.", submit_btn="Ask")  # fmt: skip
+            with gr.Row(elem_classes=["steps"]):
+                retry = gr.Button("Retry", size="sm", elem_id="chat-retry")
+                undo = gr.Button("Undo", size="sm", elem_id="chat-undo")
+                show = gr.Button("Show as rendered", size="sm", elem_id="chat-rendered")
+            rendered = gr.HTML("", container=False, padding=False, elem_id="chat-template")
             talk = gr.HTML("", container=False, padding=False, elem_id="chat-talk")
+            chat_vote.build(shell, models, knobs, slot)
     live_slot = feedback.slot()
-    asked = [models, prompt, shell.talk, *knobs.values()]
     shell.listen(
         [shell.demo.load, shell.tab[CHAT].select],
         offer,
@@ -51,36 +61,28 @@ def build(shell: Shell) -> None:
     )
     shell.listen(shell.artifact_id.change, carry, inputs=shell.artifact_id, outputs=models, slot=live_slot, queue=False)
     shell.listen(shell.demo.load, restore, inputs=shell.talk, outputs=talk, slot=live_slot, queue=False)
-    shell.listen(models.change, name_action, inputs=models, outputs=top.outputs, slot=slot, queue=False)
+    chosen = [models.change, knobs["context_length"].change]
+    shell.listen(chosen, name_action, inputs=[models, knobs["context_length"]], outputs=[*top.outputs, memory], slot=slot, queue=False)
     shell.listen(ladder.input, take_set, inputs=ladder, outputs=models, slot=slot, queue=False)
-    shell.listen(
-        [top.action.click, prompt.submit],
-        ask,
-        inputs=asked,
-        outputs=[talk, shell.talk, prompt, top.action],
-        slot=slot,
-        concurrency_limit=16,
-    )
+    shell.listen(add.click, add_model, inputs=[models, named, key], outputs=[models, named, key], slot=slot)
+    answering: dict[str, Any] = {
+        "inputs_kwargs": knobs, "outputs": [talk, shell.talk, prompt, top.action], "slot": slot, "concurrency_limit": 16,
+    }  # fmt: skip
+    shell.listen([top.action.click, prompt.submit], ask, inputs=[models, prompt, shell.talk], **answering)
+    shell.listen(retry.click, ask_again, inputs=[models, shell.talk], **answering)
+    shell.listen(controls.ask.click, ask_changed, inputs=[models, shell.talk, controls.message, controls.words], **answering)
     shell.listen(prompt.stop, stop_asking, slot=slot, queue=False)
-    shell.listen(clear.click, forget, outputs=[talk, shell.talk], slot=slot, queue=False)
+    shell.listen(undo.click, take_back, inputs=shell.talk, outputs=[talk, shell.talk, prompt], slot=slot, queue=False)
+    shell.listen(show.click, show_rendered, inputs=[models, prompt, shell.talk], inputs_kwargs=knobs, outputs=rendered, slot=slot)
+    shell.listen(clear.click, forget, outputs=[talk, shell.talk, rendered], slot=slot, queue=False)
+    chat_talk.listen(shell, controls, models, knobs["system"], talk, slot)
     listen_api(chat, "chat")
-
-
-def _knobs() -> dict[str, Any]:
-    """The sampling controls, in the order that `ask` takes them."""
-    return {
-        "temperature": gr.Slider(0, 2, value=0, step=0.05, label="Temperature", info="0 always takes the likeliest token."),
-        "top_p": gr.Slider(0.05, 1, value=1, step=0.05, label="Top-p", info="Keep the likeliest tokens that make up this share."),
-        "max_tokens": gr.Slider(1, 2048, value=VISITORS_TOKENS, step=1, label="Maximum length (tokens)"),
-        "seed": gr.Number(0, precision=0, minimum=0, label="Seed", info="The same seed gives the same answer."),
-        "system": gr.Textbox("", label="System prompt", lines=2, max_lines=6, info="Empty: the model's template has its own."),
-    }
 
 
 @allowed("public")
 def offer(picked: list[str], carried: str) -> tuple[Any, ...]:
     """What can be chosen now; what was chosen stays."""
-    choices = picks.everything()
+    choices = chat_sources.everything()
     if not choices:
         return gr.Dropdown([]), gr.Dropdown([]), *said(chat_view.NO_MODELS, "There is no model yet.")
     keep = picks.known(picked or picks.split(carried), choices)[: picks.MAX_SIDE_BY_SIDE]
@@ -92,29 +94,33 @@ def offer(picked: list[str], carried: str) -> tuple[Any, ...]:
 @allowed("public")
 def carry(carried: str) -> gr.Dropdown:
     """The models that another tab has handed over."""
-    choices = picks.everything()
+    choices = chat_sources.everything()
     return gr.Dropdown(choices, value=picks.known(picks.split(carried), choices)[: picks.MAX_SIDE_BY_SIDE])
 
 
 @allowed("public")
 def take_set(run_id: str) -> gr.Dropdown:
-    return gr.Dropdown(picks.everything(), value=picks.first_choice(picks.of_run(run_id)))
+    return gr.Dropdown(chat_sources.everything(), value=picks.set_of(picks.of_run(run_id)))
+
+
+@allowed("owner")
+def add_model(picked: list[str], reference: str, key: str, caller: Caller) -> tuple[Any, str, str]:
+    """Add what is named to the list and choose it, if there is room."""
+    source = chat_sources.add(reference, key, caller)
+    chosen = list(dict.fromkeys([*(picked or []), source.id]))
+    return gr.Dropdown(chat_sources.everything(), value=chosen[-picks.MAX_SIDE_BY_SIDE :]), "", ""
 
 
 def _action(picked: list[str]) -> tuple[Any, ...]:
-    names = [artifact.name for artifact in _found(picked)]
+    names = [source.name for source in chat_sources.find(picked)]
     verb = f"Ask {len(names)} models" if len(names) > 1 else "Ask"
     return said(chat_view.overview(names), "" if names else "Choose a model first.", verb)
 
 
-def _found(ids: list[str]) -> list[Artifact]:
-    there = {artifact.id: artifact for artifact in artifacts.everywhere()}
-    return [there[identifier] for identifier in ids if identifier in there]
-
-
 @allowed("public")
-def name_action(picked: list[str]) -> tuple[Any, ...]:
-    return _action(picked or [])
+def name_action(picked: list[str], context_length: float) -> tuple[Any, ...]:
+    found = chat_sources.find(picked or [])
+    return *_action(picked or []), chat_sources.memory_line(found, chat_knobs.context_of(context_length))
 
 
 @allowed("public")
@@ -123,43 +129,56 @@ def restore(turns: list[Turn]) -> str:
 
 
 @allowed("public")
-def ask(
-    request: gr.Request, ids: list[str], prompt: str, turns: list[Turn], temperature: float, top_p: float,
-    max_tokens: int, seed: int, system: str, *, caller: Caller,
-) -> Iterator[tuple[Any, ...]]:  # fmt: skip
+def ask(request: gr.Request, ids: list[str], prompt: str, turns: list[Turn], *, caller: Caller, **values: Any) -> Iterator[tuple[Any, ...]]:
     """The conversation as it grows; at the end it is kept in the browser."""
-    sampling = sampling_of(caller, temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
-    found = chosen(ids, prompt)
-    asked = [(artifact, messages_for(artifact.id, prompt, turns, system)) for artifact in found]
+    yield from _answers(str(request.session_hash), ids, prompt, turns, values, caller)
+
+
+@allowed("public")
+def ask_again(request: gr.Request, ids: list[str], turns: list[Turn], *, caller: Caller, **values: Any) -> Iterator[tuple[Any, ...]]:
+    """The last question once more. Its seed goes up by one each time, so that a drawn answer is another one."""
+    if not turns:
+        raise UserError("There is nothing to ask again.", "the conversation", "Ask something first.")
+    tries = int(turns[-1].get("tries", 0)) + 1
+    again = values | {"seed": int(values["seed"] or 0) + tries}
+    yield from _answers(str(request.session_hash), ids, turns[-1]["prompt"], turns[:-1], again, caller, tries=tries)
+
+
+@allowed("public")
+def ask_changed(
+    request: gr.Request, ids: list[str], turns: list[Turn], message: str, words: str, *, caller: Caller, **values: Any
+) -> Iterator[tuple[Any, ...]]:
+    """Another question in the place of an earlier one; what came after it is dropped."""
+    index, _ = chat_talk.place_of(message, turns)
+    yield from _answers(str(request.session_hash), ids, words, turns[:index], values, caller)
+
+
+def _answers(
+    page: str, ids: list[str], prompt: str, turns: list[Turn], values: dict[str, Any], caller: Caller, **noted: Any
+) -> Iterator[tuple[Any, ...]]:
+    sampling = chat_knobs.sampling_of(caller, values)
+    asked = [(source, asked_of(source, prompt, turns, values)) for source in chosen(ids, prompt)]
     answers: list[chat_view.Answer] = []
     box, button = gr.Textbox(submit_btn=False, stop_btn="Stop"), gr.Button(interactive=False)
-    for columns in chat_pool.ask(str(request.session_hash), asked, sampling):
+    for columns in chat_pool.ask(page, asked, sampling, chat_knobs.context_of(values["context_length"])):
         answers = chat_view.answers_of(columns)
         shown = chat_view.transcript([*turns, {"prompt": prompt, "answers": answers}])
         yield shown, gr.skip(), box, button
         box = button = gr.skip()
-    turns = [*turns, {"prompt": prompt, "answers": answers}][-KEPT_TURNS:]
+    turns = [*turns, {"prompt": prompt, "answers": answers} | noted][-KEPT_TURNS:]
     yield chat_view.transcript(turns), turns, gr.Textbox("", submit_btn="Ask", stop_btn=False), gr.Button(interactive=True)
 
 
-def sampling_of(caller: Caller, **knobs: Any) -> Sampling:
-    """The knobs, checked; a visitor's answers are kept short."""
-    from pydantic import ValidationError
-
-    try:
-        sampling = Sampling(**knobs)
-    except ValidationError as error:
-        wrong = ", ".join(str(problem["loc"][0]) for problem in error.errors())
-        raise UserError(f"These values cannot be used: {wrong}.", "how they answer", "Put them back into their usual range.") from None
-    limit = sampling.max_tokens if caller.may("signed_in") else min(sampling.max_tokens, VISITORS_TOKENS)
-    return sampling.model_copy(update={"max_tokens": limit})
+def asked_of(source: Source, prompt: str, turns: list[Turn], values: dict[str, Any]) -> Asked:
+    """What this model is asked: the conversation as it had it, or the bare text where templates are off."""
+    return prompt if values["raw"] else messages_for(source.id, prompt, turns, values["system"])
 
 
-def chosen(ids: list[str], prompt: str) -> list[Artifact]:
-    """The artifacts to ask.
+def chosen(ids: list[str], prompt: str) -> list[Source]:
+    """The models to ask.
 
     Raises:
-        UserError: nothing to ask, nobody to ask, too many, or an id of no artifact.
+        UserError: nothing to ask, nobody to ask, too many, or an id of no model.
     """
     if not prompt.strip():
         raise UserError("There is nothing to ask.", "prompt", "Write a prompt first.")
@@ -167,20 +186,27 @@ def chosen(ids: list[str], prompt: str) -> list[Artifact]:
         raise UserError(f"The prompt has {len(prompt):,} characters.", "prompt", f"Keep it below {LONGEST_PROMPT:,}.")
     if not 1 <= len(set(ids or ())) <= picks.MAX_SIDE_BY_SIDE:
         raise UserError(f"{len(set(ids or ()))} models are chosen.", "models", f"Choose one to {picks.MAX_SIDE_BY_SIDE}.")
-    found = _found(list(dict.fromkeys(ids)))
+    found = chat_sources.find(ids)
     if len(found) < len(set(ids)):
         raise UserError("A model that was chosen is not there any more.", "models", "Choose from the list again.")
     return found
 
 
-def messages_for(artifact_id: str, prompt: str, turns: list[Turn], system: str) -> list[dict[str, str]]:
-    """The conversation as this model had it: only the turns that it answered."""
-    messages = [{"role": "system", "content": system.strip()}] if system.strip() else []
-    for turn in turns:
-        own = next((answer["text"] for answer in turn["answers"] if answer["id"] == artifact_id and answer["text"]), None)
-        if own is not None:
-            messages += [{"role": "user", "content": turn["prompt"]}, {"role": "assistant", "content": own}]
-    return [*messages, {"role": "user", "content": prompt}]
+@allowed("public")
+def take_back(request: gr.Request, turns: list[Turn]) -> tuple[str, list[Turn], Any]:
+    """The conversation without its last turn, whose question is back in the box."""
+    chat_pool.stop(str(request.session_hash))
+    if not turns:
+        return "", [], gr.skip()
+    return chat_view.transcript(turns[:-1]), turns[:-1], turns[-1]["prompt"]
+
+
+@allowed("public")
+def show_rendered(ids: list[str], prompt: str, turns: list[Turn], **values: Any) -> str:
+    """What the first model reads, its template's own signs included."""
+    source, *_ = chosen(ids, prompt or (turns[-1]["prompt"] if turns else ""))
+    asked = asked_of(source, prompt, turns, values) if prompt.strip() else asked_of(source, turns[-1]["prompt"], turns[:-1], values)
+    return chat_view.rendered(source.name, chat_pool.rendered(source, asked, chat_knobs.context_of(values["context_length"])))
 
 
 @allowed("public")
@@ -190,9 +216,9 @@ def stop_asking(request: gr.Request) -> tuple[()]:
 
 
 @allowed("public")
-def forget(request: gr.Request) -> tuple[str, list[Turn]]:
+def forget(request: gr.Request) -> tuple[str, list[Turn], str]:
     chat_pool.stop(str(request.session_hash))
-    return "", []
+    return "", [], ""
 
 
 @allowed("public")
@@ -200,9 +226,10 @@ def chat(
     artifact_ids: list[str], prompt: str, system: str = "", temperature: float = 0.0, top_p: float = 1.0,
     max_tokens: int = 256, seed: int = 0, *, caller: Caller,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Ask up to four models the same prompt; per model its answer, why it ended, its speed, and its error if it failed."""
-    sampling = sampling_of(caller, temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
-    asked = [(artifact, messages_for(artifact.id, prompt, [], system)) for artifact in chosen(artifact_ids, prompt)]
+    """Ask up to six models the same prompt; per model its answer, why it ended, its speed, and its error if it failed."""
+    knobs = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
+    sampling: Sampling = chat_knobs.sampling_of(caller, knobs)
+    asked = [(source, messages_for(source.id, prompt, [], system)) for source in chosen(artifact_ids, prompt)]
     *_, whole = chat_pool.ask(f"program-{id(asked)}", asked, sampling)
     fields = ("id", "label", "text", "stop", "stats", "notices", "error")
     return [{field: answer[field] for field in fields} for answer in chat_view.answers_of(whole)]

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from core.chat.engine import Rendered
+from core.chat.sources import Source
+from core.chat.votes import Result
 from ui import feedback
 from ui.chat_pool import Column
-from ui.models_view import label
-from ui.view import chip, count, empty, sentence, text
+from ui.view import chip, count, empty, meter, sentence, size, table, text
 
 NOTHING_YET = empty(
-    "Nothing asked yet.", "Choose up to four models, write a prompt and ask: they answer at the same time, from the same seed."
+    "Nothing asked yet.", "Choose up to six models, write a prompt and ask: they answer at the same time, from the same seed."
 )
 NO_MODELS = empty("No model to chat with yet.", "Train one first; a run leaves its models here when it is done.")
 STOPS = {
@@ -20,6 +22,7 @@ STOPS = {
     "length": "cut at the maximum of tokens",
     "context": "the context is full",
     "stopped": "stopped",
+    "edited": "edited by hand",
 }
 STATES = {"waiting": "waits for its turn", "loading": "loads the model", "writing": "writes", "done": ""}
 Answer = dict[str, Any]
@@ -42,11 +45,16 @@ def answers_of(columns: Sequence[Column]) -> list[Answer]:
         mark = None if column is first or column.error else first_difference(first, column)
         error = feedback.as_user_error(column.error).as_dict() if column.error else None
         answers.append(
-            {"id": column.artifact.id, "label": label(column.artifact), "name": column.artifact.name, "text": column.text, "mark": mark,
-             "same": column is not first and _is_same(first, column), "state": column.state, "stop": column.stop,
+            {"id": column.source.id, "label": column_label(column.source), "name": column.source.name, "text": column.text, "mark": mark,
+             "same": column is not first and _is_same(first, column), "state": column.state, "ahead": column.ahead, "stop": column.stop,
              "stats": column.stats, "notices": column.notices, "error": error}
         )  # fmt: skip
     return answers
+
+
+def column_label(source: Source) -> str:
+    """``q4_0 · 2.7 MB``; an endpoint has no size."""
+    return f"{source.level} · {size(source.size_bytes)}" if source.size_bytes else source.level
 
 
 def first_difference(first: Column, other: Column) -> list[int] | None:
@@ -83,15 +91,17 @@ def _turn(turn: Turn) -> str:
 
 def _answer(answer: Answer) -> str:
     state = STATES[answer["state"]]
+    if answer["state"] == "waiting" and answer.get("ahead"):
+        state = f"waits behind {answer['ahead']}"
     busy = "true" if answer["state"] != "done" else "false"
     notices = "".join(f'<p class="quiet">{text(notice)}</p>' for notice in answer["notices"])
     error = feedback.said(answer["error"]["problem"], "", answer["error"]["remedy"]) if answer["error"] else ""
-    level, _, size = answer["label"].partition(" · ")
+    level, _, rest = answer["label"].partition(" · ")
     return (
         f'<article class="reply" aria-busy="{busy}" aria-label="{text(answer["name"])} {text(level)}">'
         f"<header><b>{text(level)}</b>{chip(state, 'accent') if state else _verdict(answer)}</header>"
-        f'<p class="name">{text(answer["name"])} · {text(size)}</p>{notices}'
-        f'<div class="words">{_marked(answer)}</div>{error}<p class="figures">{text(_figures(answer))}</p></article>'
+        f'<p class="name">{text(answer["name"])}{text(f" · {rest}") if rest else ""}</p>{notices}'
+        f'<div class="words">{_marked(answer)}</div>{error}{_context(answer["stats"])}<p class="figures">{text(_figures(answer))}</p></article>'
     )
 
 
@@ -111,6 +121,17 @@ def _marked(answer: Answer) -> str:
     return f'{text(said[:begin])}<mark title="{title}">{shown}</mark>{text(said[end:])}'
 
 
+def _context(stats: Answer) -> str:
+    """How full the model's context is, as a bar."""
+    if not stats.get("context_length"):
+        return ""
+    used = stats["prompt_tokens"] + stats["generated_tokens"]
+    share = used / stats["context_length"]
+    tone = "error" if share > 0.95 else "warning" if share > 0.8 else "accent"
+    words = f"{used:,} of {stats['context_length']:,} tokens of context"
+    return f'<div class="context" title="{words}">{meter(share, words, tone)}<span>{words}</span></div>'
+
+
 def _figures(answer: Answer) -> str:
     stats, parts = answer["stats"], []
     if stats.get("first_token_s") is not None:
@@ -119,6 +140,47 @@ def _figures(answer: Answer) -> str:
         parts.append(f"{stats['tokens_per_s']:,.0f} tokens/s")
     if stats.get("generated_tokens"):
         parts.append(count(stats["generated_tokens"], "token"))
+    if stats.get("resident_bytes"):
+        parts.append(f"{size(stats['resident_bytes'])} of memory")
     if answer["stop"]:
         parts.append(STOPS.get(answer["stop"], answer["stop"]))
     return " · ".join(parts)
+
+
+def rendered(name: str, read: Rendered) -> str:
+    """What a model reads, with line ends and signs as they are."""
+    length = f" of {read.context_length:,}" if read.context_length else ""
+    notice = f'<p class="quiet">{text(read.notice)}</p>' if read.notice else ""
+    head = f'<p class="quiet">{text(name)} reads {read.tokens:,}{length} tokens:</p>'
+    return f'<section class="rendered" aria-label="As rendered">{head}{notice}<pre tabindex="0">{text(read.text)}</pre></section>'
+
+
+def arena(prompt: str, columns: Sequence[Column], names: Sequence[str] = ()) -> str:
+    """Two answers called A and B; with `names` also who they are."""
+    boxes: list[str] = []
+    for index, column in enumerate(columns):
+        state = STATES[column.state] if not names else names[index]
+        error = feedback.said("A model did not answer.", "", "Ask again.") if column.error else ""
+        busy = "true" if column.state != "done" else "false"
+        boxes.append(
+            f'<article class="reply" aria-busy="{busy}" aria-label="Answer {"AB"[index]}"><header><b>{"AB"[index]}</b>'
+            f'{chip(state, "accent") if state else ""}</header><div class="words">{text(column.text)}</div>{error}</article>'
+        )
+    return f'<section class="asked"><p class="question">{text(prompt)}</p><div class="replies">{"".join(boxes)}</div></section>'
+
+
+def standings(results: Sequence[Result], names: dict[str, str]) -> str:
+    """One line per pair: how often which was better, and what that says."""
+    if not results:
+        return ""
+    rows = [
+        [
+            text(names.get(line.one, line.one)), text(names.get(line.other, line.other)), str(line.wins), str(line.losses), str(line.ties),
+            str(line.bad), f"{line.share:.0%} ({line.low:.0%} to {line.high:.0%})".replace("%", " %"),
+            chip("decided", "good") if line.is_decided else chip("open"),
+        ]
+        for line in results
+    ]  # fmt: skip
+    heads = ("Model", "Against", "Better", "Worse", "Both good", "Both bad", "Share of decided votes", "")
+    note = '<p class="quiet">In brackets the 95 % Wilson interval. Decided: the interval leaves out an even match.</p>'
+    return table(heads, rows, "Results of the blind votes", numeric=range(2, 7)) + note

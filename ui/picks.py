@@ -10,7 +10,7 @@ from core.export.artifacts import Artifact
 from core.running import live, runs
 from ui.models_view import full_label, label
 
-MAX_SIDE_BY_SIDE = 4
+MAX_SIDE_BY_SIDE = 6
 
 
 def join(ids: Iterable[str]) -> str:
@@ -38,6 +38,13 @@ def first_choice(made: list[Artifact]) -> list[str]:
     """What is chosen when nobody has chosen yet: four levels across the ladder, else the merged model."""
     levels = [artifact for artifact in made if artifact.kind == "gguf"]
     return [artifact.id for artifact in (ladder.four_of(levels) or made[:1])]
+
+
+def set_of(made: list[Artifact]) -> list[str]:
+    """The set to compare at one click: f16, q8_0, Q4_K_M and q4_0 where they are there, else four across the ladder."""
+    by_level = {artifact.level: artifact.id for artifact in made if artifact.kind == "gguf"}
+    usual = [by_level[level] for level in ("f16", "q8_0", "Q4_K_M", "q4_0") if level in by_level]
+    return usual if len(usual) == 4 else first_choice(made)
 
 
 def choices_of(made: list[Artifact]) -> list[tuple[str, str]]:

@@ -254,13 +254,22 @@ def open_engine(artifact: Artifact, *, context_length: int | None = None, thread
     Raises:
         UserError: the file is damaged, or the adapter's base model is not on this machine.
     """
-    wanted: dict[str, Any] = {"context_length": context_length or CONTEXT_LENGTH, "threads": threads}
+    module = "core.chat.llama_child" if artifact.kind == "gguf" else "core.chat.transformers_child"
+    return Engine(artifact, module, child_payload(artifact, context_length or CONTEXT_LENGTH, threads), log)
+
+
+def child_payload(artifact: Artifact, context_length: int, threads: int | None = None) -> dict[str, Any]:
+    """What the child is told to load.
+
+    Raises:
+        UserError: as `open_engine`.
+    """
+    wanted: dict[str, Any] = {"context_length": context_length, "threads": threads}
     if artifact.kind == "gguf":
         gguf_header(artifact.gguf_path)
-        return Engine(artifact, "core.chat.llama_child", wanted | {"path": str(artifact.gguf_path)}, log)
+        return wanted | {"path": str(artifact.gguf_path)}
     if artifact.kind == "merged":
-        folders = {"folder": str(artifact.folder), "adapter": None, "tokenizer": str(artifact.folder)}
-        return Engine(artifact, "core.chat.transformers_child", wanted | folders, log)
+        return wanted | {"folder": str(artifact.folder), "adapter": None, "tokenizer": str(artifact.folder)}
     base = Path(artifact.base_path or "")
     if not artifact.base_path or not (base / "config.json").is_file():
         raise UserError(
@@ -269,8 +278,7 @@ def open_engine(artifact: Artifact, *, context_length: int | None = None, thread
             "Fetch the base model first, or merge the adapter where it is.",
         )
     tokenizer = artifact.folder if (artifact.folder / "tokenizer.json").is_file() else base
-    folders = {"folder": str(base), "adapter": str(artifact.folder), "tokenizer": str(tokenizer)}
-    return Engine(artifact, "core.chat.transformers_child", wanted | folders, log)
+    return wanted | {"folder": str(base), "adapter": str(artifact.folder), "tokenizer": str(tokenizer)}
 
 
 def batch_answers(artifact: Artifact, prompts: Sequence[Messages], max_tokens: int, *, log: Path | None = None) -> list[str]:

@@ -50,11 +50,13 @@ def of_artifact(artifact: Artifact, *, with_adapter: bool = True) -> Source:
     return Source(artifact.id, artifact.name, artifact.level or artifact.kind, artifact)
 
 
-def resolve(reference: str, token: str | None = None) -> Source:
+def resolve(reference: str, token: str | None = None, *, allow_paths: bool = True) -> Source:
     """The source that a person names.
 
     ``ID``, a folder, a .gguf file or ``starter``; ``ADAPTER@base`` for its base alone; ``http://HOST:PORT/v1#MODEL``; ``USER/NAME`` or
     ``USER/NAME/FILE.gguf`` on the Hub, fetched with the caller's token.
+
+    `allow_paths` is False for people who are not at the machine itself.
 
     Raises:
         UserError: there is no such thing, it may not be read, or it would need its own code or pickles to load.
@@ -69,7 +71,7 @@ def resolve(reference: str, token: str | None = None) -> Source:
         if artifact.kind != "adapter":
             raise UserError(f"{wanted} is a {artifact.kind} artifact.", reference, "Only an adapter can be switched off.")
         return of_artifact(artifact, with_adapter=False)
-    if not Path(reference).expanduser().exists():
+    if not allow_paths or not Path(reference).expanduser().exists():
         if found := HUB_FILE.fullmatch(reference):
             return of_artifact(_hub_file(found[1], found[2], token))
         if HUB_ID.fullmatch(reference):
@@ -77,6 +79,8 @@ def resolve(reference: str, token: str | None = None) -> Source:
 
             model = fetch(reference, token=token)
             return of_artifact(artifacts.resolve(str(model.path)).model_copy(update={"name": reference}))
+    if not allow_paths:
+        raise UserError(f"{reference!r} is not the name of a model on the Hub.", "the model", "Give it as USER/NAME.")
     return of_artifact(artifacts.resolve(reference))
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from core.chat.engine import Piece
 from core.chat.sampling import Sampling
+from core.chat.sources import of_artifact
 from core.errors import UserError
 from core.export.artifacts import Artifact
 from ui import chat_pool, chat_view
@@ -23,7 +24,7 @@ class WordEngine:
     def ready(self):
         return self
 
-    def stream(self, messages, sampling):
+    def stream(self, messages, sampling, *, with_adapter=True):
         self._stop.clear()
         self.said.append(messages[-1]["content"])
         for word in messages[-1]["content"].split():
@@ -49,12 +50,12 @@ class WordEngine:
 
 @pytest.fixture
 def pool(monkeypatch):
-    monkeypatch.setattr(chat_pool, "open_engine", WordEngine)
+    monkeypatch.setattr(chat_pool, "open_source", lambda source, _: WordEngine(source.artifact))
     return chat_pool.Pool(max_loaded=3, idle_s=1000)
 
 
 def model(name):
-    return Artifact(id=name, kind="gguf", level=name, name="m", folder=Path("/nowhere"))
+    return of_artifact(Artifact(id=name, kind="merged", level=name, name="m", folder=Path("/nowhere")))
 
 
 def ask(pool, names, prompt):
@@ -186,8 +187,35 @@ def test_what_models_and_people_write_stays_text():
     assert "<script" not in html and html.count("&lt;script&gt;") == 3
 
 
-def test_a_model_remembers_only_the_turns_it_answered():
-    from ui.chat_tab import messages_for
+def test_who_waits_is_told_how_many_are_before(pool):
+    first, second = ask(pool, ["a"], "word " * 60), ask(pool, ["a"], "next")
+    running = threading.Thread(target=whole, args=(first,))
+    running.start()
+    time.sleep(0.1)
+    seen = [column.ahead for (column,) in second.watch() if column.state == "waiting"]
+    running.join()
+    assert 1 in seen
+    waiting = chat_view.answers_of([chat_pool.Column(model("x"), ahead=2)])
+    assert "waits behind 2" in chat_view.transcript([{"prompt": "p", "answers": waiting}])
 
-    turns = [{"prompt": "p1", "answers": [{"id": "a", "text": "a1"}]}, {"prompt": "p2", "answers": [{"id": "b", "text": "b2"}]}]
-    assert [m["content"] for m in messages_for("b", "p3", turns, " be kind ")] == ["be kind", "p2", "b2", "p3"]
+
+def test_another_context_length_is_another_place_and_the_idle_one_gives_way(pool):
+    (short,) = pool.take([model("a")], 512)
+    (long,) = pool.take([model("a")], 1024)
+    assert short is not long and pool.loaded() == ["a", "a"]
+    pool.give_back([short])
+    pool.take([model("a")], 2048)
+    assert short.engine.is_closed and not long.engine.is_closed
+
+
+def test_an_adapter_switched_on_and_off_is_loaded_once(pool):
+    adapter = Artifact(id="a", kind="adapter", name="m", folder=Path("/nowhere"))
+    on, off = pool.take([of_artifact(adapter), of_artifact(adapter, with_adapter=False)])
+    assert on is off and pool.loaded() == ["a"]
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_it_is_loaded(pool, monkeypatch):
+    monkeypatch.setattr(chat_pool, "free_bytes", lambda: 10**6)
+    with pytest.raises(UserError, match="Loading these models needs about") as refusal:
+        pool.take([model("a")])
+    assert refusal.value.code == "MEMORY" and pool.loaded() == []

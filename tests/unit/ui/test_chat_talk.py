@@ -1,0 +1,148 @@
+"""What the Chat tab does with a conversation, without a page."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from core.chat import talks, votes
+from core.chat.engine import Rendered
+from core.chat.sampling import Sampling
+from core.errors import UserError
+from core.export.artifacts import Artifact
+from ui import chat_knobs, chat_pool, chat_sources, chat_tab, chat_talk, chat_view, chat_vote, picks
+from ui.access import Caller
+
+OWNER, VISITOR = Caller("me", "owner", is_local=True), Caller("a visitor", "public")
+
+
+class Request:
+    """A browser at this machine."""
+
+    def __init__(self):
+        self.headers, self.session_hash = {"host": "127.0.0.1:7860"}, "page"
+
+
+REQUEST = Request()
+TURNS = [
+    {"prompt": "Who are you?", "answers": [{"id": "a", "name": "M", "label": "q4_0 · 2 MB", "text": "I am M.", "mark": None, "same": False,
+                                            "state": "done", "stop": "eos", "stats": {}, "notices": [], "error": None}]},
+    {"prompt": "And now?", "answers": []},
+]  # fmt: skip
+
+
+def call(handler, *values, **named):
+    return handler(REQUEST, None, *values, **named)
+
+
+def from_page(handler, *values, **named):
+    """As `call`, for a handler that asks who the page is."""
+    return handler(REQUEST, None, REQUEST, *values, **named)
+
+
+def test_a_message_is_chosen_shown_changed_and_deleted():
+    choices = call(chat_talk.list_messages, TURNS)[0].choices
+    assert [value for _, value in choices] == ["0", "0:a", "1"] and choices[1][0] == "1. q4_0: I am M."
+    assert call(chat_talk.show_words, "0:a", TURNS) == "I am M." and call(chat_talk.show_words, "1", TURNS) == "And now?"
+    _, changed = call(chat_talk.keep_words, TURNS, "0:a", "I am mended.")
+    assert changed[0]["answers"][0]["text"] == "I am mended." and TURNS[0]["answers"][0]["text"] == "I am M."
+    shown, left = call(chat_talk.delete_turn, TURNS, "0")
+    assert [turn["prompt"] for turn in left] == ["And now?"] and "Who are you" not in shown
+    for nonsense in (None, "", "7", "x", "-1", "0x"):
+        with pytest.raises(UserError, match="No message is chosen"):
+            call(chat_talk.delete_turn, TURNS, nonsense)
+    with pytest.raises(UserError, match="cannot be empty"):
+        call(chat_talk.keep_words, TURNS, "0", " ")
+
+
+def test_undo_puts_the_question_back():
+    shown, left, prompt = from_page(chat_tab.take_back, TURNS)
+    assert prompt == "And now?" and len(left) == 1 and "Who are you?" in shown
+    assert from_page(chat_tab.take_back, [])[1] == []
+
+
+def test_a_fork_keeps_the_whole_and_goes_on_with_a_part(workspace):
+    _, kept, saved = call(chat_talk.fork, TURNS, "0", ["a"], "be kind")
+    assert len(kept) == 1 and len(saved.choices) == 1
+    _, opened, _, system = call(chat_talk.open_saved, saved.choices[0][1])
+    assert opened == TURNS and system == "be kind"
+    assert call(chat_talk.remove, saved.choices[0][1]).choices == []
+    with pytest.raises(UserError, match="no such conversation"):
+        call(chat_talk.remove, None)
+
+
+def test_a_conversation_is_written_out_and_becomes_a_dataset(workspace):
+    path = Path(call(chat_talk.export, TURNS, ""))
+    (record,) = json.loads(path.read_text(encoding="utf-8"))
+    assert record["conversations"] == [{"from": "human", "value": "Who are you?"}, {"from": "gpt", "value": "I am M."}]
+    dataset_id, _ = call(chat_talk.make_dataset, TURNS, "be kind")
+    from core.data.dataset import open_dataset
+
+    assert [turn.role for turn in open_dataset(dataset_id)[0].turns] == ["system", "user", "assistant"]
+    with pytest.raises(UserError, match="no answer to write"):
+        call(chat_talk.export, TURNS[1:], "")
+
+
+def test_a_visitor_sees_no_saved_conversations_and_changes_nothing(workspace, monkeypatch):
+    talks.save(TURNS)
+    monkeypatch.setenv("SYSTEM", "spaces")
+    assert call(chat_talk.list_saved).choices == [] and call(chat_vote.show_results) == ""
+    for handler, values in (
+        (chat_talk.save, (TURNS, [], "")), (chat_talk.fork, (TURNS, "0", [], "")), (chat_talk.open_saved, ("x",)),
+        (chat_talk.remove, ("x",)), (chat_talk.make_dataset, (TURNS, "")), (chat_vote.vote, (REQUEST, "Both bad")),
+        (chat_tab.add_model, ([], "starter", "")),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match="only its owner"):
+            call(handler, *values)
+
+
+def test_only_somebody_at_the_machine_names_paths_and_endpoints(monkeypatch):
+    monkeypatch.setattr(chat_sources, "_added", {})
+    far = Caller("the owner from afar", "owner", is_local=False)
+    for reference in ("starter", "/etc", "http://169.254.169.254/v1", "../x", "./a/b"):
+        with pytest.raises(UserError, match="only at the machine itself"):
+            chat_sources.add(reference, "", far)
+    source = chat_sources.add("http://127.0.0.1:9/v1#m", "a-secret", OWNER)
+    assert chat_sources.everything()[-1] == ("m · endpoint", source.id) and chat_sources.find([source.id]) == [source]
+    assert "a-secret" not in repr(source) and chat_pool.keys.pop(source.id) == "a-secret"
+
+
+def test_knobs_are_checked_and_visitors_are_kept_short():
+    values = {"temperature": 1, "stop": "END\n\nUSER:", "max_tokens": 2000, "context_length": 0, "raw": False}
+    assert chat_knobs.sampling_of(OWNER, values).stop == ("END", "USER:")
+    assert chat_knobs.sampling_of(VISITOR, values).max_tokens == chat_knobs.VISITORS_TOKENS
+    with pytest.raises(UserError, match="temperature"):
+        chat_knobs.sampling_of(OWNER, {"temperature": -1})
+    assert [chat_knobs.context_of(value) for value in (None, 0, -5, 1, 10**9)] == [None, None, None, 128, 131_072]
+    assert set(Sampling.model_fields) <= set(chat_knobs.build()), "every knob of sampling stands on the page"
+
+
+def test_the_set_of_one_click_is_the_usual_four():
+    made = [Artifact(id=level, kind="gguf", level=level, name="m") for level in ("f16", "q8_0", "q5_0", "Q4_K_M", "q4_0")]
+    assert picks.set_of(made) == ["f16", "q8_0", "Q4_K_M", "q4_0"]
+    assert len(picks.set_of(made[:3])) == 3
+
+
+def test_a_blind_vote_names_nobody_before_it_is_cast(workspace, monkeypatch):
+    sources = [chat_sources.sources.Source(name, f"Name-{name}", "q4_0") for name in ("one", "two")]
+    monkeypatch.setattr(chat_sources, "find", lambda ids: sources)
+    monkeypatch.setattr(chat_sources, "everything", lambda: [(source.name, source.id) for source in sources])
+
+    def answered(page, asked, sampling, context):
+        yield [chat_pool.Column(source, state="done", pieces=["words"], stop="eos") for source, _ in asked]
+
+    monkeypatch.setattr(chat_pool, "ask", answered)
+    values = {"system": "", "context_length": 0, "temperature": 0}
+    *_, last = from_page(chat_vote.ask_blind, ["one", "two"], "Who?", **values)
+    assert "Name-" not in str(last[0]) and last[2].interactive
+    shown, standings, *buttons = from_page(chat_vote.vote, "A is better")
+    assert "Name-one" in shown and "Name-two" in shown and "Share of decided votes" in standings and not buttons[0].interactive
+    (vote,) = votes.all_votes()
+    assert {vote.first, vote.second} == {"one", "two"} and vote.verdict == "first" and vote.prompt == "Who?"
+    with pytest.raises(UserError, match="nothing to vote on"):
+        from_page(chat_vote.vote, "A is better")
+
+
+def test_what_a_model_reads_is_shown_as_text():
+    html = chat_view.rendered("<b>", Rendered("USER: <script>\n", 5, 100, None))
+    assert "<script" not in html and "5 of 100 tokens" in html

@@ -1,0 +1,73 @@
+"""What can be chosen on the Chat tab: the workspace's models, and what a person has added by name since the app was started."""
+
+from __future__ import annotations
+
+from core.chat import sources
+from core.chat.memory import needed_bytes
+from core.chat.sources import Source
+from core.errors import UserError
+from core.export import artifacts
+from core.export.native_support import free_bytes
+from ui import chat_pool, feedback, picks
+from ui.access import Caller
+from ui.models_view import KINDS
+from ui.view import size, text
+
+MAX_ADDED = 50
+_added: dict[str, Source] = {}  # by id; named by the owner, gone with the process
+
+
+def everything() -> list[tuple[str, str]]:
+    """(label, id) of all that can be asked; an adapter is there twice, on and off."""
+    choices: list[tuple[str, str]] = []
+    for label, identifier in picks.everything():
+        choices.append((label, identifier))
+        if label.endswith(KINDS["adapter"]) or f" · {KINDS['adapter']} · " in label:
+            choices.append((f"{label} off", identifier + sources.BASE))
+    return choices + [(f"{source.name} · {source.level}", identifier) for identifier, source in _added.items()]
+
+
+def find(ids: list[str]) -> list[Source]:
+    """The sources that exist of `ids`, each once, in order."""
+    there = {artifact.id: artifact for artifact in artifacts.everywhere()}
+    found: list[Source] = []
+    for identifier in dict.fromkeys(ids):
+        plain = identifier.removesuffix(sources.BASE)
+        if identifier in _added:
+            found.append(_added[identifier])
+        elif plain in there and (plain == identifier or there[plain].kind == "adapter"):
+            found.append(sources.of_artifact(there[plain], with_adapter=plain == identifier))
+    return found
+
+
+def add(reference: str, key: str, caller: Caller) -> Source:
+    """Make a Hub model (fetched with the caller's token), a local path or an endpoint known to the chat.
+
+    Raises:
+        UserError: paths and endpoints are for the person at this machine; or there is no such thing.
+    """
+    reference = reference.strip()
+    is_hub = bool(sources.HUB_ID.fullmatch(reference) or sources.HUB_FILE.fullmatch(reference)) and not reference.startswith((".", "/"))
+    if not caller.is_local and not is_hub:
+        remedy = "Name a model on the Hub, as USER/NAME."
+        raise UserError("Paths and endpoints can be named only at the machine itself.", "the model to add", remedy, code="ACCESS")
+    if len(_added) >= MAX_ADDED:
+        raise UserError(f"{MAX_ADDED} models have been added.", "the model to add", "Start the app anew to begin afresh.")
+    source = sources.resolve(reference, caller.token, allow_paths=caller.is_local)
+    if key:
+        chat_pool.keys[source.id] = key
+    _added[source.id] = source
+    return source
+
+
+def memory_line(found: list[Source], context_length: int | None) -> str:
+    """How much memory the chosen models take, beside what is free; a warning when they do not fit."""
+    fresh = [source for source in found if source.artifact and source.engine_id not in chat_pool.loaded()]
+    if not any(source.artifact for source in found):
+        return ""
+    needed, free = needed_bytes(fresh, context_length), free_bytes()
+    if needed > free:
+        problem = f"These models need about {size(needed)} of memory and {size(free)} are free."
+        return feedback.said(problem, "", "Choose fewer models, smaller levels or a shorter context.", tone="warning")
+    said = f"Loading them takes about {size(needed)} of {size(free)} free memory." if fresh else "Loaded already."
+    return f'<p class="quiet">{text(said)}</p>'
