@@ -72,14 +72,20 @@ class Progress:
 
 def write(plan: Plan, base: Path, out: Path, reader: Reader, progress: Progress) -> dict[str, Any]:
     hashes: dict[str, str] = {}
+    merger = Merger(reader)
     for name, pieces in plan.files.items():
         with HashedFile(out / name) as file:
-            file.write(new_header([(piece.name, piece.dtype, piece.shape) for piece in pieces], file_metadata(base / name)))
+            file.write_bytes(new_header([(piece.name, piece.dtype, piece.shape) for piece in pieces], file_metadata(base / name)))
             for piece in pieces:
-                for block in unchanged(piece, reader) if piece.update is None else merged(piece, piece.update, reader):
+                if piece.update is None:
+                    copy(piece.source, file, reader, progress)
+                    continue
+                for rows in merger.blocks(piece, piece.update):
+                    block = file.block(rows.numel() * DTYPES[piece.dtype].itemsize)
+                    torch.frombuffer(block, dtype=DTYPES[piece.dtype]).view(rows.shape).copy_(rows)
+                    refuse_infinite(rows, block, piece)
                     file.write(block)
-                    progress.add(len(block) if piece.update is None else 0)
-                progress.add(piece.source.size_bytes if piece.update else 0)
+                progress.add(piece.source.size_bytes)
             hashes[name] = file.sha256()
     if (base / INDEX).is_file():
         everything = [(piece, name) for name, pieces in plan.files.items() for piece in pieces]
@@ -92,42 +98,86 @@ def write(plan: Plan, base: Path, out: Path, reader: Reader, progress: Progress)
     return {"sha256": hashes, "merged_weights": changed}
 
 
-def unchanged(piece: Piece, reader: Reader) -> Iterator[bytearray]:
-    stored = piece.source
+def copy(stored: Stored, file: HashedFile, reader: Reader, progress: Progress) -> None:
     for start in range(0, stored.size_bytes, BLOCK_BYTES):
-        yield reader.read(stored.path, stored.offset + start, min(BLOCK_BYTES, stored.size_bytes - start))
+        block = file.block(min(BLOCK_BYTES, stored.size_bytes - start))
+        reader.read_into(stored.path, stored.offset + start, block)
+        file.write(block)
+        progress.add(len(block))
 
 
-def merged(piece: Piece, update: Update, reader: Reader) -> Iterator[memoryview]:
-    """The bytes of the merged weight, block by block; computed in float32 and rounded once to the dtype of the base.
+def refuse_infinite(rows: torch.Tensor, block: memoryview, piece: Piece) -> None:
+    """Refuse NaN and infinity, also those that only the rounding to float16 makes; a sum finds them at a fraction of the cost of a search."""
+    is_suspect = piece.dtype == "F16" or not rows.sum().isfinite()
+    if is_suspect and not torch.frombuffer(block, dtype=DTYPES[piece.dtype]).isfinite().all():
+        remedy = "The training diverged, or the base is broken: train again with a lower learning_rate."
+        raise UserError(f"{piece.name} would hold NaN or infinity.", piece.name, remedy, "NAN")
 
-    The arithmetic is that of PEFT's `Linear.merge`: a product of whole rows, so the blocks change no bit of it.
+
+class Merger:
+    """Computes merged weights in blocks of rows, in float32, to be rounded once to the dtype of the base.
+
+    The arithmetic is that of PEFT's `Linear.merge`, whose product of matrices is one of whole rows, so the blocks change no bit of it.
     """
-    source = update.new or piece.source
-    a = tensor(update.a, reader).float() if update.a else None  # (r, in)
-    b = tensor(update.b, reader).float() if update.b else None  # (out, r)
-    magnitude = tensor(update.magnitude, reader).float() if update.magnitude else None
-    rows_at_once = max(1, BLOCK_BYTES // max(1, source.row_bytes))
-    if magnitude is not None and piece.is_transposed:
-        rows_at_once = source.num_rows  # the norm runs over all rows
-    for first in range(0, source.num_rows, rows_at_once):
-        last = min(first + rows_at_once, source.num_rows)
-        weight = tensor(source, reader, first, last)
-        if a is not None and b is not None:
-            delta = (b @ a[:, first:last]).T if piece.is_transposed else b[first:last] @ a
-            weight = delta.mul_(update.scaling).add_(weight)
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self._stored = bytearray()  # the memory of one block of stored weights, and of one product; they serve every block
+        self._product = torch.empty(0)
+
+    def blocks(self, piece: Piece, update: Update) -> Iterator[torch.Tensor]:
+        """The rows of the merged weight, some at a time. Each tensor is only valid until the next."""
+        source = update.new or piece.source
+        rows_at_once = max(1, BLOCK_BYTES // max(1, source.row_bytes))
+        if update.magnitude and piece.is_transposed:
+            rows_at_once = source.num_rows  # the norm runs over all rows
+        a, b, magnitude, added = (self._whole(part) for part in (update.a, update.b, update.magnitude, update.added))
+        for first in range(0, source.num_rows, rows_at_once):
+            last = min(first + rows_at_once, source.num_rows)
+            weight = self._rows(source, first, last)
+            if a is not None and b is not None:
+                weight = self._delta(a, b, first, last, piece.is_transposed).mul_(update.scaling).add_(weight)
             if magnitude is not None:
-                part = magnitude if piece.is_transposed else magnitude[first:last]
-                weight = rescaled(weight, part, piece.is_transposed)
-        elif update.added:
-            weight = weight.float() + tensor(update.added, reader, first, last).float() * update.scaling
-        if update.rows:
-            weight = replaced(weight, update, first, last, reader)
-        weight = weight.to(DTYPES[piece.dtype])
-        if not torch.isfinite(weight).all():
-            remedy = "The training diverged, or the base is broken: train again with a lower learning_rate."
-            raise UserError(f"{piece.name} would hold NaN or infinity.", piece.name, remedy, "NAN")
-        yield weight.contiguous().reshape(-1).view(torch.uint8).numpy().data
+                weight = rescaled(weight, magnitude if piece.is_transposed else magnitude[first:last], piece.is_transposed)
+            if added is not None:
+                weight = weight.float() + added[first:last] * update.scaling
+            if update.rows:
+                weight = self._replaced(weight, update.rows, update.row_ids, first)
+            yield weight
+
+    def _delta(self, a: torch.Tensor, b: torch.Tensor, first: int, last: int, is_transposed: bool) -> torch.Tensor:
+        """The rows ``first..last`` of B A, or of its transpose."""
+        if is_transposed:
+            return (b @ a[:, first:last]).T
+        size = (last - first) * a.shape[1]
+        if self._product.numel() < size:
+            self._product = torch.empty(size)
+        return torch.matmul(b[first:last], a, out=self._product[:size].view(last - first, a.shape[1]))
+
+    def _rows(self, stored: Stored, first: int, last: int) -> torch.Tensor:
+        size = (last - first) * stored.row_bytes
+        if len(self._stored) < size:
+            self._stored = bytearray(size)
+        block = memoryview(self._stored)[:size]
+        self.reader.read_into(stored.path, stored.offset + first * stored.row_bytes, block)
+        return torch.frombuffer(block, dtype=DTYPES[stored.dtype]).view(last - first, *stored.shape[1:])
+
+    def _whole(self, stored: Stored | None) -> torch.Tensor | None:
+        """A part of the adapter in float32."""
+        if stored is None:
+            return None
+        data = self.reader.read(stored.path, stored.offset, stored.size_bytes)
+        return torch.frombuffer(data, dtype=DTYPES[stored.dtype]).view(stored.shape).float()
+
+    def _replaced(self, weight: torch.Tensor, rows: Stored, row_ids: tuple[int, ...], first: int) -> torch.Tensor:
+        """`weight`, whose first row is row `first`, with those rows put in that were trained one by one."""
+        new = self._whole(rows)
+        assert new is not None
+        weight = weight.float()
+        for place, row in enumerate(row_ids):
+            if first <= row < first + len(weight):
+                weight[row - first] = new[place]
+        return weight
 
 
 def rescaled(weight: torch.Tensor, magnitude: torch.Tensor, is_transposed: bool) -> torch.Tensor:
@@ -135,22 +185,6 @@ def rescaled(weight: torch.Tensor, magnitude: torch.Tensor, is_transposed: bool)
     if is_transposed:
         return (magnitude / torch.linalg.norm(weight.T, dim=1)).view(1, -1) * weight
     return (magnitude / torch.linalg.norm(weight, dim=1)).view(-1, 1) * weight
-
-
-def replaced(weight: torch.Tensor, update: Update, first: int, last: int, reader: Reader) -> torch.Tensor:
-    """The rows ``first..last`` of a weight with those that were trained one by one put in."""
-    chosen = [(place, row) for place, row in enumerate(update.row_ids) if first <= row < last]
-    assert update.rows
-    for place, row in chosen:
-        weight[row - first] = tensor(update.rows, reader, place, place + 1)[0].to(weight.dtype)
-    return weight
-
-
-def tensor(stored: Stored, reader: Reader, first: int = 0, last: int | None = None) -> torch.Tensor:
-    """The rows ``first..last`` of a stored tensor."""
-    last = stored.num_rows if last is None else last
-    data = reader.read(stored.path, stored.offset + first * stored.row_bytes, (last - first) * stored.row_bytes)
-    return torch.frombuffer(data, dtype=DTYPES[stored.dtype]).reshape(last - first, *stored.shape[1:])
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def test_a_file_is_hashed_while_it_is_written(tmp_path):
     blocks = [bytes([number]) * (number * 1000) for number in range(20)]
     with HashedFile(tmp_path / "out") as file:
         for block in blocks:
-            file.write(bytearray(block))
+            file.write_bytes(block)
         assert file.sha256() == sha256_file(tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == b"".join(blocks)
     reader = Reader()
