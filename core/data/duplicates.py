@@ -60,7 +60,7 @@ class Numbers:
         for part in range(num_parts):
             ordered = np.concatenate([block[block % num_parts == part] for block in blocks])
             ordered.sort()
-            twice = np.unique(ordered[1:][(ordered[1:] == ordered[:-1]) & (ordered[1:] != 0)])
+            twice = ordered[1:][(ordered[1:] == ordered[:-1]) & (ordered[1:] != 0)]
             if not len(twice):
                 continue
             for number, block in enumerate(blocks):

@@ -1,0 +1,1 @@
+"""What `bench_dataset.py` measures with and against."""
