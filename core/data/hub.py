@@ -6,9 +6,7 @@ Parquet files are taken that the Hub itself keeps of it in ``refs/convert/parque
 
 from __future__ import annotations
 
-import os
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,15 +15,12 @@ from core import paths
 from core.data.hubfiles import SUFFIXES, Files, HubFile, arranged, choose, declared, is_data, of_conversion
 from core.data.origin import HubRef, Origin
 from core.errors import UserError
+from core.hubclient import Stopped, api, patiently, status
 
 CONVERTED = "refs/convert/parquet"
 NAME = r"[A-Za-z0-9_][\w.-]*"
 REPO_ID = re.compile(rf"(?:{NAME}/)?{NAME}", re.ASCII)
-TRIES, FIRST_WAIT_S, TIMEOUT_S = 4, 1.0, 20.0
-
-
-class Stopped(BaseException):
-    """The caller said that the download shall end."""
+TIMEOUT_S = 20.0
 
 
 class Shelf(NamedTuple):
@@ -128,26 +123,21 @@ def _nothing_readable(repo_id: str) -> UserError:
     return UserError(f"{repo_id} has no file that can be read here ({', '.join(SUFFIXES)}).", f"dataset {repo_id}", remedy)
 
 
-def _api(token: str | None) -> Any:
-    """The Hub's client. Without a token it is asked as a stranger: a token of this machine is its owner's, not the caller's."""
-    from huggingface_hub import HfApi
-
-    return HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=token or False)
-
-
 def _info(repo_id: str, revision: str | None, token: str | None, should_stop: Callable[[], bool]) -> Any:
-    return _patiently(
-        lambda: _api(token).dataset_info(repo_id, revision=revision, files_metadata=True, timeout=TIMEOUT_S), repo_id, revision, should_stop
+    return patiently(
+        lambda: api(token).dataset_info(repo_id, revision=revision, files_metadata=True, timeout=TIMEOUT_S),
+        lambda error: _explain(error, repo_id, revision),
+        should_stop,
     )
 
 
 def _download(repo_id: str, file: HubFile, commit: str, folder: Path, token: str | None, count: _Count) -> Path:
     def get() -> str:
-        return _api(token).hf_hub_download(
+        return api(token).hf_hub_download(
             repo_id, file.path, repo_type="dataset", revision=commit, local_dir=folder, tqdm_class=count.bar_class()
         )
 
-    path = Path(_patiently(get, repo_id, commit, count.should_stop))
+    path = Path(patiently(get, lambda error: _explain(error, repo_id, commit), count.should_stop))
     count.finish(file)
     return path
 
@@ -189,50 +179,6 @@ class _Count:
         self._on_progress(self._before, self._total)
 
 
-def _patiently(call: Callable[[], Any], repo_id: str, revision: str | None, should_stop: Callable[[], bool]) -> Any:
-    """What `call` returns; a Hub that is busy or out of reach is asked again a few times."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    for number in range(TRIES):
-        if should_stop():
-            raise Stopped
-        try:
-            return call()
-        except (OfflineModeIsEnabled, HFValidationError) as error:
-            raise _explain(error, repo_id, revision) from None
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError, _http_error()) as error:
-            if number == TRIES - 1 or not _may_pass(error):
-                raise _explain(error, repo_id, revision) from None
-            _wait(FIRST_WAIT_S * 2**number, should_stop)
-    raise AssertionError("the last try returns or raises")
-
-
-def _http_error() -> type[Exception]:
-    """What the client's HTTP library raises when there is no answer."""
-    from huggingface_hub.errors import HTTPError
-
-    return HTTPError
-
-
-def _wait(seconds: float, should_stop: Callable[[], bool]) -> None:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until and not should_stop():
-        time.sleep(min(0.1, seconds))
-
-
-def _status(error: BaseException) -> int:
-    """The HTTP status behind an error; 0 when there was no answer."""
-    for each in (error, error.__cause__):
-        response = getattr(each, "response", None)
-        if response is not None:
-            return int(response.status_code)
-    return 0
-
-
-def _may_pass(error: BaseException) -> bool:
-    return _status(error) in (0, 408, 429, 500, 502, 503, 504)
-
-
 def _explain(error: BaseException, repo_id: str, revision: str | None) -> UserError:
     """What went wrong, for a person, with what helps."""
     from huggingface_hub.errors import (
@@ -244,7 +190,7 @@ def _explain(error: BaseException, repo_id: str, revision: str | None) -> UserEr
     )
 
     where, page = f"dataset {repo_id}", f"https://huggingface.co/datasets/{repo_id}"
-    status = _status(error)
+    code = status(error)
     match error:
         case OfflineModeIsEnabled():
             return UserError("The Hub is switched off here (HF_HUB_OFFLINE).", where, "Unset HF_HUB_OFFLINE, or import a file.", "NET")
@@ -264,21 +210,21 @@ def _explain(error: BaseException, repo_id: str, revision: str | None) -> UserEr
             return UserError(f"There is no dataset {repo_id!r} on the Hub, or it is private.", where, remedy, "MISSING")
         case DisabledRepoError():
             return UserError(f"The Hub has disabled {repo_id}.", where, "Take another dataset.", "MISSING")
-        case _ if status == 401:
+        case _ if code == 401:
             return UserError("The Hub does not accept this login.", where, "Log in again: its token has expired or was withdrawn.", "LOGIN")
-        case _ if status == 403:
+        case _ if code == 403:
             return UserError(
                 f"This login may not read {repo_id}.", where, "Give the token read rights, or ask the dataset's owner.", "GATED"
             )
-        case _ if status == 404:
+        case _ if code == 404:
             return UserError(f"A file of {repo_id} is gone.", where, "Try again; if it stays gone, choose another revision.", "MISSING")
-        case _ if status == 429:
+        case _ if code == 429:
             return UserError(
                 "The Hub says that it is asked too often.", where, "Wait a few minutes, then try again; logged in, more is allowed.", "NET"
             )
-        case _ if status >= 500:
+        case _ if code >= 500:
             return UserError(
-                f"The Hub has a fault of its own (HTTP {status}).", where, "Try again later; https://status.huggingface.co knows.", "NET"
+                f"The Hub has a fault of its own (HTTP {code}).", where, "Try again later; https://status.huggingface.co knows.", "NET"
             )
         case _:
             return UserError(

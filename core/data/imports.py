@@ -27,6 +27,7 @@ from core.data.layouts import Layout
 from core.data.mapping import ColumnMapping, require_complete
 from core.data.origin import HubRef, Origin
 from core.errors import UserError
+from core.hubclient import Stopped
 from core.locks import FileLock, is_held
 
 LOCK, CANCEL_FILE, LOG = "import.lock", "cancel", "import.log"
@@ -140,10 +141,10 @@ def _fetch_and_spawn(job_dir: Path, ref: HubRef, token: str | None, lock: FileLo
         events.append(job_dir, "started")
         files, origin = hub.fetch(ref, job_dir / "hub", token, tell, (job_dir / CANCEL_FILE).exists)
         if (job_dir / CANCEL_FILE).exists():
-            raise hub.Stopped
+            raise Stopped
         spawn(job_dir, files, origin, lock)
         is_handed_over = True
-    except hub.Stopped:
+    except Stopped:
         events.append(job_dir, "finished", state="cancelled")
     except UserError as error:
         events.append(job_dir, "finished", state="failed", error=error.as_dict())

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from core import paths
-from core.data import hub, imports
+from core import hubclient, paths
+from core.data import imports
 from core.data.dataset import Dataset, open_dataset
 from core.data.hubfiles import HubFile, arranged, declared
 from core.data.imports import ImportJob, ImportSource
@@ -68,7 +68,7 @@ REPOS = (
 def server(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> Iterator[Hub]:
     with Hub(REPOS) as running:
         monkeypatch.setenv("HF_ENDPOINT", running.url)
-        monkeypatch.setattr(hub, "FIRST_WAIT_S", 0.01)
+        monkeypatch.setattr(hubclient, "FIRST_WAIT_S", 0.01)
         yield running
 
 
@@ -195,7 +195,7 @@ def test_no_hub_at_all_is_an_error_with_a_remedy(workspace: Path, monkeypatch: p
     with Hub() as gone:
         url = gone.url
     monkeypatch.setenv("HF_ENDPOINT", url)
-    monkeypatch.setattr(hub, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(hubclient, "FIRST_WAIT_S", 0.01)
     assert refused("org/one")["code"] == "NET"
 
 
