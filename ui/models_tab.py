@@ -11,7 +11,7 @@ from core.export import artifacts
 from core.export.artifacts import Artifact
 from core.export.levels import LEVELS
 from core.running import live, runs
-from ui import feedback, models_view, picks, run_view
+from ui import feedback, models_ladder, models_view, picks, run_view
 from ui.access import allowed
 from ui.opening import opening, said
 from ui.shell import CHAT, MODELS, PUBLISH, Shell, listen_api
@@ -33,6 +33,7 @@ def build(shell: Shell) -> None:
         with gr.Column(scale=3, min_width=320):
             table = gr.HTML("", container=False, padding=False)
             plot = gr.HTML("", container=False, padding=False)
+            models_ladder.build(shell, chosen, table, plot)
             proofs = gr.HTML("", container=False, padding=False)
             gr.HTML('<h2 class="part">More levels</h2>', container=False, padding=False)
             going = gr.HTML("", container=False, padding=False, elem_id="models-going")
@@ -67,7 +68,9 @@ def look(run_id: str, picked: list[str], more: list[str], seen: str) -> tuple[An
     run_id = next((run.run_id for run in found if run.run_id == run_id), found[0].run_id)
     watched, made = live.watch(run_id), picks.of_run(run_id)
     listed = tuple((run.run_id, run.name) for run in found)
-    figures = tuple((artifact.id, len(artifact.measured), artifact.proofs.get("passed")) for artifact in made)
+    figures = tuple(
+        (artifact.id, len(artifact.measured), artifact.measured.get("eval_sha256"), artifact.proofs.get("passed")) for artifact in made
+    )
     offered = picks.join(picks.first_choice(made))
     now = [str(hash((run_id, listed, figures))), watched.version, offered]
     old = seen.split("|") if seen else ["", "", ""]

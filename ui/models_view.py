@@ -12,9 +12,25 @@ from ui import plots
 from ui.view import chip, count, empty, sentence, size, table, text
 
 NO_MODELS = empty("No model yet.", "Every run that finishes leaves its models here: an adapter, a merged model and its quantised levels.")
+OF_CONVERSATIONS = "conversations that were not trained on"
 KINDS = {"adapter": "adapter", "merged": "merged model", "gguf": "GGUF"}
-HEADS = ("Level", "Size", "Bits per weight", "Perplexity", "KL to f16", "Same top token", "Tokens/s", "")
-FORMATS = {"bits_per_weight": ".2f", "perplexity": ".3f", "kl_mean": ".5f", "top1_agreement": ".1%", "tokens_per_s": ",.0f"}
+HEADS = (
+    "Level",
+    "Size",
+    "Bits per weight",
+    "Perplexity",
+    "KL to f16",
+    "KL, worst 1 %",
+    "Same top token",
+    "Tokens/s",
+    "Prompt tokens/s",
+    "Memory",
+    "",
+)
+FORMATS = {
+    "bits_per_weight": ".2f", "perplexity": ".3f", "kl_mean": ".5f", "kl_p99": ".4f", "top1_agreement": ".1%", "tokens_per_s": ",.0f",
+    "prompt_tokens_per_s": ",.0f",
+}  # fmt: skip
 
 
 def overview(made: Sequence[Artifact]) -> str:
@@ -49,16 +65,27 @@ def level_table(made: Sequence[Artifact]) -> str:
     beaten = ladder.dominated(levels)
     rows = [_row(level, level.id in beaten) for level in levels]
     tokens = next((level.measured["num_tokens"] for level in levels if "num_tokens" in level.measured), None)
-    on = f" on {tokens:,} tokens of conversations that were not trained on" if isinstance(tokens, int) else ""
+    of = "a text of one's own" if any(level.measured.get("measured_on") == "text" for level in levels) else OF_CONVERSATIONS
+    on = f" on {tokens:,} tokens of {of}" if isinstance(tokens, int) else ""
     beat = " Beaten: another level is no larger and closer to f16." if beaten else ""
     note = f'<p class="quiet">Measured on this machine{on}.{beat}</p>'
-    return table(HEADS, rows, "Quantisation levels", numeric=range(1, 7)) + (note if any(map(ladder.is_measured, levels)) else "")
+    return table(HEADS, rows, "Quantisation levels", numeric=range(1, 10)) + (note if any(map(ladder.is_measured, levels)) else "")
+
+
+def advice(level: Artifact | None) -> str:
+    """``Take Q4_K_M: 3.1 GB, the likeliest token is f16's own at 93.4 % of all places.``"""
+    if level is None:
+        return '<p class="quiet" role="status">No measured level fits. Allow more, or quantise a smaller level below.</p>'
+    share = f"{level.measured['top1_agreement']:.1%}".replace("%", " %")
+    rest = f"{size(level.size_bytes)}, about {size(ladder.memory_of(level))} of memory, KL {level.measured['kl_mean']:.3g}"
+    return f'<p role="status"><b>Take {text(level.level)}.</b> {text(rest)}; the likeliest token is f16\'s own at {text(share)} of all places.</p>'
 
 
 def _row(level: Artifact, is_beaten: bool) -> list[str]:
     known: dict[str, Any] = level.measured
     cells = ["" if known.get(name) is None else text(format(known[name], form)).replace("%", " %") for name, form in FORMATS.items()]
-    return [f"<b>{text(level.level)}</b>", text(size(level.size_bytes)), *cells, chip("beaten") if is_beaten else ""]
+    memory = size(known["resident_bytes"]) if known.get("resident_bytes") else ""
+    return [f"<b>{text(level.level)}</b>", text(size(level.size_bytes)), *cells, text(memory), chip("beaten") if is_beaten else ""]
 
 
 def level_plot(made: Sequence[Artifact]) -> str:

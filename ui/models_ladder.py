@@ -1,0 +1,102 @@
+"""The ladder's questions: which level for so many GB, for so good a model, for this machine; and the levels measured on one's own text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from core.errors import UserError
+from core.export import ladder
+from core.export.native_support import free_bytes
+from core.running import runs
+from ui import background, feedback, models_view, picks
+from ui.access import allowed
+from ui.shell import Shell
+from ui.view import meter, text
+
+LONGEST_TEXT = 400_000  # characters
+BY_SIZE, BY_QUALITY, BY_MACHINE = "At most so many GB", "At least this quality", "For this machine"
+
+
+def build(shell: Shell, run: Any, table: Any, plot: Any) -> None:
+    with gr.Accordion("Which level should I take?", open=False, elem_id="models-pick"):
+        with gr.Row():
+            how = gr.Radio([BY_SIZE, BY_QUALITY, BY_MACHINE], value=BY_MACHINE, label="Pick the best one", elem_classes=["chips"])
+        with gr.Row():
+            gigabytes = gr.Number(4, minimum=0, label="Size at most (GB)", elem_id="pick-size")
+            share = gr.Slider(50, 100, value=95, step=0.5, label="Same top token as f16 at least (%)", elem_id="pick-quality")
+        answer = gr.HTML("", container=False, padding=False, elem_id="models-advice")
+    with gr.Accordion("Measure on a text of your own", open=False, elem_id="models-measure"):
+        passage = gr.Textbox(label="Text", lines=4, max_lines=12, max_length=LONGEST_TEXT, elem_id="measure-text",
+                             info="Empty: the conversations that were not trained on. The figures above are then measured anew.")  # fmt: skip
+        with gr.Row():
+            go = gr.Button("Measure the levels", elem_id="measure-go")
+            halt = gr.Button("Cancel", interactive=False, elem_id="measure-cancel")
+        state = gr.HTML("", container=False, padding=False, elem_id="measure-state")
+    slot = feedback.slot()
+    knobs = [run, how, gigabytes, share]
+    changes = [how.input, gigabytes.change, share.release, run.change]
+    shell.listen(changes, advise, inputs=knobs, outputs=answer, slot=slot, queue=False)
+    measuring = shell.listen(
+        go.click, measure, inputs=[run, passage], outputs=[state, go, halt, table, plot], slot=slot, concurrency_limit=1
+    )
+    shell.listen(halt.click, cancelled, outputs=[state, go, halt], slot=slot, queue=False, cancels=[measuring])
+
+
+@allowed("public")
+def advise(run_id: str | None, how: str, gigabytes: float | None, share: float) -> str:
+    """The level to take, in a sentence, or why there is none."""
+    if not run_id:
+        return ""
+    levels = [artifact for artifact in picks.of_run(run_id) if artifact.kind == "gguf"]
+    if not any(map(ladder.is_measured, levels)):
+        return '<p class="quiet">No level has been measured yet; measure them below.</p>'
+    if how == BY_SIZE:
+        found = ladder.best_within(levels, (gigabytes or 0) * 1e9)
+    elif how == BY_QUALITY:
+        found = ladder.smallest_with(levels, share / 100)
+    else:
+        found = ladder.best_in_memory(levels, free_bytes())
+    return models_view.advice(found)
+
+
+@allowed("owner")
+def measure(run_id: str, passage: str) -> Iterator[tuple[Any, ...]]:
+    """Measure every level of the run, with how far it is; what was measured on the same text before is not measured again."""
+    from core.export.measure import measure as measure_levels
+    from core.training.samples import conversations_of
+
+    levels = [artifact for artifact in picks.of_run(run_id) if artifact.kind == "gguf"]
+    reference = next((level for level in levels if (level.level or "").lower() in ("f16", "bf16", "f32")), None)
+    if reference is None:
+        raise UserError("KL is measured against the model's own f16, which is not there.", "measuring", "Quantise the level f16 first.")
+    is_text = bool((passage or "").strip())
+    conversations = [] if is_text else conversations_of(runs.folder(run_id))[1]
+
+    def work(on_progress: Any) -> None:
+        finished: set[str] = set()
+
+        def watch(event: dict[str, Any]) -> None:
+            if event["event"] == "measured":
+                finished.add(event["id"])
+            part = event["done"] / max(1, event["total"]) if event["event"] == "progress" else 0
+            on_progress(int(1000 * (len(finished) + part)), 1000 * len(levels))
+
+        measure_levels(levels, reference, conversations, text=passage if is_text else None, on_event=watch)
+
+    for progress in background.watch(work, may_be_abandoned=True):
+        done = progress.done / progress.total if progress.total else 0.0
+        said = f"{min(1.0, done):.0%} of the measuring is done".replace("%", " %")
+        bar = f"{meter(min(1.0, done), said)}<p class='quiet' role='status'>{text(said)}</p>"
+        yield bar, gr.Button(interactive=False), gr.Button(interactive=True), gr.skip(), gr.skip()
+    made = picks.of_run(run_id)
+    shown = '<p class="quiet" role="status">Measured.</p>'
+    yield shown, gr.Button(interactive=True), gr.Button(interactive=False), models_view.level_table(made), models_view.level_plot(made)
+
+
+@allowed("owner")
+def cancelled() -> tuple[Any, ...]:
+    said = '<p class="quiet" role="status">Cancelled; the levels that were finished keep their new figures.</p>'
+    return said, gr.Button(interactive=True), gr.Button(interactive=False)
