@@ -14,6 +14,7 @@ from core.errors import UserError
 from core.export import artifacts
 from core.paths import EXAMPLES, STARTER
 from tests.unit.export.gguf_files import UINT32, text, three_tokens
+from ui import zero_gpu
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -71,6 +72,15 @@ def test_a_second_question_is_answered_as_if_asked_afresh(engine, questions, lev
     longer = [*ask(questions[0]), {"role": "assistant", "content": answer}, *ask(questions[1])]
     after = text_of(engine.stream(longer, Sampling(max_tokens=20)))
     assert after == batch_answers(engine.artifact, [longer], 20)[0]
+
+
+def test_what_was_computed_of_a_conversation_is_kept_for_its_next_question(engine, questions):
+    answer = list(engine.stream(ask(questions[0]), Sampling(max_tokens=20)))
+    first = answer[-1].stats
+    longer = [*ask(questions[0]), {"role": "assistant", "content": text_of(answer)}, *ask(questions[1])]
+    second = list(engine.stream(longer, Sampling(max_tokens=4)))[-1].stats
+    assert second["cached_tokens"] >= first["prompt_tokens"] > 10, "only the new question is read"
+    assert second["resident_bytes"] > 10**7 and second["context_length"] == engine.facts["context_length"]
 
 
 def test_many_answers_at_once_equal_those_one_by_one(engine, questions):
@@ -141,6 +151,16 @@ def test_an_adapter_on_its_base_answers_as_the_two_merged(tmp_path, questions, b
     prompts = [ask(question) for question in questions]
     answers = batch_answers(adapter, prompts, 12)
     assert answers == batch_answers(merged, prompts, 12) != by_transformers.answers(prompts, 12)
+    alone = by_transformers.answers(prompts, 12)
+    with open_engine(adapter) as engine:
+        for with_adapter, expected in ((True, answers), (False, alone), (True, answers)):
+            said = [text_of(engine.stream(prompt, Sampling(max_tokens=12), with_adapter=with_adapter)).strip() for prompt in prompts]
+            assert said == expected, "the same process, with the adapter and without it"
+    in_process = zero_gpu.Model(adapter)
+    for with_adapter, expected in ((True, answers[0]), (False, alone[0])):
+        pieces = list(in_process.stream(prompts[0], Sampling(max_tokens=12), with_adapter=with_adapter))
+        assert text_of(pieces).strip() == expected and pieces[-1].done in ("eos", "length")
+    assert in_process.rendered(prompts[0]).text.endswith("ASSISTANT:")
     with pytest.raises(UserError, match="base model"):
         open_engine(adapter.model_copy(update={"base_path": str(tmp_path / "gone")}))
 

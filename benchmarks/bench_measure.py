@@ -1,0 +1,110 @@
+"""Our figures beside llama.cpp's own: perplexity and KL of the starter's levels on the same tokens, by `measure` and by llama-perplexity.
+
+llama-perplexity is built with cmake from the pinned source distribution (minutes on two cores); ``--tools`` names a folder that has it.
+``--save`` keeps the result file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.bench_demo import machine
+from benchmarks.llama_tools import tools
+from core.export import artifacts
+from core.export.gguf import make_gguf
+from core.export.measure import TEXT_WINDOW, measure
+from core.paths import EXAMPLES, STARTER
+
+RESULT = Path(__file__).parent / "results" / "measure.json"
+LEVELS = ("f16", "q8_0", "q5_0", "q4_0", "Q4_K_M", "Q2_K")
+WITHIN = 0.02
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tools", type=Path, help="a folder with llama-perplexity")
+    parser.add_argument("--save", action="store_true", help=f"write {RESULT.name}")
+    arguments = parser.parse_args()
+    perplexity = (arguments.tools or tools(["llama-perplexity"])) / "llama-perplexity"
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TRANSMUTE_HOME"] = folder
+        rows = compared(perplexity, Path(folder))
+    worst = {name: max(row[f"{name}_off"] for row in rows) for name in ("perplexity", "kl")}
+    print(f"{'level':8}{'perplexity':>12}{'llama.cpp':>12}{'off':>8}{'KL':>12}{'llama.cpp':>12}{'off':>8}{'top-1':>9}{'llama.cpp':>11}")
+    for row in rows:
+        print(
+            f"{row['level']:8}{row['perplexity']:12.4f}{row['theirs_perplexity']:12.4f}{row['perplexity_off']:8.2%}"
+            f"{row['kl']:12.6f}{row['theirs_kl']:12.6f}{row['kl_off']:8.2%}{row['top1']:9.2%}{row['theirs_top1']:11.2%}"
+        )
+    result = {"machine": machine(), "window": TEXT_WINDOW, "num_tokens": rows[0]["num_tokens"], "worst": worst, "rows": rows}
+    if arguments.save:
+        RESULT.parent.mkdir(exist_ok=True)
+        RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps({"worst": worst, "within": WITHIN, "passed": all(value <= WITHIN for value in worst.values())}))
+    sys.exit(0 if all(value <= WITHIN for value in worst.values()) else 1)
+
+
+def compared(perplexity: Path, folder: Path) -> list[dict[str, Any]]:
+    """One row per level; KL only for levels below f16, whose own is zero by definition."""
+    lines = (EXAMPLES / "starter_eval.jsonl").read_text(encoding="utf-8").splitlines()
+    text = "\n".join(f"{record['question']}\n{record['answer']}" for record in map(json.loads, lines))
+    source = artifacts.resolve(str(STARTER)).model_copy(update={"name": "Starter", "base_model": "starter"})
+    made = make_gguf(source, LEVELS, folder / "gguf")
+    ours = measure(made, made[0], [], text=text, max_tokens=10**6)
+    file, base = folder / "text.txt", folder / "base.kld"
+    file.write_text(text, encoding="utf-8")
+    rows: list[dict[str, Any]] = []
+    for artifact in made:
+        is_base = artifact.id == made[0].id
+        argv = [str(perplexity), "-m", str(artifact.gguf_path), "-c", str(TEXT_WINDOW), "-t", "2", "--kl-divergence-base", str(base)]
+        argv += ["-f", str(file)] if is_base else ["--kl-divergence"]
+        theirs = read(subprocess.run(argv, capture_output=True, text=True, check=True), is_base)
+        figures = ours[artifact.id]
+        rows.append(
+            {
+                "level": artifact.level,
+                "num_tokens": figures["num_tokens"],
+                "perplexity": figures["perplexity"],
+                "theirs_perplexity": theirs["perplexity"],
+                "perplexity_off": abs(figures["perplexity"] / theirs["perplexity"] - 1),
+                "kl": figures["kl_mean"],
+                "theirs_kl": theirs["kl"],
+                "kl_off": 0.0 if is_base else abs(figures["kl_mean"] / theirs["kl"] - 1),
+                "top1": figures["top1_agreement"],
+                "theirs_top1": theirs["top1"],
+            }
+        )
+    return rows
+
+
+def read(done: subprocess.CompletedProcess[str], is_base: bool) -> dict[str, float]:
+    """The figures that llama-perplexity prints."""
+    said = done.stdout + done.stderr
+    if is_base:
+        return {"perplexity": number(r"Final estimate: PPL = ([\d.]+)", said), "kl": 0.0, "top1": 1.0}
+    return {
+        "perplexity": number(r"Mean PPL\(Q\)\s*:\s*([\d.]+)", said),
+        "kl": number(r"Mean\s+KLD:\s*(-?[\d.]+)", said),
+        "top1": number(r"Same top p:\s*([\d.]+)", said) / 100,
+    }
+
+
+def number(pattern: str, said: str) -> float:
+    found = re.search(pattern, said)
+    if not found:
+        sys.exit(said[-3000:])
+    return float(found[1])
+
+
+if __name__ == "__main__":
+    main()
