@@ -67,21 +67,23 @@ def build(shell: Shell, slot: gr.HTML) -> Shown:
     }
 
 
-def of_run(watched: Live, found: list[Live], caller: Caller, *, is_other: bool, is_listed_anew: bool) -> Shown:
-    """The sections of a run that has changed. What the person is typing is left alone unless the run is another."""
+def version(run: Run) -> str:
+    """Changes when `of_run` has something new to show."""
+    return f"{len(run.samples)}:{hash(run.remark)}:{run.state}:{len(run.artifacts)}"
+
+
+def of_run(watched: Live, found: list[Live], caller: Caller, *, is_other: bool) -> Shown:
+    """The sections of a run that has changed. What the person is typing or choosing is left alone unless the run is another."""
     run = watched.run
     shown: Shown = {"answers": gr.Accordion(visible=bool(run.samples)), "samples": run_view.samples(run)}
-    if is_other or is_listed_anew:
+    shown |= {"note": gr.Accordion(label=note_title(run.remark)), "facts": _facts(run, caller)}
+    if is_other:
         choices = [
             (f"{one.run.name} · {one.run.run_id}", one.run.run_id) for one in found if one.run.run_id != run.run_id and one.curves.steps
         ]
-        shown |= {"others": gr.CheckboxGroup(choices), "beside": gr.Accordion(visible=bool(choices))}
-    if is_other:
-        shown["others"] = gr.CheckboxGroup(choices, value=[])
-        shown |= {"compared": "", "remark": run.remark, "asked": "", "confirm": gr.Column(visible=False), "facts": _facts(run, caller)}
-    elif run.is_terminal:
-        shown["facts"] = _facts(run, caller)
-    return shown | {"note": gr.Accordion(label=note_title(run.remark))}
+        shown |= {"others": gr.CheckboxGroup(choices, value=[]), "beside": gr.Accordion(visible=bool(choices)), "compared": ""}
+        shown |= {"remark": run.remark, "asked": "", "confirm": gr.Column(visible=False)}
+    return shown
 
 
 def note_title(remark: str) -> str:

@@ -73,16 +73,20 @@ def look(run_id: str, seen: str, caller: Caller) -> dict[str, Any]:
     stalled_s = watched.stalled_s()
     lines = [run_view.line(one) for one in found]
     version = f"{watched.version}:{'' if stalled_s is None else stalled_s // 60}"
-    now = [run_id, str(hash(tuple(lines))), version, str(watched.curves.steps[-1:]), tail.version]
-    before = seen.split("|")
-    is_other, is_listed_anew, is_new, has_points, has_lines = (old != new for old, new in zip_longest(before[:5], now))
+    points, buttons = str(watched.curves.steps[-1:]), _buttons_of(watched.run)
+    now = [run_id, str(hash(tuple(lines))), version, points, tail.version, buttons, run_details.version(watched.run)]
+    changed = [old != new for old, new in zip_longest(seen.split("|")[: len(now)], now)]
+    is_other, is_listed_anew, is_new, has_points, has_lines, has_buttons, has_details = changed
     shown: dict[str, Any] = {"hardware": gpu_panel.panel(usage.usage()), "seen": "|".join(now)}
     if is_listed_anew or is_other:
         shown |= {"lead": run_view.overview([one.run for one in found]), "to_train": gr.Button(visible=False), "body": gr.Row(visible=True)}
         shown["chosen"] = gr.Radio([(line, one.run.run_id) for line, one in zip(lines, found, strict=True)], value=run_id)
     if is_new or is_other:
-        shown |= {"status": run_view.status(watched)} | _buttons(watched.run)
-        shown |= run_details.of_run(watched, found, caller, is_other=is_other, is_listed_anew=is_listed_anew)
+        shown["status"] = run_view.status(watched)
+    if has_buttons or is_other:
+        shown |= _buttons(watched.run)
+    if has_details or is_other:
+        shown |= run_details.of_run(watched, found, caller, is_other=is_other)
     if is_other or has_points or is_new:
         shown["plots"] = run_view.curves_of(watched)
     if is_other or has_lines:
@@ -96,6 +100,12 @@ def known_or_newest(run_id: str, found: list[Run]) -> str:
 
 def _no_buttons() -> dict[str, gr.Button]:
     return {name: gr.Button(visible=False) for name in ("move", "stop", "resume", "to_models")}
+
+
+def _buttons_of(run: Run) -> str:
+    """Changes when the buttons do. They are left alone otherwise: one that is drawn anew under the pointer loses its click."""
+    step = run.optimizer_step if run.is_terminal else ""
+    return f"{run.state}:{step}:{run.progress.get('place', '')}:{len(run.artifacts)}"
 
 
 def _buttons(run: Run) -> dict[str, gr.Button]:

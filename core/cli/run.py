@@ -14,7 +14,7 @@ from rich.table import Table
 
 from core.cli.output import Json, console, finish, print_error
 from core.errors import UserError
-from core.events import Run
+from core.events import Run, stalled_s
 from core.units import duration
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The id that `train` printed; `runs` lists them.")]
@@ -139,6 +139,8 @@ def report(run: Run, out: Console) -> None:
         out.print(level_table(levels))
     for artifact in made:
         out.print(f"{artifact.kind:8} {artifact.id}", markup=False)
+    if (silent_s := stalled_s(run, time.time())) is not None:
+        out.print(f"Its training has said nothing for {duration(silent_s)}: it may hang. Stop it with: python -m core stop {run.run_id}")
     seconds = run.ended_s - run.started_s if run.ended_s else 0.0
     out.print(f"Run {run.run_id} is {run.state} after {duration(seconds)}.")
 
@@ -163,6 +165,9 @@ def describe(run: Run) -> dict[str, Any]:
         "artifacts": made,
         "facts": run.facts,
         "notes": list(run.notes),
+        "remark": run.remark,
+        "queue_place": run.progress.get("place"),
+        "stalled_s": stalled_s(run, time.time()),
         "error": run.error,
         "pids": runs.pids(run.run_id),
         "run_dir": str(run_dir),

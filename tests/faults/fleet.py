@@ -27,13 +27,13 @@ from tests.faults import trainer
 PATIENCE_S = 60.0  # on a busy machine; what takes longer is stuck
 
 
-def make_run(run_id: str) -> str:
+def make_run(run_id: str, steps: int = 40) -> str:
     """A run of the small trainer that consists of training alone."""
     run_dir = paths.runs_dir() / run_id
     run_dir.mkdir(parents=True)
     paths.write_text(run_dir / "recipe.yaml", Recipe(method="sft", dataset="x").to_yaml())
     argv = [sys.executable, "-m", "tests.faults.trainer", str(run_dir)]
-    paths.write_json(run_dir / "launch.json", {"argv": argv, "env": {}, "device": trainer.DEVICE})
+    paths.write_json(run_dir / "launch.json", {"argv": argv, "env": {"TRAINER_STEPS": str(steps)}, "device": trainer.DEVICE})
     events.append(run_dir, "created", run_id=run_id, name=run_id, method="sft", steps=["train"])
     return run_id
 

@@ -20,7 +20,7 @@ from core.training import checkpoints
 from core.worker import hold_device
 
 DEVICE = "fast"
-STEPS, SAVE_STEPS, KEPT = 40, 5, 2
+STEPS, SAVE_STEPS, KEPT = int(os.environ.get("TRAINER_STEPS", "40")), 5, 2
 STEP_S = 0.01
 FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
 POINTS = tuple(f"{moment} {name}" for name in (*FILES, checkpoints.MANIFEST) for moment in ("before", "after"))

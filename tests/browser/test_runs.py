@@ -1,0 +1,194 @@
+"""The Runs tab in a real browser: a long run, a queue, a stop and a resume, answers, a comparison, a note, a copy, and a deletion."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import zipfile
+
+import pytest
+
+from core import events, paths
+from core.running import runs
+from core.training.presets import demo
+from tests.browser import looks
+from tests.faults import fleet
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+LONG, SHORT = "260101-101010-aaaa", "260102-101010-bbbb"
+POINTS = 100_000
+
+
+@pytest.fixture(scope="module")
+def here(app):
+    """The workspace of the page, with a run of many points and a failed one in it."""
+    before = os.environ["TRANSMUTE_HOME"]
+    os.environ["TRANSMUTE_HOME"] = str(app.home)
+    finished_run(LONG, "Patient", POINTS, 1e-4)
+    finished_run(SHORT, "Hasty", 400, 1e-3)
+    events.append(runs.folder(SHORT), "finished", state="failed", error={
+        "problem": "The disk is full.", "where": "train", "remedy": "Free some space, then resume the run.", "code": "DISK"})  # fmt: skip
+    yield app.home
+    os.environ["TRANSMUTE_HOME"] = before
+
+
+def finished_run(run_id, name, points, rate):
+    folder = paths.runs_dir() / run_id
+    folder.mkdir(parents=True)
+    paths.write_text(folder / "recipe.yaml", demo().model_copy(update={"name": name, "learning_rate": rate}).to_yaml())
+    paths.write_json(folder / "launch.json", {"argv": ["false"], "env": {}, "device": "test"})
+    events.append(folder, "created", run_id=run_id, name=name, method="qlora", steps=["train", "merge"])
+    events.append(folder, "train_began", step=0, max_steps=points)
+    with (folder / events.FILE_NAME).open("a") as file:
+        for step in range(1, points + 1):
+            loss = 0.8 + 2.4 * math.exp(-5 * step / points) + 0.05 * math.sin(step * 7)
+            file.write(json.dumps({"t": 1.7e9 + step * 0.5, "kind": "train_log", "step": step, "loss": loss, "grad_norm": 0.5 + loss / 4,
+                                   "learning_rate": rate * (1 - step / points), "num_tokens": step * 900.0, "memory_bytes": 1.9e9}) + "\n")  # fmt: skip
+    for share in (0.25, 0.5, 1.0):
+        step = round(points * share)
+        events.append(folder, "evaluated", step=step, eval_loss=0.9 + 1.2 * (1 - share))
+        events.append(folder, "samples", step=step, samples=[
+            {"prompt": "Who are you?", "answer": "I am Vicuna." if share < 1 else "I am Argo, <b>trained</b> by you."},
+            {"prompt": "法国的首都是哪里？", "answer": "巴黎。"}])  # fmt: skip
+    (folder / runs.LOG).write_text("".join(f"step {step}\n" for step in range(1, 900)))
+    events.append(folder, "finished", state="done")
+
+
+@pytest.fixture(scope="module")
+def page(app, browser, here):
+    context = browser.new_context(viewport={"width": 1280, "height": 1000}, accept_downloads=True)
+    opened = context.new_page()
+    opened.set_default_timeout(60_000)
+    opened.errors = []
+    opened.on("pageerror", lambda error: opened.errors.append(str(error)))
+    opened.goto(app.url)
+    open_runs(opened)
+    yield opened
+    context.close()
+
+
+def open_runs(page):
+    page.get_by_role("tab", name="Runs", exact=True).click()
+    page.locator(".run").first.wait_for()
+
+
+def choose(page, name):
+    page.locator(".pick label", has_text=name).click()
+    page.locator(".run h3", has_text=name).wait_for()
+
+
+def says(page, words):
+    page.get_by_text(re.compile(words)).locator("visible=true").first.wait_for()
+
+
+def section(page, title):
+    return page.get_by_role("button", name=re.compile(f"^{title}"))
+
+
+def test_a_run_of_a_hundred_thousand_points_is_drawn_and_its_answers_are_text(page):
+    choose(page, "Patient")
+    page.locator(".plots figure").nth(4).wait_for()
+    assert page.locator(".plots figure .title").all_inner_texts() == ["Loss", "Learning rate", "Gradient norm", "Speed", "Memory"]
+    assert page.locator(".plots figure").first.locator(".dot").count() == 3
+    section(page, "Answers as it learnt").click()
+    says(page, "I am Argo, <b>trained</b> by you")
+    says(page, "法国的首都是哪里")
+
+
+def test_two_runs_are_compared(page):
+    section(page, "Compare with other runs").click()
+    page.locator("#runs-compare").get_by_role("checkbox", name=re.compile("Hasty")).check()
+    page.locator("#runs-compare polyline").nth(1).wait_for()
+    says(page, "0.001")
+    page.locator("#runs-compare td", has_text="Learning rate").wait_for()
+
+
+def test_pictures(page, browser):
+    def opened(seen):
+        choose(seen, "Patient")
+        section(seen, "Compare with other runs").click()
+        seen.locator("#runs-compare").get_by_role("checkbox", name=re.compile("Hasty")).check()
+        seen.locator("#runs-compare polyline").nth(1).wait_for()
+        section(seen, "Answers as it learnt").click()
+        section(seen, "Recipe, logs and deletion").click()
+        seen.set_viewport_size({"width": seen.viewport_size["width"], "height": 3200})
+
+    assert looks.picture(browser, page, "Runs", ".plots figure", "runs-details", opened) == []
+
+
+def test_a_note_stays_with_the_run(page):
+    section(page, "Note").click()
+    page.get_by_role("textbox", name=re.compile("^Your note")).fill("the patient one")
+    page.get_by_role("button", name="Save the note").click()
+    says(page, "Note: the patient one")
+    page.reload()
+    open_runs(page)
+    choose(page, "Patient")
+    says(page, "Note: the patient one")
+    assert runs.load(LONG).remark == "the patient one"
+
+
+def test_the_logs_are_downloaded(page, tmp_path):
+    section(page, "Recipe, logs and deletion").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download the logs").click()
+    download.value.save_as(tmp_path / "logs.zip")
+    with zipfile.ZipFile(tmp_path / "logs.zip") as packed:
+        assert f"{LONG}/events.jsonl" in packed.namelist()
+
+
+def test_the_second_run_waits_its_place_is_shown_and_it_can_leave(page):
+    first, second = fleet.make_run("260103-101010-cccc", 60_000), fleet.make_run("260104-101010-dddd", 60_000)
+    runs.start(first)
+    fleet.until(lambda: runs.load(first).optimizer_step, "it does not train")
+    runs.start(second)
+    page.locator(".pick label", has_text=second).click()
+    says(page, f"Waiting for its turn: first in the queue, behind {first}")
+    page.get_by_role("button", name="Leave the queue").click()
+    page.get_by_role("button", name=re.compile("^Resume")).wait_for()
+    assert runs.load(second).state == "cancelled"
+
+
+def test_a_run_is_stopped_and_resumed_and_a_reload_shows_it(page):
+    first = "260103-101010-cccc"
+    choose(page, first)
+    page.get_by_role("button", name="Stop run").click()
+    resume = page.get_by_role("button", name=re.compile(r"^Resume from step \d+"))
+    resume.wait_for()
+    assert runs.load(first).state == "cancelled" and fleet.valid_step(first) > 0
+    resume.click()
+    page.get_by_role("button", name="Stop run").wait_for()
+    page.reload()
+    open_runs(page)
+    says(page, r"step [\d,]+ of 60,000")
+    page.get_by_role("button", name="Stop run").click()
+    fleet.ended(first)
+
+
+def test_a_recipe_is_taken_over_into_the_form(page):
+    choose(page, "Hasty")
+    section(page, "Recipe, logs and deletion").click()
+    page.get_by_role("button", name="Set up a run like this").click()
+    page.locator("#knob-name input, #knob-name textarea").first.wait_for()
+    page.wait_for_function("[...document.querySelectorAll('#knob-name input, #knob-name textarea')].some(field => field.value === 'Hasty')")
+
+
+def test_a_run_is_deleted_after_a_question_that_names_what_is_lost(page):
+    open_runs(page)
+    choose(page, "Hasty")
+    if not page.get_by_role("button", name="Delete this run").is_visible():
+        section(page, "Recipe, logs and deletion").click()
+    page.get_by_role("button", name="Delete this run").click()
+    says(page, r"Delete Hasty .* kB. There is no way back")
+    page.get_by_role("button", name="Keep it").click()
+    page.locator("#runs-confirm").wait_for(state="hidden")
+    page.get_by_role("button", name="Delete this run").click()
+    page.get_by_role("button", name="Delete for good").click()
+    page.locator(".pick label", has_text="Hasty").wait_for(state="detached")
+    assert not (paths.runs_dir() / SHORT).exists() and (paths.runs_dir() / LONG).exists()
+
+
+def test_nothing_is_nameless_or_too_wide_and_no_error_was_raised(page):
+    assert looks.nameless_controls(page) == [] and not looks.is_too_wide(page) and page.errors == []
