@@ -93,7 +93,8 @@ def note_title(remark: str) -> str:
 
 def _facts(run: Run, caller: Caller) -> str:
     """What the run takes on the disk, and how to look at it in TensorBoard."""
-    takes = f"{size(runs.size_bytes(run.run_id))} on the disk, {count(len(run.artifacts), 'model')} among it."
+    models = f", {count(len(run.artifacts), 'model')} among it" if run.artifacts else ""
+    takes = f"{size(runs.size_bytes(run.run_id))} on the disk{models}."
     folder = str(runs.folder(run.run_id) / "tensorboard") if caller.is_local else f"{run.run_id}/tensorboard"
     command = f"tensorboard --logdir {folder}"
     whence = "" if caller.is_local else " in the folder that the download of the logs unpacks to"
