@@ -1,0 +1,222 @@
+"""A person chats: a set of levels at one click, stop, retry, undo, edit, save, vote; a model that is killed; a tab that is closed.
+
+The tests share one page, in order; the workspace holds the starter model at four levels, as a run would have left them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import time
+
+import psutil
+import pytest
+
+from core import events, paths
+from core.export import artifacts
+from core.export.artifacts import Artifact
+from core.export.gguf import make_gguf
+from tests.browser import looks
+from tests.page import App, converter, free_port
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+LEVELS = ("f16", "q8_0", "q4_0", "Q4_K_M")
+RUN = "r-starter"
+
+
+def a_finished_run(home):
+    """A run that left the starter model as it is, at four levels."""
+    run_dir = home / "runs" / RUN
+    run_dir.mkdir(parents=True)
+    events.append(run_dir, "created", run_id=RUN, name="Starter", method="fft", steps=["train"])
+    with paths.building(run_dir / "artifacts" / "merged") as folder:
+        shutil.copytree(paths.STARTER, folder, dirs_exist_ok=True)
+        artifacts.write(Artifact(id=f"{RUN}-merged", kind="merged", name="Starter", run_id=RUN, base_model="starter"), folder)
+    merged = artifacts.read(run_dir / "artifacts" / "merged")
+    made = make_gguf(merged, LEVELS, run_dir / "artifacts", run_id=RUN)
+    for artifact in (merged, *made):
+        events.append(run_dir, "artifact", id=artifact.id, kind_of=artifact.kind, path=f"artifacts/{artifact.folder.name}")
+    events.append(run_dir, "finished", state="done")
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    home = tmp_path_factory.mktemp("chat") / "workspace"
+    home.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLAMA_CPP_DIR", str(converter()))
+        a_finished_run(home)
+    running = App(home, free_port())
+    running.start()
+    yield running
+    running.kill()
+
+
+@pytest.fixture(scope="module")
+def page(app, browser):
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    opened = context.new_page()
+    opened.set_default_timeout(60_000)
+    opened.errors = []
+    opened.on("pageerror", lambda error: opened.errors.append(str(error)))
+    opened.goto(app.url)
+    opened.get_by_role("tab", name="Chat", exact=True).click()
+    yield opened
+    context.close()
+
+
+def wait_until(condition, seconds, what):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
+        time.sleep(0.1)
+    return found
+
+
+def models(app):
+    """The processes that hold a model."""
+    found = psutil.Process(app.process.pid).children(recursive=True)
+    return [child for child in found if any("_child" in part for part in child.cmdline())]
+
+
+def is_working(child):
+    before = child.cpu_times().user
+    time.sleep(0.5)
+    return child.cpu_times().user - before > 0.2
+
+
+def prompt_of(page):
+    return page.get_by_role("textbox", name=re.compile("^Prompt"))
+
+
+def whole(page, count):
+    page.wait_for_function(f"document.querySelectorAll('#chat-talk article.reply[aria-busy=false]').length === {count}", timeout=120_000)
+    page.locator("#chat-action:not([disabled])").wait_for()
+
+
+def ask(page, question, count):
+    prompt_of(page).fill(question)
+    page.locator("#chat-action").click()
+    whole(page, count)
+
+
+def knob(page, label, value):
+    box = page.get_by_role("spinbutton", name=re.compile(f"number input for {label}|^{label}")).first
+    box.fill(str(value))
+    box.press("Tab")
+
+
+def open_group(page, name):
+    page.get_by_role("button", name=re.compile(f"^{name}")).click()
+
+
+def choose(page, elem_id, option):
+    page.locator(f"#{elem_id} input").click()
+    page.get_by_role("option", name=re.compile(option)).first.click()
+
+
+def test_four_levels_are_chosen_at_one_click_and_answer_side_by_side(page):
+    choose(page, "chat-set", "Starter")
+    page.get_by_role("button", name="Ask 4 models").wait_for()
+    page.locator("#chat-memory", has_text="free memory").wait_for()
+    ask(page, "What is the capital of France?", 4)
+    assert [header.split("\n")[0] for header in page.locator("#chat-talk .reply header").all_inner_texts()] == [
+        "f16",
+        "q8_0",
+        "Q4_K_M",
+        "q4_0",
+    ]
+    figures = page.locator("#chat-talk .figures").all_inner_texts()
+    assert all("first token after" in line and "of memory" in line and "tokens" in line for line in figures)
+    assert (
+        "of 1,024 tokens" in page.locator(".context").first.inner_text()
+        or "tokens of context" in page.locator(".context").first.inner_text()
+    )
+
+
+def test_the_template_is_shown_as_the_model_reads_it(page):
+    page.locator("#chat-rendered").click()
+    page.locator(".rendered pre", has_text="USER: What is the capital of France? ASSISTANT:").wait_for()
+
+
+def test_an_answer_is_asked_again_and_taken_back(page):
+    page.locator("#chat-retry").click()
+    page.wait_for_function("document.querySelectorAll('#chat-talk .reply[aria-busy=true]').length > 0")
+    whole(page, 4)
+    page.locator("#chat-undo").click()
+    wait_until(lambda: prompt_of(page).input_value() == "What is the capital of France?", 30, "putting the question back")
+    assert page.locator("#chat-talk article").count() == 0
+
+
+def test_an_earlier_question_is_changed_and_the_conversation_saved_and_opened_after_a_reload(page):
+    ask(page, "Who made you?", 4)
+    open_group(page, "This conversation")
+    choose(page, "chat-message", r"^1\. Who made you")
+    wait_until(lambda: page.locator("#chat-words textarea").input_value() == "Who made you?", 30, "showing the words")
+    page.locator("#chat-words textarea").fill("Who are you?")
+    page.locator("#chat-ask-changed").click()
+    page.locator(".question", has_text="Who are you?").wait_for()
+    whole(page, 4)
+    page.locator("#chat-save").click()
+    wait_until(lambda: page.locator("#chat-saved input").input_value() == "Who are you?", 30, "saving")
+    page.locator("#chat-clear").click()
+    wait_until(lambda: page.locator("#chat-talk article").count() == 0, 30, "the empty conversation")
+    page.reload()
+    page.get_by_role("tab", name="Chat", exact=True).click()
+    open_group(page, "This conversation")
+    choose(page, "chat-saved", "Who are you")
+    whole(page, 4)
+
+
+def test_the_conversation_is_kept_as_a_vicuna_file(page):
+    with page.expect_download() as download:
+        page.locator("#chat-export").click()
+    records = json.loads(download.value.path().read_text(encoding="utf-8"))
+    assert len(records) == 4 and [turn["from"] for turn in records[0]["conversations"]] == ["human", "gpt"]
+
+
+def test_a_blind_vote_hides_the_names_until_it_is_cast(page):
+    open_group(page, "Blind vote")
+    page.locator("#vote-prompt textarea").fill("Who are you?")
+    page.locator("#vote-ask").click()
+    page.locator("#vote-first:not([disabled])").wait_for()
+    assert not re.search("q4_0|q8_0|f16|Q4_K_M", page.locator("#vote-arena").inner_text())
+    page.locator("#vote-tie").click()
+    page.locator("#vote-results table").wait_for()
+    assert re.search("q4_0|q8_0|f16|Q4_K_M", page.locator("#vote-arena").inner_text())
+    assert looks.nameless_controls(page) == [] and not looks.is_too_wide(page)
+
+
+def test_a_long_answer_is_stopped_a_killed_model_is_said_and_comes_back(page, app):
+    page.locator("#chat-clear").click()
+    open_group(page, "How they answer")
+    knob(page, "Temperature", 2)
+    knob(page, "Maximum length", 2000)
+    prompt_of(page).fill("Count to a thousand.")
+    page.locator("#chat-action").click()
+    page.get_by_role("button", name="Stop").wait_for()
+    page.wait_for_function("[...document.querySelectorAll('#chat-talk .words')].some(words => words.innerText.length > 5)")
+    for child in models(app):
+        os.kill(child.pid, signal.SIGKILL)
+    page.get_by_text(re.compile("The model stopped")).first.wait_for()
+    page.locator("#chat-action:not([disabled])").wait_for()
+    page.locator("#chat-undo").click()
+    knob(page, "Temperature", 0)
+    knob(page, "Maximum length", 24)
+    ask(page, "Who are you?", 4)
+    assert all(words.strip() for words in page.locator("#chat-talk .words").all_inner_texts())
+
+
+def test_closing_the_tab_stops_the_models(page, browser, app):
+    assert page.errors == []
+    knob(page, "Temperature", 2)
+    knob(page, "Maximum length", 2000)
+    prompt_of(page).fill("Count to a thousand.")
+    page.locator("#chat-action").click()
+    page.wait_for_function("document.querySelectorAll('#chat-talk .reply[aria-busy=true]').length > 0")
+    page.close()
+    wait_until(lambda: not any(is_working(child) for child in models(app)), 20, "the end of the answers")
+    assert models(app), "the models stay loaded for the next question"
