@@ -107,7 +107,7 @@ def _row(dataset: Dataset, row: int, words: str, model: str, max_length: float, 
         tokens = mask_view.tokens(data.masked(found, model, max(1, int(max_length or 1)), loss_on, caller))
     except UserError as error:
         tokens = feedback.card(error)
-    return {"chat": mask_view.bubbles(found, words or ""), "tokens": tokens, "found_here": issues}
+    return {"chat": mask_view.bubbles(found, (words or "").strip()), "tokens": tokens, "found_here": issues}
 
 
 @allowed("public")
@@ -142,18 +142,18 @@ def previous_hit(
 
 
 def _seek(dataset: Dataset, words: str, row: int, shown_as: tuple[Any, ...], *, is_forward: bool) -> Iterator[Shown]:
-    """Say how far the search is while it takes long; then show the row, with the words marked."""
+    """Say how far the search is while it takes long; then go to the row, which is shown with the words marked."""
     words = words.strip()[:LONGEST_WORDS]
     if not words:
         yield {"sought": _said("Type the words to look for first.")}
         return
     said_s = time.monotonic()
     for progress in search(dataset, words, row, is_forward=is_forward):
+        if progress.row == row:
+            yield {"sought": _said(f"Found in row {row:,}. It is the only one.")} | _row(dataset, row, words, *shown_as)
+            return
         if progress.row is not None:
-            again = " It is the only one." if progress.row == row else ""
-            yield {"sought": _said(f"Found in row {progress.row:,}.{again}"), "row": progress.row} | _row(
-                dataset, progress.row, words, *shown_as
-            )
+            yield {"sought": _said(f"Found in row {progress.row:,}."), "row": progress.row}  # its change shows the row
             return
         if time.monotonic() - said_s > SAID_EVERY_S:
             said_s = time.monotonic()

@@ -12,7 +12,7 @@ def open_tab(page: Any, name: str) -> None:
     page.get_by_role("tab", name=name, exact=True).click()
 
 
-def says(page: Any, words: str, timeout_s: float = 60.0) -> None:
+def says(page: Any, words: str, timeout_s: float = 120.0) -> None:
     """Wait until something that matches `words` can be seen."""
     page.get_by_text(re.compile(words)).locator("visible=true").first.wait_for(timeout=timeout_s * 1000)
 

@@ -21,7 +21,7 @@ def page(app, browser):
     """The person's page, open from the first test to the last; errors of the page's own code are collected."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     opened = context.new_page()
-    opened.set_default_timeout(60_000)
+    opened.set_default_timeout(120_000)
     opened.errors = []
     opened.on("pageerror", lambda error: opened.errors.append(str(error)))
     opened.goto(app.url)
@@ -58,9 +58,9 @@ def test_a_broken_file_is_told_by_severity_and_kind_and_leads_to_its_rows(page):
     says(page, r"broken: 45 conversations, 2\d cannot be trained")
     says(page, r"Read as Vicuna \(ShareGPT\)")
     page.get_by_role("radio", name=re.compile(r"^Cannot be trained \d+")).check()
-    wait_until(lambda: "worth a look" not in findings(page), 30, "the errors alone")
+    wait_until(lambda: "worth a look" not in findings(page), 120, "the errors alone")
     page.get_by_role("radio", name="Same role twice 2").check()
-    wait_until(lambda: findings(page).count("Same role twice") == 2, 30, "one kind alone")
+    wait_until(lambda: findings(page).count("Same role twice") == 2, 120, "one kind alone")
     page.get_by_role("button", name="Open row 2").press("Enter")
     page.locator("#dataset-bubbles .raw").wait_for()
     assert page.get_by_role("spinbutton", name="Row, counted from 0").input_value() == "2"
@@ -82,7 +82,7 @@ def test_repairs_are_counted_before_they_are_applied_and_make_a_dataset_that_can
     box = page.get_by_role("checkbox", name=re.compile("^Drop repeated conversations"))
     assert box.is_checked()
     box.uncheck()
-    wait_until(lambda: "45 rows come in" in page.locator("#clean-total").inner_text(), 30, "counting anew")
+    wait_until(lambda: "45 rows come in" in page.locator("#clean-total").inner_text(), 120, "counting anew")
     assert "Drop repeated" not in page.locator("#clean-effects").inner_text()
     page.locator("#clean-effects summary").first.click()
     page.locator("#clean-effects .before-after").first.wait_for()
@@ -107,7 +107,7 @@ def test_the_mask_shows_what_is_learned_and_what_is_cut(page, browser):
     page.locator("#example-identity").click()
     says(page, "identity: 300 conversations")
     learned = page.locator("#dataset-tokens .tokens mark.learned")
-    wait_until(lambda: "Argo" in "".join(learned.all_inner_texts()), 30, "the answers in colour")
+    wait_until(lambda: "Argo" in "".join(learned.all_inner_texts()), 120, "the answers in colour")
     assert page.locator("#dataset-tokens .tokens del.cut").count() == 0
     limit = page.get_by_role("spinbutton", name="Maximum length (tokens)")
     limit.fill("60")
@@ -128,9 +128,9 @@ def test_words_are_found_forwards_and_backwards(page):
     first = page.locator("#dataset-sought").inner_text()
     assert "france" in page.locator("#dataset-bubbles mark.hit").first.inner_text().lower()
     page.get_by_role("button", name="Next hit").click()
-    wait_until(lambda: page.locator("#dataset-sought").inner_text() not in ("", first), 30, "the next hit")
+    wait_until(lambda: page.locator("#dataset-sought").inner_text() not in ("", first), 120, "the next hit")
     page.get_by_role("button", name="Previous hit").click()
-    wait_until(lambda: page.locator("#dataset-sought").inner_text() == first, 30, "the first hit again")
+    wait_until(lambda: page.locator("#dataset-sought").inner_text() == first, 120, "the first hit again")
     words.fill("no such words anywhere")
     words.press("Enter")
     says(page, "No conversation has the words")
@@ -141,7 +141,7 @@ def test_the_sections_on_the_whole_dataset_open_and_tell(page):
     page.locator("#statistics .charts").wait_for()
     assert page.locator("#statistics figure").count() == 4
     page.locator("#statistics .extremes .jump").first.click()
-    wait_until(lambda: page.get_by_role("spinbutton", name="Row, counted from 0").input_value() != "0", 30, "the longest row")
+    wait_until(lambda: page.get_by_role("spinbutton", name="Row, counted from 0").input_value() != "0", 120, "the longest row")
     open_section(page, "Mask audit")
     says(page, "Every one of the 300 conversations teaches something")
     open_section(page, "Split and download")
@@ -159,7 +159,7 @@ def test_a_split_is_trained_and_evaluated_on(page):
     page.get_by_role("button", name="Train on this dataset").click()
     says(page, r"with \d+ conversations")
     chosen = page.get_by_role("listbox", name=re.compile("^Evaluation")).or_(page.locator("#knob-eval_dataset input"))
-    wait_until(lambda: "identity, eval" in chosen.first.input_value(), 30, "the evaluation dataset")
+    wait_until(lambda: "identity, eval" in chosen.first.input_value(), 120, "the evaluation dataset")
     open_tab(page, "Dataset")
 
 
@@ -171,7 +171,7 @@ def test_a_file_of_unknown_layout_asks_for_its_columns(page, tmp_path):
     for name, column in (("Question", "ask"), ("Answer", "reply")):
         page.get_by_label(re.compile(f"^{name}")).locator("visible=true").first.click()
         page.get_by_role("option", name=column, exact=True).click()
-    wait_until(lambda: "It is 0." in page.locator("#mapping-preview").inner_text(), 30, "the rows as they would be imported")
+    wait_until(lambda: "It is 0." in page.locator("#mapping-preview").inner_text(), 120, "the rows as they would be imported")
     assert looks.nameless_controls(page) == []
     page.get_by_role("button", name="Import with these columns").click()
     says(page, "odd: 40 conversations, all of them can be trained")
@@ -197,13 +197,13 @@ def test_a_million_rows_page_and_open(page):
     says(page, f"Findings {NUM_ROWS // BROKEN_EVERY - 24:,} to {NUM_ROWS // BROKEN_EVERY:,}")
     last = NUM_ROWS - BROKEN_EVERY + 7
     page.get_by_role("button", name=f"Open row {last}").click()
-    wait_until(lambda: f'"r{last}"' in page.locator("#dataset-bubbles").inner_text(), 30, "the rejected row")
+    wait_until(lambda: f'"r{last}"' in page.locator("#dataset-bubbles").inner_text(), 120, "the rejected row")
     row = page.get_by_role("spinbutton", name="Row, counted from 0")
     row.fill("987654")
     row.press("Tab")
-    wait_until(lambda: "It is 987654." in page.locator("#dataset-bubbles").inner_text(), 30, "the row of this number")
+    wait_until(lambda: "It is 987654." in page.locator("#dataset-bubbles").inner_text(), 120, "the row of this number")
     page.get_by_role("button", name="Next row").click()
-    wait_until(lambda: "It is 987655." in page.locator("#dataset-bubbles").inner_text(), 30, "the row behind it")
+    wait_until(lambda: "It is 987655." in page.locator("#dataset-bubbles").inner_text(), 120, "the row behind it")
     words = page.get_by_role("textbox", name="Find in conversations")
     words.fill("it is 123456.")
     words.press("Enter")

@@ -116,9 +116,13 @@ def test_any_row_opens_the_rejected_ones_with_their_raw_text_and_what_was_found(
 def test_a_search_shows_the_next_row_with_the_words_marked(dataset: Dataset) -> None:
     as_shown = ("starter", 64, "answers", OWNER)
     *_, last = dataset_rows._seek(dataset, "  FINE fine ", 1, as_shown, is_forward=True)
-    assert last["row"] == 2 and '<mark class="hit">fine fine</mark>' in last["chat"]
+    assert last["row"] == 2
+    shown = dataset_rows._row(dataset, 2, "  FINE fine ", *as_shown)
+    assert '<mark class="hit">fine fine</mark>' in shown["chat"]
     *_, last = dataset_rows._seek(dataset, "fine", 1, as_shown, is_forward=False)
     assert last["row"] == 89
+    *_, last = dataset_rows._seek(dataset, "89", 89, as_shown, is_forward=True)
+    assert "the only one" in last["sought"] and '<mark class="hit">89</mark>' in last["chat"]
     assert "No conversation" in list(dataset_rows._seek(dataset, "<nowhere>", 1, as_shown, is_forward=True))[-1]["sought"]
     assert "first" in list(dataset_rows._seek(dataset, " ", 1, as_shown, is_forward=True))[-1]["sought"]
 
