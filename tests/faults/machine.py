@@ -62,9 +62,7 @@ class Runs(RuleBasedStateMachine):
             return
         COUNTS["cancel"] += 1
         assert run.is_terminal and runs.pids(run_id) == []
-        fleet.until(
-            lambda: not [one for one in fleet.trainers(paths.home()) if run_id in " ".join(one.cmdline())], "an orphan after a stop"
-        )
+        fleet.until(lambda: not fleet.trainers(runs.folder(run_id)), "an orphan after a stop")
 
     @rule()
     def restart_the_app(self) -> None:
