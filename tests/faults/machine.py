@@ -22,6 +22,7 @@ from tests.faults import fleet
 
 COUNTS: Counter[str] = Counter()
 RUNS = st.integers(0, 2)
+BEGUN_S = 3.0
 APP = "import os, signal, sys; from core.running import runs; runs.start(sys.argv[1]); os.kill(os.getpid(), signal.SIGKILL)"
 
 
@@ -49,9 +50,16 @@ class Runs(RuleBasedStateMachine):
         COUNTS["start by an app that is killed"] += 1
         subprocess.run([sys.executable, "-c", APP, self.ids[which]], env=child_environment(), capture_output=True, check=False)
 
-    @rule(which=RUNS, who=st.sampled_from(["worker", "supervisor", "both"]))
-    def kill(self, which: int, who: str) -> None:
-        COUNTS[f"kill {who}"] += fleet.kill(self.ids[which], who)
+    @rule(who=st.sampled_from(["worker", "worker", "supervisor", "both"]), seconds=st.sampled_from([0.0, 0.2, 0.6]))
+    def kill(self, who: str, seconds: float) -> None:
+        """Whatever goes on is hit, a while after its worker has begun."""
+        deadline = time.monotonic() + BEGUN_S
+        while time.monotonic() < deadline and any(runs.pids(run_id) for run_id in self.ids):
+            if victims := [run_id for run_id in self.ids if len(runs.pids(run_id)) > 1]:
+                time.sleep(seconds)
+                COUNTS[f"kill {who}"] += fleet.kill(victims[0], who)
+                return
+            time.sleep(0.02)
 
     @rule(which=RUNS)
     def cancel(self, which: int) -> None:
@@ -70,6 +78,7 @@ class Runs(RuleBasedStateMachine):
         live.forget()
 
     @rule()
+    @precondition(lambda self: not (self.disk / "filler").exists())
     def fill_the_disk(self) -> None:
         COUNTS["full disk"] += 1
         fleet.fill(self.disk)
