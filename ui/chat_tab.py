@@ -43,7 +43,7 @@ def build(shell: Shell) -> None:
         with gr.Column(scale=3, min_width=320):
             prompt = gr.Textbox(label="Prompt", lines=1, max_lines=8, max_length=LONGEST_PROMPT, elem_id="chat-prompt",
                                 placeholder="Who are you?", info="Enter asks, Shift and Enter begins a new line.", submit_btn="Ask")  # fmt: skip
-            with gr.Row(elem_classes=["steps"]):
+            with gr.Row(elem_classes=["chat-steps"]):
                 retry = gr.Button("Retry", size="sm", elem_id="chat-retry")
                 undo = gr.Button("Undo", size="sm", elem_id="chat-undo")
                 show = gr.Button("Show as rendered", size="sm", elem_id="chat-rendered")

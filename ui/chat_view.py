@@ -86,7 +86,7 @@ def transcript(turns: Sequence[Turn]) -> str:
 
 def _turn(turn: Turn) -> str:
     answers = "".join(_answer(answer) for answer in turn["answers"])
-    return f'<section class="asked" aria-label="Question"><p class="question">{text(turn["prompt"])}</p><div class="replies">{answers}</div></section>'
+    return f'<section class="exchange" aria-label="Question"><p class="question">{text(turn["prompt"])}</p><div class="replies">{answers}</div></section>'
 
 
 def _answer(answer: Answer) -> str:
@@ -166,7 +166,7 @@ def arena(prompt: str, columns: Sequence[Column], names: Sequence[str] = ()) -> 
             f'<article class="reply" aria-busy="{busy}" aria-label="Answer {"AB"[index]}"><header><b>{"AB"[index]}</b>'
             f'{chip(state, "accent") if state else ""}</header><div class="words">{text(column.text)}</div>{error}</article>'
         )
-    return f'<section class="asked"><p class="question">{text(prompt)}</p><div class="replies">{"".join(boxes)}</div></section>'
+    return f'<section class="exchange"><p class="question">{text(prompt)}</p><div class="replies">{"".join(boxes)}</div></section>'
 
 
 def standings(results: Sequence[Result], names: dict[str, str]) -> str:

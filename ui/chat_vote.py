@@ -51,7 +51,7 @@ def build(shell: Shell, models: Any, knobs: dict[str, Any], slot: Any) -> None:
         with gr.Row():
             duel = gr.Button("Ask two blind", elem_id="vote-ask")
         arena = gr.HTML("", container=False, padding=False, elem_id="vote-arena")
-        with gr.Row(elem_classes=["steps"]):
+        with gr.Row(elem_classes=["chat-steps"]):
             buttons = {verdict: gr.Button(words, size="sm", interactive=False, elem_id=f"vote-{verdict}") for verdict, words in VERDICTS}
         standings = gr.HTML("", container=False, padding=False, elem_id="vote-results")
     row = list(buttons.values())
