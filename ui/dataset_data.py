@@ -28,6 +28,7 @@ EXAMPLES = {"identity": "identity.json", "broken": "broken.json"}
 VISITOR_BYTES = 5 * 10**6  # of a file that somebody who is not the owner may have checked
 VISITORS_BYTES = 500 * 10**6  # that datasets may take up before visitors have to wait for the owner
 COUNTED_AT_ONCE = 20_000  # rows up to which the page counts without being asked to
+LONGEST_MASKED = 500_000  # characters of a conversation that is shown token by token
 LENGTHS_S = 0.4  # at most this long is spent on counting tokens for the first sentence
 
 
@@ -114,6 +115,12 @@ def report_of(dataset_id: str) -> Report:
 def masked(conversation: Conversation, model: str, max_length: int, loss_on: LossOn, caller: Caller) -> Masked:
     """The conversation's tokens as training on `model` would see them."""
     tokenizer = tokenizer_of(model, caller)
+    if (size_chars := sum(len(turn.content) for turn in conversation.turns)) > LONGEST_MASKED:
+        raise UserError(
+            f"This conversation has {size_chars:,} characters; tokens are shown of up to {LONGEST_MASKED:,}.",
+            f"conversation {conversation.id!r}",
+            "The mask audit below counts its tokens all the same.",
+        )
     return Masked(conversation, tokenize(conversation, tokenizer, None, loss_on), max_length, tokenizer)
 
 

@@ -100,7 +100,7 @@ def _nothing() -> Shown:
 def _row(dataset: Dataset, row: int, words: str, model: str, max_length: float, loss_on: LossOn, caller: Caller) -> Shown:
     """The row as a chat, and its tokens; for a rejected row its raw text; in both cases what was found on it."""
     found = look_up(dataset, row)
-    issues = mask_view.row_findings(dataset.findings().on_row(row))
+    issues = mask_view.row_findings(dataset.findings(), row)
     if isinstance(found, Rejected):
         return {"chat": mask_view.rejected(found), "tokens": "", "found_here": issues}
     try:

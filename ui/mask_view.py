@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from core.conversation import Conversation
+from core.data.findings import Findings
 from core.data.lookup import Rejected
 from core.data.render import IGNORED, Sample
 from core.data.rules import RULES, Issue
@@ -19,6 +20,8 @@ from ui.view import chip, count, percent, text
 TONES = {"error": "error", "warning": "warning", "note": "plain"}
 ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
 LONGEST_SHOWN = 6000  # characters of a rejected row
+LONGEST_TURN = 20_000  # characters of a turn
+MOST_FINDINGS = 20
 MOST_TOKENS = 4000  # that are marked one by one; more would make the page slow
 # What training does with a token: the class of the style sheet, its name, and what it means.
 KINDS = {
@@ -41,11 +44,21 @@ class Masked(NamedTuple):
 def bubbles(conversation: Conversation, words: str = "") -> str:
     """The conversation as people know it from a chat, with `words` marked where they stand."""
     turns = "".join(
-        f'<li class="turn {turn.role}"><span class="role">{ROLES[turn.role]}</span><div>{_marked(turn.content, words)}</div></li>'
+        f'<li class="turn {turn.role}"><span class="role">{ROLES[turn.role]}</span><div>{_marked(_cut(turn.content, words), words)}</div></li>'
         for turn in conversation.turns
     )
     label = f"Conversation {text(conversation.id)}"
     return f'<p class="quiet id">Id {_marked(conversation.id, words)}</p><ol class="bubbles" tabindex="0" aria-label="{label}">{turns}</ol>'
+
+
+def _cut(said: str, words: str) -> str:
+    """A very long turn from its beginning on, or from shortly before the words that were looked for."""
+    if len(said) <= LONGEST_TURN:
+        return said
+    at = said.lower().find(words.lower()) if words else -1
+    start = max(0, at - 500) if at > LONGEST_TURN else 0
+    rest = len(said) - start - LONGEST_TURN
+    return ("…" if start else "") + said[start : start + LONGEST_TURN] + (f"… and {rest:,} more characters" if rest > 0 else "")
 
 
 def _marked(said: str, words: str) -> str:
@@ -62,12 +75,16 @@ def rejected(row: Rejected) -> str:
     return f'<p class="quiet">{where}</p><pre class="raw" tabindex="0" aria-label="The row as it stands in the file">{text(cut)}</pre>'
 
 
-def row_findings(issues: Sequence[Issue]) -> str:
+def row_findings(found: Findings, row: int) -> str:
     """What was found on the row that is shown."""
+    first, end = found.first_at(row), found.first_at(row + 1)
+    issues: list[Issue] = found[first : min(end, first + MOST_FINDINGS)]
     items = "".join(
         f"<li>{chip(RULES[issue.code].title, TONES[issue.severity])} <span>{text(issue.problem)} {text(issue.remedy)}</span></li>"
         for issue in issues
     )
+    if end - first > MOST_FINDINGS:
+        items += f'<li class="quiet">and {end - first - MOST_FINDINGS:,} more</li>'
     return f'<ul class="row-findings" aria-label="Findings on this row">{items}</ul>' if items else ""
 
 

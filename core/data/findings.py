@@ -92,10 +92,6 @@ class Findings(Sequence[Issue]):
         """The number of the first finding on `row` (0-based) or on a later one; the length when there is none."""
         return bisect_left(range(len(self)), row, key=self._row)
 
-    def on_row(self, row: int) -> list[Issue]:
-        """Every finding on one row (0-based)."""
-        return self[self.first_at(row) : self.first_at(row + 1)]
-
     def _row(self, number: int) -> int:
         return self._index.column("row")[number].as_py()
 

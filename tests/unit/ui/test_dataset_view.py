@@ -67,6 +67,23 @@ def test_a_very_long_row_shows_its_first_tokens_and_counts_the_rest() -> None:
     assert f"{len(masked.sample.labels) - mask_view.MOST_TOKENS:,} tokens are not shown" in shown
 
 
+def test_a_row_that_is_huge_in_every_way_is_shown_in_part(workspace: Path, tmp_path: Path) -> None:
+    long = "a" * 30_000 + " the needle " + "b" * 600_000
+    rows = [
+        {"id": "long", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": long}]},
+        {"id": "many", "conversations": [7] * 500},
+    ]
+    (tmp_path / "huge.json").write_text(json.dumps(rows), encoding="utf-8")
+    dataset = import_dataset(tmp_path / "huge.json")
+    shown = dataset_rows._row(dataset, 0, "", "starter", 64, "answers", OWNER)
+    assert len(shown["chat"]) < 2 * mask_view.LONGEST_TURN and f"{len(long) - mask_view.LONGEST_TURN:,} more characters" in shown["chat"]
+    assert "tokens are shown of up to" in shown["tokens"]
+    found = dataset_rows._row(dataset, 0, "THE needle", "starter", 64, "answers", OWNER)
+    assert '<mark class="hit">the needle</mark>' in found["chat"] and len(found["chat"]) < 2 * mask_view.LONGEST_TURN
+    many = dataset_rows._row(dataset, 1, "", "starter", 64, "answers", OWNER)
+    assert many["found_here"].count("<li") == mask_view.MOST_FINDINGS + 1 and "more</li>" in many["found_here"]
+
+
 def test_nothing_a_file_holds_becomes_markup(dataset: Dataset) -> None:
     shown = dataset_handlers.opened(dataset, "starter", 64, "answers", OWNER)
     rejected = dataset_rows._row(dataset, 7, EVIL, "starter", 64, "answers", OWNER)
