@@ -12,7 +12,6 @@ import struct
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -25,7 +24,10 @@ if TYPE_CHECKING:
 MAX_WORDS = 1 << 17  # kept in memory, some 30 MB
 SPACE = "▁"
 GPT_2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+BYTE = re.compile("<0x[0-9A-F]{2}>")
 SPACED = re.compile(r" +[^ ]*|[^ ]+")
+# Letters, punctuation, and digits and control characters one by one: most vocabularies have no piece with two of these.
+APART = re.compile(r" *[^\x00-\x20!-@\[-`{-\x7f]+| *[!-/:-@\[-`{-~]+|[\x00-\x1f0-9\x7f]| +")
 # What a character is put between to see whether both ways of splitting take it for the same kind of character.
 PROBES = ("a{0}a", "1{0}1", "!{0}!", "{0}{0}", " {0}", "{0} a", "\n{0}\n", "'{0}e", "'l{0}", "{0}'s", "{0}1", " {0}{0}!", "{0}  ")
 
@@ -39,20 +41,34 @@ class Encoded(NamedTuple):
 
 
 class Words(dict[str, bytes]):
-    """The ids of each word met so far, as packed int32; `bad` is set by a word that has none."""
+    """The ids of each word met so far, as packed int32; `bad` is set by a word that the vocabulary cannot spell.
 
-    def __init__(self, encode: Callable[[str], list[int] | None]) -> None:
+    Attributes:
+        lengths: (V,) the bytes of text each id met so far stands for.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, spell: Callable[[str], str], length: Callable[[str], int]) -> None:
+        import numpy as np
+
         super().__init__()
-        self._encode = encode
+        self._model, self._unknown = tokenizer.model, tokenizer.model.unk_token
+        self._spell, self._length = spell, length
+        self._known: dict[int, int] = {}
+        self.lengths = np.zeros(1 + max(tokenizer.get_vocab_size(), *tokenizer.get_added_tokens_decoder(), 0), dtype=np.int64)
         self.bad = False
 
     def __missing__(self, word: str) -> bytes:
-        ids = self._encode(word)
-        if ids is None:
+        tokens, num_bytes = self._model.tokenize(self._spell(word)), 0
+        for token in tokens:
+            if (length := self._known.get(token.id)) is None:
+                length = self._length(token.value)
+                self._known[token.id] = self.lengths[token.id] = length
+            num_bytes += length
+            self.bad |= token.value == self._unknown
+        if num_bytes != (len(word) if word.isascii() else len(word.encode())):
             self.bad = True
-            return b""
-        packed = struct.pack(f"={len(ids)}i", *ids)
-        if len(self) < MAX_WORDS:
+        packed = struct.pack(f"={len(tokens)}i", *(token.id for token in tokens))
+        if len(self) < MAX_WORDS and not self.bad:
             self[word] = packed
         return packed
 
@@ -65,7 +81,6 @@ class WordEncoder:
     split: Callable[[str], list[str]]  # a text between added tokens, into its words
     added: re.Pattern[str] | None  # finds the added tokens; group 1
     added_ids: dict[str, bytes]
-    lengths: NDArray[np.int64]  # (V,) bytes of text each id stands for
     before: list[int]  # put in front of every text
     behind: list[int]
     has_prefix: bool  # a space is put in front of every text between added tokens
@@ -89,7 +104,7 @@ class WordEncoder:
         if self.words.bad:
             return None
         inner = np.frombuffer(b"".join(packed), dtype=np.int32)
-        lengths = self.lengths[inner]
+        lengths = self.words.lengths[inner]
         if self.has_prefix and firsts:
             lengths[np.array(firsts) - len(self.before)] -= 1
         ends = np.cumsum(lengths)
@@ -102,26 +117,27 @@ class WordEncoder:
 
 def word_encoder(tokenizer: Tokenizer) -> WordEncoder | None:
     """The fast way to `tokenizer`'s ids, if it is of a kind whose words can be told."""
-    fields: dict[str, Any] = orjson.loads(tokenizer.to_str())
-    model, added = fields["model"], fields["added_tokens"]
-    is_plain = model.get("type") == "BPE" and not any(
-        model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
-    )
-    if not is_plain or any(token["single_word"] or token["lstrip"] or token["rstrip"] or token["normalized"] for token in added):
+    from tokenizers import models
+
+    model, added = tokenizer.model, tokenizer.get_added_tokens_decoder()
+    if not isinstance(model, models.BPE) or model.dropout or model.continuing_subword_prefix or model.end_of_word_suffix:
         return None
-    if _trims(fields["post_processor"]) or (ends := _ends(tokenizer)) is None:
+    if any(token.single_word or token.lstrip or token.rstrip or token.normalized for token in added.values()):
         return None
-    kind = _spaced(fields, tokenizer) or _byte_level(fields, tokenizer)
+    if _trims(_fields(tokenizer.post_processor)) or (ends := _ends(tokenizer)) is None:
+        return None
+    kind = _spaced(tokenizer) or _byte_level(tokenizer)
     if kind is None:
         return None
-    names = sorted((token["content"] for token in added), key=len, reverse=True)
-    lengths = _lengths(model["vocab"], added, kind.length)
+    words = Words(tokenizer, kind.spell, kind.length)
+    for token_id, token in added.items():
+        words.lengths[token_id] = len(token.content.encode())
+    names = sorted((token.content for token in added.values()), key=len, reverse=True)
     return WordEncoder(
-        words=Words(partial(_checked, kind.encode, lengths.tolist(), model["vocab"].get(model.get("unk_token")))),
+        words=words,
         split=kind.split,
         added=re.compile("(" + "|".join(map(re.escape, names)) + ")") if names else None,
-        added_ids={token["content"]: struct.pack("=i", token["id"]) for token in added},
-        lengths=lengths,
+        added_ids={token.content: struct.pack("=i", token_id) for token_id, token in added.items()},
         before=ends[0],
         behind=ends[1],
         has_prefix=kind.has_prefix,
@@ -129,23 +145,19 @@ def word_encoder(tokenizer: Tokenizer) -> WordEncoder | None:
     )
 
 
-def _checked(encode: Callable[[str], list[int]], lengths: list[int], unknown: int | None, word: str) -> list[int] | None:
-    """The ids of `word`, unless they do not spell it."""
-    ids = encode(word)
-    num_bytes = len(word) if word.isascii() else len(word.encode("utf-8", "surrogatepass"))
-    return ids if unknown not in ids and sum([lengths[token_id] for token_id in ids]) == num_bytes else None
+class Kind(NamedTuple):
+    """How texts of a kind of vocabulary fall into words, and how those are written in it."""
+
+    split: Callable[[str], list[str]]
+    spell: Callable[[str], str]  # a word as the vocabulary writes it
+    length: Callable[[str], int]  # of a piece of the vocabulary, in bytes of text
+    has_prefix: bool
+    is_known: Callable[[str], bool]
 
 
-def _lengths(vocabulary: dict[str, int], added: list[dict[str, Any]], length: Callable[[str], int]) -> NDArray[np.int64]:
-    import numpy as np
-
-    size = 1 + max((*vocabulary.values(), *(token["id"] for token in added)))
-    lengths = np.zeros(size, dtype=np.int64)
-    for piece, token_id in vocabulary.items():
-        lengths[token_id] = length(piece)
-    for token in added:
-        lengths[token["id"]] = len(token["content"].encode())
-    return lengths
+def _fields(component: Any) -> dict[str, Any] | None:
+    """The settings of a part of the pipeline."""
+    return None if component is None else orjson.loads(component.__getstate__())
 
 
 def _trims(processor: dict[str, Any] | None) -> bool:
@@ -164,47 +176,37 @@ def _ends(tokenizer: Tokenizer) -> tuple[list[int], list[int]] | None:
 # --- SentencePiece ---------------------------------------------------------------------------------------------------------------------
 
 
-class Kind(NamedTuple):
-    split: Callable[[str], list[str]]
-    encode: Callable[[str], list[int]]  # one word
-    length: Callable[[str], int]  # of a piece of the vocabulary, in bytes of text
-    has_prefix: bool
-    is_known: Callable[[str], bool]
-
-
-def _spaced(fields: dict[str, Any], tokenizer: Tokenizer) -> Kind | None:
+def _spaced(tokenizer: Tokenizer) -> Kind | None:
     """A pipeline as `core.data.tokenizer.rebuild_sentencepiece` makes it."""
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     prefixed = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, replace]}
-    normalizer, model = fields["normalizer"], fields["model"]
+    normalizer = _fields(tokenizer.normalizer)
     has_prefix = normalizer == prefixed
-    if fields["pre_tokenizer"] is not None or not (has_prefix or normalizer in (replace, {"type": "Sequence", "normalizers": [replace]})):
+    if not (has_prefix or normalizer in (replace, {"type": "Sequence", "normalizers": [replace]})):
         return None
-    joined = ("".join(merge) if isinstance(merge, list) else merge.replace(" ", "", 1) for merge in model["merges"])
-    if not model["byte_fallback"] or any(SPACE in piece.lstrip(SPACE) for piece in joined):
+    added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    pieces = [piece for piece in tokenizer.get_vocab(with_added_tokens=False) if piece not in added and not BYTE.fullmatch(piece)]
+    if tokenizer.pre_tokenizer is not None or not tokenizer.model.byte_fallback or any(SPACE in piece.lstrip(SPACE) for piece in pieces):
         return None
-    prefix, pieces = " " if has_prefix else "", tokenizer.model
-
-    def split(text: str) -> list[str]:
-        return SPACED.findall(prefix + text.replace(SPACE, " "))
-
-    def encode(word: str) -> list[int]:
-        return [token.id for token in pieces.tokenize(word.replace(" ", SPACE))]
-
-    def length(piece: str) -> int:
-        return 1 if re.fullmatch("<0x[0-9A-F]{2}>", piece) else len(piece.replace(SPACE, " ").encode())
-
-    return Kind(split, encode, length, has_prefix, lambda text: SPACE not in text)
+    find = (APART if all(len(APART.findall(piece.replace(SPACE, " "))) == 1 for piece in pieces) else SPACED).findall
+    prefix = " " if has_prefix else ""
+    return Kind(
+        split=lambda text: find(prefix + text),
+        spell=lambda word: word.replace(" ", SPACE),
+        length=lambda piece: 1 if BYTE.fullmatch(piece) else len(piece.replace(SPACE, " ").encode()),
+        has_prefix=has_prefix,
+        is_known=lambda text: SPACE not in text,
+    )
 
 
 # --- byte level ------------------------------------------------------------------------------------------------------------------------
 
 
-def _byte_level(fields: dict[str, Any], tokenizer: Tokenizer) -> Kind | None:
+def _byte_level(tokenizer: Tokenizer) -> Kind | None:
     """A pipeline like GPT-2's, Llama 3's and Qwen's: pieces by a regular expression, then their bytes as letters."""
     import regex
 
-    normalizer, steps = fields["normalizer"], fields["pre_tokenizer"]
+    normalizer, steps = _fields(tokenizer.normalizer), _fields(tokenizer.pre_tokenizer)
     is_composed = normalizer in ({"type": "NFC"}, {"type": "Sequence", "normalizers": [{"type": "NFC"}]})
     if steps is None or not (is_composed or normalizer in (None, {"type": "Sequence", "normalizers": []})):
         return None
@@ -215,13 +217,11 @@ def _byte_level(fields: dict[str, Any], tokenizer: Tokenizer) -> Kind | None:
         compiled = regex.compile(pattern)
     except regex.error:
         return None
-    letters, model = byte_letters(), tokenizer.model
-
-    def encode(word: str) -> list[int]:
-        return [token.id for token in model.tokenize("".join([letters[byte] for byte in word.encode()]))]
-
+    letters = byte_letters()
     known = Known(tokenizer, compiled, is_composed)
-    return Kind(compiled.findall, encode, len, False, known.holds) if known.holds("".join(map(chr, range(128)))) else None
+    if not known.holds("".join(map(chr, range(128)))):
+        return None
+    return Kind(compiled.findall, lambda word: "".join([letters[byte] for byte in word.encode()]), len, False, known.holds)
 
 
 def _pattern(steps: list[dict[str, Any]]) -> str | None:

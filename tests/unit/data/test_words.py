@@ -127,6 +127,7 @@ def test_other_pipelines_are_left_to_the_tokenizer(tokenizers: dict[str, ChatTok
     greedy = Tokenizer.from_str(tokenizers["gpt-2"].tokenizer.to_str())
     greedy.add_tokens([AddedToken("world", lstrip=True)])
     assert word_encoder(greedy) is None
+    assert word_encoder(changed("llama 3", post_processor=trimming)) is None
     joined = json.loads(tokenizers["sentencepiece"].tokenizer.to_str())
     joined["model"]["vocab"]["e▁"] = len(joined["model"]["vocab"])
     joined["model"]["merges"].append(["e", "▁"])
