@@ -26,8 +26,11 @@ SPACE = "▁"
 GPT_2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 BYTE = re.compile("<0x[0-9A-F]{2}>")
 SPACED = re.compile(r" +[^ ]*|[^ ]+")
-# Letters, punctuation, and digits and control characters one by one: most vocabularies have no piece with two of these.
-APART = re.compile(r" *[^\x00-\x20!-@\[-`{-\x7f]+| *[!-/:-@\[-`{-~]+|[\x00-\x1f0-9\x7f]| +")
+# Most vocabularies have no piece in which one of these meets another: letters of ASCII, its punctuation (and the carriage return), each
+# digit and other control character. Whatever touches a character beyond ASCII stays together.
+LETTER, SIGN, LONE = "A-Za-z", r"!-/:-@\[-`{-~\r", r"\x00-\x0c\x0e-\x1f0-9\x7f"
+MEETING = re.compile(f"[{LETTER}][{SIGN}]|[{SIGN}][{LETTER}]|.[{LONE}]|[{LONE}].|[^ ] ", re.DOTALL)
+APART = re.compile(f" *+(?:[{LETTER}]++(?![^\0-\x7f])|[{SIGN}]++(?![^\0-\x7f])|[^ {LONE}]++)|[{LONE}]| +")
 # What a character is put between to see whether both ways of splitting take it for the same kind of character.
 PROBES = ("a{0}a", "1{0}1", "!{0}!", "{0}{0}", " {0}", "{0} a", "\n{0}\n", "'{0}e", "'l{0}", "{0}'s", "{0}1", " {0}{0}!", "{0}  ")
 
@@ -188,7 +191,7 @@ def _spaced(tokenizer: Tokenizer) -> Kind | None:
     pieces = [piece for piece in tokenizer.get_vocab(with_added_tokens=False) if piece not in added and not BYTE.fullmatch(piece)]
     if tokenizer.pre_tokenizer is not None or not tokenizer.model.byte_fallback or any(SPACE in piece.lstrip(SPACE) for piece in pieces):
         return None
-    find = (APART if all(len(APART.findall(piece.replace(SPACE, " "))) == 1 for piece in pieces) else SPACED).findall
+    find = (SPACED if any(MEETING.search(piece.replace(SPACE, " ")) for piece in pieces) else APART).findall
     prefix = " " if has_prefix else ""
     return Kind(
         split=lambda text: find(prefix + text),
