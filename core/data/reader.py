@@ -64,7 +64,8 @@ def read_batches(
 
 def _records(cursor: Cursor) -> Iterator[Record | Batch]:
     _skip_blank(cursor)
-    if b"\r\n" in cursor.data[: 1 << 16]:
+    cursor.ensure(PATIENCE_BYTES)
+    if b"\r\n" in cursor.data[cursor.pos : cursor.pos + PATIENCE_BYTES]:
         cursor.note("crlf-line-ends")
     if _is_jsonl(cursor):
         yield from _lines(cursor)
@@ -83,7 +84,6 @@ def _skip_blank(cursor: Cursor) -> None:
 
 def _is_jsonl(cursor: Cursor) -> bool:
     """Whether the text is one record a line: no list, and its first line closes an object or its second begins with the same key."""
-    cursor.ensure(PATIENCE_BYTES)
     if cursor.data.startswith(b"[", cursor.pos) or cursor.pos == len(cursor.data) or wrapped_list(cursor):
         return False
     while (end := cursor.data.find(b"\n", cursor.pos)) < 0 and len(cursor.data) - cursor.pos < MAX_RECORD_BYTES and cursor.more():
