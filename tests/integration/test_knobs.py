@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def test_packed_documents_do_not_see_each_other(family: str, tmp_path: Path) -> 
         together = inner(**{**packed, "use_cache": False}).logits[0]  # (T, V)
         starts = [*(packed["position_ids"][0] == 0).nonzero().flatten().tolist(), together.shape[0]]
         assert len(starts) > 2
-        for begin, end in zip(starts, starts[1:], strict=False):
+        for begin, end in itertools.pairwise(starts):
             alone = inner(input_ids=packed["input_ids"][:, begin:end], use_cache=False).logits[0]
             assert torch.allclose(together[begin:end], alone, atol=2e-4), (family, begin, end)
     assert tokenizer.eos_token_id == 2
