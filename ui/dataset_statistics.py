@@ -127,9 +127,9 @@ def count_statistics(
 def statistics_again(
     is_open: bool, dataset_id: str, model: str, max_length: float, loss_on: LossOn, form: dict[str, Any] | None, caller: Caller
 ) -> Iterator[Shown]:
-    """Another model, maximum length or loss."""
-    yield {"statistics_shown": "", "statistics_progress": ""}
+    """Another model, maximum length or loss, while the section is open."""
     if is_open:
+        yield {"statistics_shown": "", "statistics_progress": ""}
         seen = _seen(dataset_id, model, max_length, loss_on, caller)
         yield {"statistics_count": gr.Button(visible=not _takes_no_time(seen))}
         if _takes_no_time(seen):
@@ -138,7 +138,7 @@ def statistics_again(
 
 @allowed("public")
 def close_statistics() -> Shown:
-    return {"statistics_open": False, "statistics_progress": ""}
+    return {"statistics_open": False, "statistics_progress": "", "statistics_shown": ""}
 
 
 def _statistics(seen: Seen, form: dict[str, Any] | None) -> Iterator[Shown]:
@@ -191,9 +191,9 @@ def count_audit(dataset_id: str, model: str, max_length: float, loss_on: LossOn,
 
 @allowed("public")
 def audit_again(is_open: bool, dataset_id: str, model: str, max_length: float, loss_on: LossOn, caller: Caller) -> Iterator[Shown]:
-    """Another model, maximum length or loss."""
-    yield _empty_audit()
+    """Another model, maximum length or loss, while the section is open."""
     if is_open:
+        yield _empty_audit()
         seen = _seen(dataset_id, model, max_length, loss_on, caller)
         yield {"audit_now": gr.Button(visible=not _takes_no_time(seen))}
         if _takes_no_time(seen):
@@ -202,7 +202,7 @@ def audit_again(is_open: bool, dataset_id: str, model: str, max_length: float, l
 
 @allowed("public")
 def close_audit() -> Shown:
-    return {"audit_open": False, "audit_progress": ""}
+    return {"audit_open": False} | _empty_audit()
 
 
 def reset() -> Shown:

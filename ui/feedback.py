@@ -78,9 +78,13 @@ def mapped(handler: Callable[..., Any], outputs: Sequence[Any] | dict[str, Any])
 
         @functools.wraps(handler)
         def answered(*values: Any, **named: Any) -> Any:
+            has_yielded = False
             try:
                 for value in handler(*values, **named):
+                    has_yielded = True
                     yield whole(value)
+                if not has_yielded:
+                    yield ("", *unchanged)  # Gradio would empty every output of a generator that yields nothing
             except Exception as error:  # noqa: BLE001 - the page's last line of defence; the log keeps the traceback
                 yield (card(error), *unchanged)
     else:

@@ -43,11 +43,13 @@ def test_statistics_say_figures_plots_languages_and_extremes(dataset: Dataset) -
 
 
 def test_statistics_follow_the_settings_only_while_they_are_open(dataset: Dataset) -> None:
-    closed = call(dataset_statistics.statistics_again, False, dataset.id, "starter", 512, "answers", None)
-    assert closed["statistics_shown"] == ""
+    assert call(dataset_statistics.statistics_again, False, dataset.id, "starter", 512, "answers", None) == {}
+    assert call(dataset_statistics.audit_again, False, dataset.id, "starter", 512, "answers") == {}
     again = call(dataset_statistics.statistics_again, True, dataset.id, "starter", 512, "answers", None)
     assert "at 512 tokens a row" in again["statistics_shown"]
-    assert call(dataset_statistics.close_statistics)["statistics_open"] is False
+    assert "conversations" in call(dataset_statistics.audit_again, True, dataset.id, "starter", 512, "answers")["audit_said"]
+    closed = call(dataset_statistics.close_statistics) | call(dataset_statistics.close_audit)
+    assert not closed["statistics_open"] and not closed["audit_open"] and closed["statistics_shown"] == closed["audit_said"] == ""
 
 
 def test_many_rows_are_counted_only_when_asked_unless_they_were(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,15 @@ def test_a_stream_that_breaks_keeps_what_it_showed_and_adds_the_card() -> None:
     assert "Stop." in last[0] and last[1] == gr.skip()
 
 
+def test_a_stream_that_says_nothing_changes_nothing() -> None:
+    def stream(is_open: bool):
+        if is_open:
+            yield {"a": 1}
+
+    assert list(feedback.mapped(stream, {"a": None, "b": None})(False)) == [("", gr.skip(), gr.skip())]
+    assert list(feedback.mapped(stream, {"a": None, "b": None})(True)) == [("", 1, gr.skip())]
+
+
 def test_a_program_gets_one_sentence() -> None:
     with pytest.raises(gr.Error, match="Write it again"):
         feedback.for_programs(fails_as_foreseen)()
