@@ -13,6 +13,7 @@ from core.cli.output import Json, console, finish
 from core.errors import UserError
 from core.export import artifacts
 from core.export.artifacts import Artifact
+from core.export.levels import LEVELS
 from core.publish.card import proof_sentences
 from core.units import size
 
@@ -47,21 +48,103 @@ def _beside(artifact: Artifact, name: str) -> Path:
 
 
 def gguf(
-    source: Reference,
+    source: Annotated[str, typer.Argument(metavar="MODEL", help="An artifact id, a model folder, a Hub id, or an adapter.")],
     levels: Annotated[str, typer.Option(help="Comma-separated levels, such as f16,q8_0,q4_0,Q4_K_M.")] = "f16,q8_0,q4_0",
+    imatrix: Annotated[str | None, typer.Option(help="An importance matrix (FILE), or auto to make one.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Conversations for --imatrix auto; default: what the run was trained on.")] = None,
+    split_max_size: Annotated[str, typer.Option(help="Split larger files into parts: 2G, 500M.")] = "48G",
     out: OutDir = None,
     json: Json = False,
 ) -> None:
-    """Convert a merged model to GGUF and quantise it to the levels asked for."""
-    from core.export.gguf import make_gguf
+    """Convert a model to GGUF and quantise it to the levels asked for; an adapter becomes a GGUF LoRA file."""
+    from core.export.gguf import adapter_file, convertible, make_gguf
 
-    model = artifacts.resolve(source)
-    if model.kind != "merged":
-        raise UserError(f"{source} is a {model.kind} artifact.", source, "Convert a merged model; `merge` makes one of an adapter.")
-    target = out.absolute() if out else (model.folder.parent if model.run_id else _beside(model, "gguf"))
-    made = make_gguf(model, [level.strip() for level in levels.split(",") if level.strip()], target, run_id=model.run_id)
+    model = convertible(source)
+    if model.kind == "adapter":
+        file = adapter_file(model, out)
+        console(json).print(f"{file} ({size(file.stat().st_size)})", markup=False)
+        finish(json, {"path": str(file), "size_bytes": file.stat().st_size})
+    target = _gguf_root(model, out)
+    matrix = _imatrix(model, target, imatrix, data)
+    wanted = [level.strip() for level in levels.split(",") if level.strip()]
+    made = make_gguf(model, wanted, target, run_id=model.run_id, imatrix=matrix, split_bytes=parse_size(split_max_size))
     console(json).print(level_table(made))
     finish(json, {"artifacts": [summary(artifact) for artifact in made]})
+
+
+def _gguf_root(model: Artifact, out: Path | None) -> Path:
+    """Where the levels of a model lie: beside its run's artifacts, beside its folder, or in the workspace when it is the Hub's."""
+    if model.kind != "merged":
+        raise UserError(f"{model.name} is a {model.kind} artifact.", model.id, "Give a merged model; `merge` makes one of an adapter.")
+    if out:
+        return out.absolute()
+    if not model.run_id and not Path(model.id).is_dir():
+        return paths.home() / "exports" / model.id.replace("/", "--")
+    return model.folder.parent if model.run_id else _beside(model, "gguf")
+
+
+def _imatrix(model: Artifact, target: Path, wanted: str | None, data: Path | None) -> Path | None:
+    """The importance matrix that was asked for, made now when that is ``auto``."""
+    if wanted != "auto":
+        return Path(wanted).expanduser().absolute() if wanted else None
+    return make_matrix(model, target, data, target / "imatrix.gguf")
+
+
+def make_matrix(model: Artifact, target: Path, data: Path | None, out: Path) -> Path:
+    from core.data.dataset import import_dataset
+    from core.export.gguf import float_file
+    from core.export.imatrix import make_imatrix
+    from core.training.samples import conversations_of
+
+    if not data and not model.run_id:
+        raise UserError("There are no conversations to make the importance matrix from.", "--data", "Give --data PATH.")
+    conversations = list(import_dataset(data)) if data else conversations_of(paths.runs_dir() / str(model.run_id))[0]
+    source = float_file(model, target, run_id=model.run_id)
+    return make_imatrix(model.folder, source.gguf_path, conversations, out)
+
+
+def parse_size(text: str) -> int:
+    """``2G``, ``500M``: decimal, as disks and the Hub count."""
+    factors = {"K": 10**3, "M": 10**6, "G": 10**9}
+    number, factor = (text[:-1], factors[text[-1:].upper()]) if text[-1:].upper() in factors else (text, 1)
+    if not number.isdigit() or not int(number):
+        raise UserError(f"{text!r} is no size.", "--split-max-size", "Write a number with M or G, such as 2G.")
+    return int(number) * factor
+
+
+def imatrix(
+    source: Annotated[str, typer.Argument(metavar="MODEL", help="An artifact id, a model folder, or a Hub id.")],
+    data: Annotated[Path | None, typer.Option(help="Conversations to look at; default: what the run was trained on.")] = None,
+    out: OutDir = None,
+    json: Json = False,
+) -> None:
+    """Make an importance matrix of a model from conversations; levels of few bits need one, and others gain by it."""
+    from core.export.gguf import convertible
+
+    model = convertible(source)
+    target = _gguf_root(model, None)
+    file = make_matrix(model, target, data, out.absolute() if out else target / "imatrix.gguf")
+    console(json).print(f"{file} ({size(file.stat().st_size)})", markup=False)
+    finish(json, {"path": str(file), "size_bytes": file.stat().st_size})
+
+
+def levels(
+    source: Annotated[str, typer.Argument(metavar="MODEL", help="An artifact id, a float .gguf file, a model folder, or a Hub id.")],
+    json: Json = False,
+) -> None:
+    """List every level with the exact size that this model's file would have."""
+    from core.export.gguf import convertible, float_file
+    from core.export.quantise import exact_sizes
+
+    model = convertible(source)
+    file = model if model.kind == "gguf" else float_file(model, _gguf_root(model, None), run_id=model.run_id)
+    sizes = exact_sizes(file.gguf_path, [known.name for known in LEVELS])
+    table = Table("level", "group", "size", "", box=None, pad_edge=False)
+    for known in LEVELS:
+        if known.name in sizes:
+            table.add_row(known.name, known.group, size(sizes[known.name]), "needs an importance matrix" if known.needs_imatrix else "")
+    console(json).print(table)
+    finish(json, {"path": str(file.gguf_path), "size_bytes": sizes})
 
 
 def measure(
@@ -143,4 +226,4 @@ def summary(artifact: Artifact) -> dict[str, Any]:
     return fields | {"size_bytes": artifact.size_bytes, "measured": artifact.measured, "proofs": artifact.proofs}
 
 
-VERBS = {"merge": merge, "gguf": gguf, "measure": measure, "prove": prove}
+VERBS = {"merge": merge, "gguf": gguf, "levels": levels, "imatrix": imatrix, "measure": measure, "prove": prove}

@@ -46,6 +46,7 @@ class Artifact(BaseModel):
     dataset_id: str | None = None
     dataset_sha256: str | None = None
     recipe_sha256: str | None = None
+    imatrix_sha256: str | None = None  # the importance matrix that guided a quantised level
     created_s: float = Field(default_factory=time.time)
     files: tuple[FileEntry, ...] = ()
     measured: dict[str, Any] = {}  # perplexity, kl_mean, top1_agreement, tokens_per_s, size_bytes, ... of core.export.measure

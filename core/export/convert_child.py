@@ -1,18 +1,25 @@
-"""Runs llama.cpp's converter script inside a child process and says in words what it refuses."""
+"""Runs llama.cpp's converter scripts inside a child process, reads their progress, and says in words what they refuse."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
+import re
 import runpy
 import sys
 import tempfile
-import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from core.childio import Emit, serve
 from core.errors import UserError
+from core.export.precision import narrowest_format
+
+EVENT_S = 0.2
+REFUSALS = (NotImplementedError, ValueError, KeyError, TypeError, FileNotFoundError, ImportError, AttributeError, AssertionError)
 
 
 class _LastError(logging.Handler):
@@ -26,41 +33,113 @@ class _LastError(logging.Handler):
         self.text = record.getMessage()
 
 
-def handle(payload: dict[str, Any], emit: Emit) -> None:
-    root, out_file = Path(payload["converter"]), Path(payload["out_file"])
+def handle(payload: dict[str, Any], emit: Emit) -> dict[str, str]:
+    """Convert a model, or an adapter when the payload names one; returns the number format that was taken."""
+    root, model_dir = Path(payload["converter"]), Path(payload["model_dir"])
+    dtype = payload["dtype"]
+    if dtype in ("auto", "f16") and not payload.get("adapter"):
+        dtype = choose_format(model_dir, dtype, emit)
     sys.path[:0] = [str(root), str(root / "gguf-py")]
+    _refuse_foreign_code()
+    _watch_writing(emit)
+    if payload.get("adapter"):
+        arguments = [f"--base={model_dir}", f"--outtype={dtype}", f"--outfile={payload['out_file']}", payload["adapter"]]
+        _run(root / "convert_lora_to_gguf.py", arguments, payload)
+    else:
+        arguments = [f"--outtype={dtype}", f"--outfile={payload['out_file']}", f"--model-name={payload['name']}"]
+        with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as metadata:
+            json.dump(payload["metadata"], metadata)
+            metadata.flush()
+            _add_licence(payload["metadata"].get("general.license"))
+            _run(root / "convert_hf_to_gguf.py", [*arguments, f"--metadata={metadata.name}", str(model_dir)], payload)
+    return {"dtype": dtype}
+
+
+def choose_format(model_dir: Path, wanted: str, emit: Emit) -> str:
+    """f16 when it holds the weights, else what does.
+
+    Raises:
+        UserError: f16 was asked for by name and does not (code F16).
+    """
+    told_s = 0.0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told_s
+        if time.monotonic() - told_s > EVENT_S:
+            told_s = time.monotonic()
+            emit({"event": "progress", "done": done, "total": total, "doing": "looking at the weights"})
+
+    found = narrowest_format(model_dir, tell)
+    if wanted == "f16" != found:
+        raise UserError(
+            "Some weights of this model are too large or too small for float16.",
+            f"converting {model_dir.name}",
+            f"Take {found}, which keeps them as they are; quantised levels are made from that by themselves.",
+            code="F16",
+        )
+    return found
+
+
+def _run(script: Path, arguments: list[str], payload: dict[str, Any]) -> None:
     errors = _LastError()
     logging.basicConfig(level=logging.INFO, handlers=[logging.StreamHandler(sys.stderr), errors])
-    finished = threading.Event()
-    threading.Thread(target=_report_size, args=(out_file, payload["expected_bytes"], emit, finished), daemon=True).start()
-    with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as metadata:
-        json.dump(payload["metadata"], metadata)
-        metadata.flush()
-        options = [
-            f"--outfile={out_file}",
-            f"--outtype={payload['dtype']}",
-            f"--model-name={payload['name']}",
-            f"--metadata={metadata.name}",
-        ]
-        sys.argv = ["convert_hf_to_gguf.py", *options, payload["model_dir"]]
-        try:
-            runpy.run_path(str(root / "convert_hf_to_gguf.py"), run_name="__main__")
-        except SystemExit as stop:
-            if stop.code:
-                raise explain(errors.text or f"it stopped with code {stop.code}", payload["model_dir"]) from None
-        except (NotImplementedError, ValueError, KeyError, TypeError, FileNotFoundError) as error:
-            logging.getLogger(__name__).exception("the converter refused the model")
-            raise explain(str(error), payload["model_dir"]) from None
-        finally:
-            finished.set()
-    if not out_file.is_file():
-        raise explain("it wrote no file", payload["model_dir"])
+    sys.argv = [script.name, *arguments]
+    what = payload.get("adapter") or payload["model_dir"]
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as stop:
+        if stop.code:
+            raise explain(errors.text or f"it stopped with code {stop.code}", what) from None
+    except REFUSALS as error:
+        logging.getLogger(__name__).exception("the converter refused the model")
+        raise explain(str(error) or type(error).__name__, what) from None
+    if not Path(payload["out_file"]).is_file():
+        raise explain("it wrote no file", what)
 
 
-def _report_size(out_file: Path, expected_bytes: int, emit: Emit, finished: threading.Event) -> None:
-    while not finished.wait(0.5):
-        if out_file.exists():
-            emit({"event": "progress", "done": min(out_file.stat().st_size, expected_bytes), "total": expected_bytes})
+def _refuse_foreign_code() -> None:
+    """The converter loads some tokenizers with ``trust_remote_code=True``; here a model never brings code of its own (reliability rule R15)."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    for loader in (AutoConfig, AutoTokenizer):
+        load: Callable[..., Any] = loader.from_pretrained
+
+        def without_code(*arguments: Any, load: Callable[..., Any] = load, **options: Any) -> Any:
+            return load(*arguments, **(options | {"trust_remote_code": False}))
+
+        loader.from_pretrained = without_code  # type: ignore[method-assign]
+
+
+def _watch_writing(emit: Emit) -> None:
+    """Put our own counter in the place of the progress bar that gguf-py draws while it writes."""
+    import tqdm
+
+    class Counter:
+        def __init__(self, *, total: int | None = None, **_options: Any) -> None:
+            self.total, self.done, self.told_s = total, 0, 0.0
+
+        def update(self, count: int) -> None:
+            self.done += count
+            if self.total and (self.done == self.total or time.monotonic() - self.told_s > EVENT_S):
+                self.told_s = time.monotonic()
+                emit({"event": "progress", "done": self.done, "total": self.total, "doing": "writing"})
+
+    tqdm.tqdm = Counter  # type: ignore[assignment,misc]
+
+
+def _add_licence(licence: str | None) -> None:
+    """The converter takes the licence from a model card only, not from the metadata file that it takes everything else from."""
+    if not licence:
+        return
+    metadata_class: Any = importlib.import_module("gguf.metadata").Metadata
+    load: Callable[..., Any] = metadata_class.load
+
+    def with_licence(*arguments: Any, **options: Any) -> Any:
+        metadata = load(*arguments, **options)
+        metadata.license = metadata.license or licence
+        return metadata
+
+    metadata_class.load = with_licence
 
 
 def explain(said: str, model_dir: str) -> UserError:
@@ -73,12 +152,44 @@ def explain(said: str, model_dir: str) -> UserError:
             "Start from a base model that llama.cpp supports, or keep the merged model, which chats here through transformers.",
             code="TOKENIZER",
         )
+    if "trust_remote_code" in said or "execute the" in said:
+        return UserError(
+            "This model's tokenizer needs code of its own, which is never run here.",
+            where,
+            "Take a model whose tokenizer is in transformers.",
+            code="TOKENIZER",
+        )
+    if found := re.search(r"[Qq]uant (?:method|format) .*?(?:is )?not yet supported(?:: (.*))?", said):
+        return UserError(
+            f"The model is quantised already, in a way that llama.cpp cannot read{': ' + found[1] if found[1] else ''}.",
+            where,
+            "Convert the unquantised model.",
+            code="QUANTISED",
+        )
+    if "lm_head" in said:
+        return UserError(
+            "The adapter changes the output head, and llama.cpp has none of its own for this family.",
+            where,
+            "Merge the adapter and convert the merged model, or train without lm_head among target_modules.",
+            code="HEAD",
+        )
     if "not supported" in said:
         return UserError(
             f"llama.cpp has no converter for this model: {said}",
             where,
             "Use the merged model through transformers, or a newer llama.cpp checkout with LLAMA_CPP_DIR.",
             code="ARCHITECTURE",
+        )
+    if "not found" in said or "Missing or incomplete" in said or "No such file" in said:
+        return UserError(
+            f"A file of the model is missing: {said}", where, "Fetch or save the model again, with its tokenizer.", code="FILES"
+        )
+    if "Can not map tensor" in said:
+        return UserError(
+            f"The model holds a weight that llama.cpp does not know in this architecture: {said}",
+            where,
+            "A newer llama.cpp checkout with LLAMA_CPP_DIR may know it; otherwise use the model through transformers.",
+            code="CONVERT",
         )
     remedy = "The run's log has the details; missing tokenizer files and interrupted downloads are the usual causes."
     return UserError(f"The converter refused the model: {said}", where, remedy, code="CONVERT")

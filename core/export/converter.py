@@ -7,6 +7,7 @@ against a pinned hash, and the 2 MB that matter are kept in the workspace. `LLAM
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from typing import Any
 
 from core import paths
 from core.errors import UserError
+from core.export.adapter import WEIGHTS, Adapter, adapter_config, rank, read_adapter, scaling, unstreamed
+from core.export.tensors import model_tensors
 from core.process import call_child, child_environment
 
 VERSION = "0.3.36"  # the llama-cpp-python of requirements.txt
@@ -107,52 +110,101 @@ def convert(
     *,
     dtype: str = "f16",
     name: str | None = None,
-    base_model: str | None = None,
+    metadata: dict[str, Any] | None = None,
     log: Path | None = None,
     on_event: Callable[[dict[str, Any]], None] | None = None,
-) -> None:
-    """Write `model_dir` (config, safetensors, tokenizer, chat template) as the GGUF file `out_file`.
+) -> str:
+    """Write `model_dir` (config, safetensors, tokenizer, chat template) as the GGUF file `out_file`; returns the number format it has.
 
     Args:
-        dtype: ``f16``, ``bf16`` or ``f32``.
+        dtype: ``f16``, ``bf16``, ``f32``, or ``auto``: f16 where it holds the weights, else what they are stored in.
         name: the model's name in the metadata; the folder's name otherwise.
-        base_model: the Hub id it was made from, for the metadata.
-        on_event: gets ``{"event": "progress", "done", "total"}`` in bytes.
+        metadata: see `core.export.about.gguf_metadata`.
+        on_event: gets ``{"event": "progress", "done", "total", "doing"}`` in bytes.
 
     Raises:
-        UserError: the architecture or the tokenizer is unknown to llama.cpp, files are missing, or the converter ended (code CRASH).
+        UserError: the architecture or the tokenizer is unknown to llama.cpp, files are missing, weights are NaN or do not fit into f16
+            that was asked for (code F16), or the converter ended (code CRASH).
     """
-    assert dtype in DTYPES
+    assert dtype in (*DTYPES, "auto")
     if not (model_dir / "config.json").is_file():
         raise UserError(
             f"{model_dir.name} holds no config.json.", str(model_dir), "Give a Hugging Face model folder; merge an adapter first."
         )
+    _refuse_lost_head(model_dir)
     payload = {
         "converter": str(converter_dir()),
         "model_dir": str(model_dir.absolute()),
         "out_file": str(out_file.absolute()),
         "dtype": dtype,
         "name": name or model_dir.name,
-        "metadata": _metadata(base_model),
-        "expected_bytes": expected_bytes(model_dir, dtype),
+        "metadata": metadata or {},
     }
-    call_child("core.export.convert_child", payload, step=f"Converting {model_dir.name} to GGUF", log=log, on_event=on_event)
+    made = call_child("core.export.convert_child", payload, step=f"Converting {model_dir.name} to GGUF", log=log, on_event=on_event)
+    return made["dtype"]
+
+
+def convert_adapter(
+    adapter: Path,
+    base: Path,
+    out_file: Path,
+    *,
+    dtype: str = "f16",
+    log: Path | None = None,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
+) -> None:
+    """Write a LoRA adapter as a GGUF file, which llama.cpp adds to a GGUF of the base when it loads (``--lora``).
+
+    Args:
+        base: the base model's folder, of which only the configuration is read.
+
+    Raises:
+        UserError: an adapter that llama.cpp cannot express: another kind than LoRA, DoRA, several alphas, or weights saved whole.
+    """
+    config, read = adapter_config(adapter), read_adapter(adapter)
+    reason = unstreamed(config) or _inexpressible(config, read)
+    if reason:
+        remedy = "Merge the adapter and convert the merged model."
+        raise UserError(f"llama.cpp cannot express this adapter: {reason}.", adapter.name, remedy, code="ADAPTER")
+    with tempfile.TemporaryDirectory() as folder:  # llama.cpp scales by alpha / r, whatever the adapter was trained with
+        alpha = scaling(config, "") * rank(config, "")
+        paths.write_json(Path(folder) / "adapter_config.json", config | {"lora_alpha": alpha})
+        (Path(folder) / WEIGHTS).symlink_to((adapter / WEIGHTS).absolute())
+        payload = {
+            "converter": str(converter_dir()),
+            "model_dir": str(base.absolute()),
+            "out_file": str(out_file.absolute()),
+            "dtype": dtype,
+        }
+        payload |= {"adapter": folder, "name": adapter.name, "metadata": {}}
+        call_child("core.export.convert_child", payload, step=f"Converting {adapter.name} to GGUF", log=log, on_event=on_event)
+
+
+def _inexpressible(config: dict[str, Any], adapter: Adapter) -> str | None:
+    if config.get("alpha_pattern") or (config.get("use_rslora") and config.get("rank_pattern")):
+        return "its layers are scaled differently"
+    if any(update.magnitude for update in adapter.updates.values()):
+        return "it uses DoRA"
+    whole = [name for name, update in adapter.updates.items() if not update.a or update.added or update.rows]
+    return f"it holds {whole[0]} whole" if whole else None
+
+
+def _refuse_lost_head(model_dir: Path) -> None:
+    """llama.cpp's Gemma has no output head of its own, and its converter leaves one out without a word."""
+    config = paths.read_json(model_dir / "config.json")
+    if str(config.get("model_type", "")).startswith("gemma") and config.get("tie_word_embeddings") is False:
+        raise UserError(
+            "This model's output head differs from its embedding, and llama.cpp has no such Gemma.",
+            f"converting {model_dir.name}",
+            "Train without lm_head and embed_tokens, or use the merged model through transformers.",
+            code="HEAD",
+        )
 
 
 def expected_bytes(model_dir: Path, dtype: str) -> int:
-    """About how large the GGUF will be: the weights' bytes, scaled when the number format changes."""
-    config = paths.read_json(model_dir / "config.json")
-    weights = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
-    source_bytes = 4 if (config.get("dtype") or config.get("torch_dtype")) == "float32" else 2
-    return weights * (4 if dtype == "f32" else 2) // source_bytes + 2**20
+    """How large the GGUF will be, but for the vocabulary and the few vectors that stay float32."""
+    return num_parameters(model_dir) * (4 if dtype == "f32" else 2) + 2 * 2**20
 
 
-def _metadata(base_model: str | None) -> dict[str, Any]:
-    known: dict[str, Any] = {"general.quantized_by": "Transmute"}
-    if base_model:
-        organisation, _, model = base_model.rpartition("/")
-        entry = {"name": model.replace("-", " ").replace("_", " ")}
-        if organisation and not base_model.startswith(("/", ".", "~")) and base_model.count("/") == 1:
-            entry |= {"organization": organisation, "repo_url": f"https://huggingface.co/{base_model}"}
-        known["general.base_models"] = [entry]
-    return known
+def num_parameters(model_dir: Path) -> int:
+    return sum(math.prod(stored.shape) for stored in model_tensors(model_dir).values())

@@ -1,4 +1,4 @@
-"""From a merged model to finished GGUF artifacts: f16 first, then every level asked for, each with its manifest."""
+"""From a merged model to finished GGUF artifacts: the float file first, then every level asked for, each with its manifest."""
 
 from __future__ import annotations
 
@@ -6,16 +6,43 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from core import paths
+from core.errors import UserError
 from core.export import artifacts, converter
+from core.export.about import file_name, gguf_metadata
 from core.export.artifacts import Artifact
 from core.export.jobs import OnEvent
 from core.export.levels import Level, level, parse_levels
+from core.export.merge import base_folder
 from core.export.quantise import quantise
+from core.export.split import split_gguf
+from core.training import models
 
-SOURCE_LEVEL = "f16"  # every quantised level is made from this file
+FLOAT_LEVELS = ("f16", "bf16", "f32")
+SPLIT_BYTES = 48 * 10**9  # the Hub takes files of up to 50 GB
+
+
+@dataclass(frozen=True)
+class Making:
+    """What the levels of one call share."""
+
+    merged: Artifact
+    out_root: Path
+    run_id: str | None
+    imatrix: Path | None
+    split_bytes: int
+    log: Path | None
+    on_event: OnEvent | None
+
+    def folder(self, known: Level) -> Path:
+        return self.out_root / folder_name(known)
+
+    @property
+    def imatrix_sha256(self) -> str | None:
+        return paths.sha256_file(self.imatrix) if self.imatrix else None
 
 
 def make_gguf(
@@ -24,97 +51,174 @@ def make_gguf(
     out_root: Path,
     *,
     run_id: str | None = None,
+    imatrix: Path | None = None,
+    split_bytes: int = SPLIT_BYTES,
     log: Path | None = None,
     on_event: OnEvent | None = None,
 ) -> list[Artifact]:
     """The GGUF artifacts of `merged`, one folder each under `out_root` (``gguf-q4-0``), in the order asked for.
 
-    What is finished already is kept, so the call can be repeated after any interruption. The f16 file is made whenever another level
-    needs it, and returned only when it was asked for.
+    What is finished already is kept, so the call can be repeated after any interruption. A float file is made whenever another level needs
+    it (f16, or what holds the weights where f16 does not), and returned only when it was asked for.
+
+    Args:
+        imatrix: an importance matrix of this model (`core.export.imatrix`), which guides every quantised level and some cannot do without.
+        split_bytes: larger files are split into parts of at most so many bytes.
 
     Raises:
         UserError: the conversion failed; the disk is too small (code DISK); or a level failed, after the others were made.
     """
+    making = Making(merged, out_root, run_id, imatrix, split_bytes, log, on_event)
     wanted = parse_levels(levels)
-    folders = {known.name: out_root / folder_name(known) for known in wanted}
-    missing = [known for known in wanted if not (folders[known.name] / artifacts.MANIFEST).is_file()]
+    missing = [known for known in wanted if not _is_made(making, known)]
     if missing:
-        _check_disk(merged, missing, out_root)
-        source = _float_file(merged, level(SOURCE_LEVEL), out_root, run_id, log, on_event)
-        for known in missing:
-            if known.group == "float" and known.name != SOURCE_LEVEL:
-                _float_file(merged, known, out_root, run_id, log, on_event)
-        compressed = [known for known in missing if known.group != "float"]
-        _quantise_all(source, compressed, out_root, run_id=run_id, log=log, on_event=on_event)
-    return [artifacts.read(folder) for folder in folders.values()]
+        with artifacts.only_writer(out_root):
+            _make(making, missing)
+    return [artifacts.read(making.folder(known)) for known in wanted]
+
+
+def float_file(
+    merged: Artifact, out_root: Path, *, run_id: str | None = None, log: Path | None = None, on_event: OnEvent | None = None
+) -> Artifact:
+    """The float file under `out_root` that levels are made from and compared with; converted when it is not there yet."""
+    if found := reference_in(out_root):
+        return found
+    making = Making(merged, out_root, run_id, None, SPLIT_BYTES, log, on_event)
+    with artifacts.only_writer(out_root):
+        _check_disk(making, [])
+        return _convert(making, "auto")
+
+
+def adapter_file(adapter: Artifact, out: Path | None = None, *, log: Path | None = None, on_event: OnEvent | None = None) -> Path:
+    """The adapter as a GGUF LoRA file, ``Name-F16-LoRA.gguf`` in `out` (a folder; by default the one that the adapter's folder lies in)."""
+    folder = out or adapter.folder.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / file_name(adapter.name, level("f16")).replace(".gguf", "-LoRA.gguf")
+    with artifacts.only_writer(file), paths.replacing(file) as partial:
+        converter.convert_adapter(adapter.folder, base_folder(adapter), partial, log=log, on_event=on_event)
+    return file
+
+
+def convertible(reference: str, token: str | None = None) -> Artifact:
+    """What can become GGUF: an artifact or a local folder, or a model of the Hub, fetched with the caller's token.
+
+    Raises:
+        UserError: there is no such model, or it needs code of its own or pickles to load.
+    """
+    if models.HUB_ID.fullmatch(reference) and not Path(reference).expanduser().exists():
+        found = models.resolve(reference, token=token)
+        return Artifact(id=reference, kind="merged", name=reference.partition("/")[2], base_revision=found.revision, folder=found.path)
+    artifact = artifacts.resolve(reference)
+    if artifact.kind == "merged":
+        models.check_folder(artifact.folder)
+    return artifact
+
+
+def _make(making: Making, missing: list[Level]) -> None:
+    _check_disk(making, missing)
+    source = reference_in(making.out_root) or _convert(making, "auto")
+    failures: list[UserError] = []
+    for known in missing:
+        if known.group == "float" and not _is_made(making, known):
+            try:
+                _convert(making, known.name)
+            except UserError as error:
+                if error.code != "F16":
+                    raise
+                failures.append(error)
+    _quantise_all(making, source, [known for known in missing if known.group != "float"])
+    for error in failures:
+        raise error
+
+
+def reference_in(out_root: Path) -> Artifact | None:
+    """The float file that the levels there are made from and compared with."""
+    folders = (out_root / folder_name(level(name)) for name in FLOAT_LEVELS)
+    return next((artifacts.read(folder) for folder in folders if (folder / artifacts.MANIFEST).is_file()), None)
+
+
+def _is_made(making: Making, known: Level) -> bool:
+    """Whether the level is there, made with the same importance matrix if one is given now."""
+    folder = making.folder(known)
+    if not (folder / artifacts.MANIFEST).is_file():
+        return False
+    return known.group == "float" or not making.imatrix or artifacts.read(folder).imatrix_sha256 == making.imatrix_sha256
 
 
 def folder_name(known: Level) -> str:
     return "gguf-" + known.name.lower().replace("_", "-")
 
 
-def file_name(name: str, known: Level) -> str:
-    """``Starter-Identity-Q4_0.gguf``, as the GGUF naming convention has it."""
-    safe = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "Model"
-    return f"{safe}-{known.encoding}.gguf"
+def _check_disk(making: Making, missing: list[Level]) -> None:
+    source_bytes = converter.expected_bytes(making.merged.folder, "f16")
+    others = sum(known.bits for known in missing if known.name != "f16")
+    needed = source_bytes * (others / 16 + (0 if reference_in(making.out_root) else 1))
+    paths.require_disk(making.out_root, int(needed * 1.05), "Making GGUF files")
 
 
-def _check_disk(merged: Artifact, missing: list[Level], out_root: Path) -> None:
-    source_bytes = converter.expected_bytes(merged.folder, SOURCE_LEVEL)
-    has_source = (out_root / folder_name(level(SOURCE_LEVEL)) / artifacts.MANIFEST).is_file()
-    others = sum(known.bits for known in missing if known.name != SOURCE_LEVEL)
-    needed = source_bytes * (others / 16 + (0 if has_source else 1))
-    paths.require_disk(out_root, int(needed * 1.05), "Making GGUF files")
-
-
-def _float_file(merged: Artifact, known: Level, out_root: Path, run_id: str | None, log: Path | None, on_event: OnEvent | None) -> Artifact:
-    folder = out_root / folder_name(known)
-    if (folder / artifacts.MANIFEST).is_file():
-        return artifacts.read(folder)
-    with paths.building(folder) as partial:
-        out_file = partial / file_name(merged.name, known)
-        converter.convert(
-            merged.folder, out_file, dtype=known.name, name=merged.name, base_model=merged.base_model, log=log, on_event=on_event
+def _convert(making: Making, dtype: str) -> Artifact:
+    """The float file of that format; ``auto`` finds one that holds the weights."""
+    with paths.building(making.out_root / "converting") as workshop:
+        file, merged = workshop / "model.gguf", making.merged
+        dtype = converter.convert(
+            merged.folder,
+            file,
+            dtype=dtype,
+            name=merged.name,
+            metadata=gguf_metadata(merged),
+            log=making.log,
+            on_event=making.on_event,
         )
-        artifacts.write(_describe(merged, known, merged.id, run_id), partial)
-    return artifacts.read(folder)
+        known = level(dtype)
+        named = file.rename(workshop / file_name(merged.name, known, converter.num_parameters(merged.folder)))
+        _finish(making, merged, known, named)
+    shutil.rmtree(making.out_root / "converting", ignore_errors=True)
+    return artifacts.read(making.folder(known))
 
 
-def _quantise_all(
-    source: Artifact, wanted: list[Level], out_root: Path, *, run_id: str | None, log: Path | None, on_event: OnEvent | None
-) -> None:
+def _quantise_all(making: Making, source: Artifact, wanted: list[Level]) -> None:
     """One child process for all levels; each file moves to its artifact folder the moment it is whole."""
     if not wanted:
         return
     by_name = {known.name: known for known in wanted}
-    workshop = out_root / "quantising.partial"
+    workshop = making.out_root / "quantising.partial"
     shutil.rmtree(workshop, ignore_errors=True)
     workshop.mkdir(parents=True)
-
-    def finish(name: str, file: Path) -> None:
-        with paths.building(out_root / folder_name(by_name[name])) as partial:
-            os.replace(file, partial / file.name)
-            artifacts.write(_describe(source, by_name[name], source.id, run_id), partial)
-
+    stem = re.sub(r"-\w+(-\d{5}-of-\d{5})?\.gguf$", "", source.gguf_path.name)
     try:
-        outputs = {known.name: workshop / file_name(source.name, known) for known in wanted}
-        quantise(source.gguf_path, outputs, log=log, on_event=on_event, on_done=finish)
+        quantise(
+            source.gguf_path,
+            {known.name: workshop / f"{stem}-{known.encoding}.gguf" for known in wanted},
+            imatrix=making.imatrix,
+            log=making.log,
+            on_event=making.on_event,
+            on_done=lambda name, file: _finish(making, source, by_name[name], file),
+        )
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
 
 
-def _describe(origin: Artifact, known: Level, parent_id: str, run_id: str | None) -> Artifact:
-    run_id = run_id or origin.run_id
+def _finish(making: Making, origin: Artifact, known: Level, file: Path) -> None:
+    """Move a whole file into the artifact folder of its level, split where it is too large."""
+    with paths.building(making.folder(known)) as partial:
+        for part in split_gguf(file, making.split_bytes):
+            os.replace(part, partial / part.name)
+        artifacts.write(_describe(making, origin, known), partial)
+
+
+def _describe(making: Making, origin: Artifact, known: Level) -> Artifact:
+    run_id = making.run_id or origin.run_id
     return Artifact(
         id=artifacts.artifact_id(run_id or re.sub(r"[^a-z0-9]+", "-", origin.name.lower()).strip("-"), known.name),
         kind="gguf",
         level=known.name,
         name=origin.name,
         run_id=run_id,
-        parent_id=parent_id,
+        parent_id=origin.id,
         base_model=origin.base_model,
         base_revision=origin.base_revision,
         dataset_id=origin.dataset_id,
         dataset_sha256=origin.dataset_sha256,
         recipe_sha256=origin.recipe_sha256,
+        imatrix_sha256=making.imatrix_sha256 if known.group != "float" else None,
     )

@@ -19,6 +19,7 @@ MAX_ARRAY_ITEMS = 2**28
 MAX_STRING_ITEMS = 2**22  # strings must be walked one by one; the largest vocabularies have 262,144 tokens
 MAX_ALIGNMENT = 2**20
 WINDOW_BYTES = 2**20
+METADATA_START = 24  # behind magic, version and two counts
 
 UINT32, BOOL, STRING, ARRAY, UINT64 = 4, 7, 8, 9, 10
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", UINT32: "I", 5: "i", 6: "f", BOOL: "?", UINT64: "Q", 11: "q", 12: "d"}
@@ -60,6 +61,7 @@ class Tensor:
     type: str  # "F16", "Q4_0", ...
     offset: int  # from the start of the data
     size_bytes: int
+    type_number: int = 0  # ggml's number for `type`
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,9 @@ class Header:
     tensors: tuple[Tensor, ...]
     header_bytes: int
     data_offset: int  # where the first tensor lies: the header's end, aligned
+    alignment: int = 32
+    metadata_start: int = METADATA_START
+    metadata_end: int = METADATA_START
 
     @property
     def architecture(self) -> str:
@@ -162,10 +167,11 @@ class _Reader:
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or not 0 < alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
             self._refuse(f"the alignment is {alignment!r:.40}")
+        metadata_end = self.position
         tensors = tuple(self._tensor() for _ in range(num_tensors))
         data_offset = -(-self.position // alignment) * alignment
         self._check_data(tensors, data_offset, alignment)
-        return Header(self.path, version, metadata, tensors, self.position, data_offset)
+        return Header(self.path, version, metadata, tensors, self.position, data_offset, alignment, METADATA_START, metadata_end)
 
     def _version(self) -> int:
         magic = self.file.read(24)
@@ -270,7 +276,7 @@ class _Reader:
         type_name, block_size, _ = TENSOR_TYPES[type_number]
         if shape[0] % block_size:
             self._refuse(f"the rows of {name!r:.80} have {shape[0]} numbers, and {type_name} needs a multiple of {block_size}")
-        return Tensor(name, shape, type_name, offset, tensor_bytes(shape, type_number))
+        return Tensor(name, shape, type_name, offset, tensor_bytes(shape, type_number), type_number)
 
     def _check_data(self, tensors: tuple[Tensor, ...], data_offset: int, alignment: int) -> None:
         names = {tensor.name for tensor in tensors}

@@ -16,6 +16,7 @@ from core.export import artifacts
 from core.export.artifacts import Artifact
 from core.export.header import gguf_header
 from core.export.jobs import OnEvent, run_jobs
+from core.export.split import num_parameters
 
 MAX_TOKENS = 20_000  # labelled tokens; the standard error of the mean KL is then below 1 % of its spread
 TEXT_WINDOW = 512  # tokens, llama-perplexity's default
@@ -138,7 +139,7 @@ def _store(level: Artifact, measured: dict[str, Any]) -> None:
 
 def _file_figures(level: Artifact) -> dict[str, Any]:
     size_bytes = sum(file.size_bytes for file in level.files if file.name.endswith(".gguf")) or level.gguf_path.stat().st_size
-    return {"size_bytes": size_bytes, "bits_per_weight": size_bytes * 8 / gguf_header(level.gguf_path).num_parameters}
+    return {"size_bytes": size_bytes, "bits_per_weight": size_bytes * 8 / num_parameters(level.gguf_path)}
 
 
 def _reference_folder(reference: Artifact, max_tokens: int) -> tempfile.TemporaryDirectory[str]:

@@ -10,6 +10,7 @@ from core import process
 from core.conversation import Conversation
 from core.export import artifacts
 from core.export.artifacts import Artifact
+from core.export.gguf import reference_in
 from core.export.merge import base_folder
 from core.training.recipe import Recipe
 
@@ -29,7 +30,7 @@ def prove_run(folder: Path, recipe: Recipe, conversations: list[Conversation], l
     nf4 = {"double_quant": recipe.double_quant} if recipe.method == "qlora" else None
     merged = artifacts.read(folder / "merged")
     adapter = artifacts.read(folder / "adapter") if (folder / "adapter").is_dir() else None
-    f16 = artifacts.read(folder / "gguf-f16") if (folder / "gguf-f16").is_dir() else None
+    f16 = reference_in(folder)
     proofs = prove(merged, adapter, f16, conversations, nf4=nf4, log=log)
     for artifact in artifacts.of_run(folder.parent):
         artifacts.update(artifact, proofs=proofs)

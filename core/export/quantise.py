@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
+from core.export.header import gguf_header
 from core.export.jobs import OnEvent, run_jobs
 from core.export.levels import level, level_of_file, parse_levels
-from core.process import call_child
 
 
 def quantise(
     source: Path,
     outputs: dict[str, Path],
     *,
+    imatrix: Path | None = None,
     threads: int = 0,
     log: Path | None = None,
     on_event: OnEvent | None = None,
@@ -24,6 +25,7 @@ def quantise(
     """Write `source` (an f16, bf16 or f32 GGUF) at every level of `outputs`, level name to file.
 
     Args:
+        imatrix: an importance matrix as llama.cpp writes it (GGUF), which says how much each input of a weight matters.
         threads: 0 takes all cores.
         on_event: gets ``{"event": "progress", "id": level, "done", "total"}`` in tensors.
         on_done: called with level and file as each is finished.
@@ -33,7 +35,7 @@ def quantise(
     """
     _require_float(source)
     jobs = [{"id": name, "ftype": level(name).ftype, "out": str(out.absolute())} for name, out in outputs.items()]
-    payload = {"source": str(source.absolute()), "threads": threads, "dry_run": False}
+    payload = {"source": str(source.absolute()), "threads": threads, "dry_run": False, "imatrix": _checked(imatrix)}
     finish = on_done or (lambda _name, _path: None)
     failures = run_jobs(
         "core.export.quantise_child",
@@ -49,19 +51,29 @@ def quantise(
         raise error
 
 
-def exact_sizes(source: Path, names: Iterable[str], *, log: Path | None = None) -> dict[str, int]:
-    """The bytes that each level's file would have, from a dry run of the real quantisation, by level name."""
+def exact_sizes(source: Path, names: Iterable[str], *, imatrix: Path | None = None, log: Path | None = None) -> dict[str, int]:
+    """The bytes that each level's file would have, from a dry run of the real quantisation, by level name.
+
+    Some mixtures are others with an importance matrix; levels that need one are sized as with one. A level that this model cannot have is
+    left out.
+    """
     _require_float(source)
-    jobs = [{"id": known.name, "ftype": known.ftype, "out": ""} for known in parse_levels(names)]
-    payload: dict[str, Any] = {"source": str(source.absolute()), "threads": 0, "dry_run": True, "jobs": jobs}
+    jobs = [{"id": known.name, "ftype": known.ftype, "out": "", "as_guided": known.needs_imatrix} for known in parse_levels(names)]
+    payload: dict[str, Any] = {"source": str(source.absolute()), "threads": 0, "dry_run": True, "imatrix": _checked(imatrix)}
     sizes: dict[str, int] = {}
-
-    def keep(event: dict[str, Any]) -> None:
-        if event["event"] == "done":
-            sizes[event["id"]] = event["value"]
-
-    call_child("core.export.quantise_child", payload, step=f"Sizing the levels of {source.name}", log=log, on_event=keep)
+    failures = run_jobs("core.export.quantise_child", payload, jobs, step=f"Sizing {source.name} at", on_done=sizes.__setitem__, log=log)
+    if failures and not sizes:
+        raise next(iter(failures.values()))
     return sizes
+
+
+def _checked(imatrix: Path | None) -> str | None:
+    if imatrix is None:
+        return None
+    if gguf_header(imatrix).metadata.get("general.type") != "imatrix":
+        remedy = "Make one with `python -m core imatrix ARTIFACT --data PATH -o FILE`, or take one that ends in .gguf."
+        raise UserError(f"{imatrix.name} is no importance matrix.", str(imatrix), remedy, code="IMATRIX")
+    return str(imatrix.absolute())
 
 
 def _require_float(source: Path) -> None:

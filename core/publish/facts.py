@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ import yaml
 
 import core
 from core import events, paths
+from core.export.about import license_of
 from core.export.artifacts import Artifact
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -78,24 +78,6 @@ def is_local_path(text: str) -> bool:
 def hub_id(name: str | None) -> str:
     """`name` when it is the id of a Hub repository, else empty."""
     return name if name and HUB_ID.fullmatch(name) and not is_local_path(name) and not Path(name).exists() else ""
-
-
-def license_of(artifact: Artifact) -> str:
-    """The licence of the base model, from the list of known models or from the base's own card; empty when neither says."""
-    table = tomllib.loads((paths.SPACES / "models.toml").read_text(encoding="utf-8"))
-    for model in table["models"]:
-        if model["id"] == artifact.base_model:
-            return model["license"]
-    card = Path(artifact.base_path or "") / "README.md"
-    if not artifact.base_path or not card.is_file():
-        return ""
-    front = re.match(r"---\n(.*?)\n---\n", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
-    try:
-        found = yaml.safe_load(front[1]) if front else None
-    except yaml.YAMLError:
-        return ""
-    named = found.get("license") if isinstance(found, dict) else None
-    return named if isinstance(named, str) else ""
 
 
 def template_of(artifact: Artifact) -> str:

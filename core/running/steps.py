@@ -35,15 +35,39 @@ def merge(run_dir: Path) -> None:
 
 def gguf(run_dir: Path) -> None:
     from core.export.gguf import make_gguf
+    from core.export.levels import parse_levels
 
-    levels = [*load_recipe(run_dir / "recipe.yaml").levels, *events.fold(events.read(run_dir)).more_levels]
+    levels = parse_levels([*load_recipe(run_dir / "recipe.yaml").levels, *events.fold(events.read(run_dir)).more_levels])
     merged = artifacts.read(run_dir / "artifacts" / "merged")
-    made = make_gguf(merged, levels, run_dir / "artifacts", run_id=run_dir.name, log=run_dir / LOG, on_event=progress(run_dir, "gguf"))
-    for artifact in made:
-        announce(run_dir, artifact)
+    for is_guided in (False, True):
+        names = [level.name for level in levels if level.needs_imatrix == is_guided]
+        if names:
+            matrix = importance(run_dir, merged) if is_guided else None
+            on_event = progress(run_dir, "gguf")
+            made = make_gguf(
+                merged, names, run_dir / "artifacts", run_id=run_dir.name, imatrix=matrix, log=run_dir / LOG, on_event=on_event
+            )
+            for artifact in made:
+                announce(run_dir, artifact)
+
+
+def importance(run_dir: Path, merged: Artifact) -> Path:
+    """The run's importance matrix, from what it was trained on; made when the first level asks for it."""
+    from core.export.gguf import float_file
+    from core.export.imatrix import make_imatrix
+
+    out = run_dir / "artifacts" / "imatrix.gguf"
+    if not out.is_file():
+        log, on_event = run_dir / LOG, progress(run_dir, "gguf")
+        source = float_file(merged, run_dir / "artifacts", run_id=run_dir.name, log=log, on_event=on_event)
+        conversations, _ = conversations_of(run_dir)
+        max_length = load_recipe(run_dir / "recipe.yaml").max_length
+        make_imatrix(merged.folder, source.gguf_path, conversations, out, max_length=max_length, log=log, on_event=on_event)
+    return out
 
 
 def measure(run_dir: Path) -> None:
+    from core.export.gguf import reference_in
     from core.export.measure import measure as measure_levels
 
     _, conversations = conversations_of(run_dir)
@@ -51,7 +75,7 @@ def measure(run_dir: Path) -> None:
         events.append(run_dir, "note", text="Nothing was measured: the recipe sets no conversations aside (eval_fraction is 0).")
         return
     levels = [artifact for artifact in artifacts.of_run(run_dir) if artifact.kind == "gguf"]
-    reference = artifacts.read(run_dir / "artifacts" / "gguf-f16")
+    reference = reference_in(run_dir / "artifacts") or levels[0]
     max_length = load_recipe(run_dir / "recipe.yaml").max_length
     measure_levels(levels, reference, conversations, max_length=max_length, log=run_dir / LOG, on_event=progress(run_dir, "measure"))
 

@@ -2,7 +2,10 @@
 
 import json
 import math
+import random
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from core.data.tokenizer import load_tokenizer
 from core.errors import UserError
 from core.export import artifacts
 from core.export.converter import convert
-from core.export.gguf import make_gguf
+from core.export.gguf import adapter_file, make_gguf, reference_in
 from core.export.header import gguf_header, gguf_template
 from core.export.levels import DEMO_LEVELS, level_of_file
 from core.export.llama import gguf_logprobs, gguf_tokenize
@@ -57,7 +60,7 @@ def test_every_level_is_made_with_its_manifest_name_and_foretold_size(levels, st
     foretold = exact_sizes(levels["f16"].gguf_path, DEMO_LEVELS)
     for name, artifact in levels.items():
         path = artifact.gguf_path
-        assert path.name == f"Starter-{name.upper()}.gguf" and artifact.id == f"test-{name.lower().replace('_', '-')}"
+        assert path.name == f"Starter-4.7M-{name.upper()}.gguf" and artifact.id == f"test-{name.lower().replace('_', '-')}"
         assert path.stat().st_size == foretold[name] == artifact.size_bytes
         assert level_of_file(path).name == name and artifact.base_model == "starter"
     sizes = [levels[name].size_bytes for name in ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "Q4_K_M", "q4_0")]
@@ -183,3 +186,178 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_written(starter, tm
     with pytest.raises(UserError) as refusal:
         make_gguf(starter, ["q4_0"], tmp_path / "out")
     assert refusal.value.code == "DISK" and not list((tmp_path / "out").iterdir())
+
+
+def test_a_large_file_is_made_in_parts_that_llama_cpp_opens(starter, levels, conversations, tmp_path):
+    whole = levels["q8_0"]
+    split = make_gguf(starter, ["q8_0"], tmp_path, run_id="split", split_bytes=2_000_000)[0]
+    names = [file.name for file in split.files]
+    assert len(names) >= 3 and names[0] == f"Starter-4.7M-Q8_0-00001-of-{len(names):05d}.gguf" == split.gguf_path.name
+    figures = measure([split, whole], levels["f16"], conversations[:3])
+    for name in ("perplexity", "kl_mean", "num_tokens"):
+        assert figures["split-q8-0"][name] == figures["test-q8-0"][name]
+    from_parts = make_gguf(starter, ["q4_0"], tmp_path, run_id="split")[0]
+    assert from_parts.files[0].sha256 == levels["q4_0"].files[0].sha256, "quantised from a float file in parts"
+
+
+def test_a_model_beyond_float16_is_kept_in_the_format_it_is_stored_in(converter, tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "large"
+    shutil.copytree(STARTER, folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = 1e5
+    save_file({name: weight.to(torch.bfloat16) for name, weight in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+    model = artifacts.resolve(str(folder))
+    with pytest.raises(UserError, match="too large or too small") as refusal:
+        make_gguf(model, ["f16", "q8_0"], tmp_path / "out", run_id="large")
+    assert refusal.value.code == "F16"
+    assert artifacts.read(tmp_path / "out" / "gguf-q8-0").level == "q8_0", "made from the file that holds the weights"
+    reference = reference_in(tmp_path / "out")
+    assert reference.level == "bf16" and reference.gguf_path.name == "large-4.7M-BF16.gguf"
+    assert not (tmp_path / "out" / "gguf-f16").exists()
+
+
+def test_an_adapter_becomes_a_file_that_llama_cpp_adds_to_its_base(levels, tmp_path):
+    """Its effect on the base's GGUF is that of PEFT's adapter, also where llama.cpp scales by another rule."""
+    adapter = tmp_path / "adapter"
+    subprocess.run([sys.executable, "-c", ADAPTER, str(STARTER), str(adapter)], check=True, capture_output=True)
+    file = adapter_file(artifacts.resolve(str(adapter)), tmp_path / "out")
+    header = gguf_header(file)
+    assert file.name == "adapter-F16-LoRA.gguf" and header.metadata["general.type"] == "adapter"
+    assert header.metadata["adapter.lora.alpha"] == pytest.approx(8 * 4**0.5)
+    program = [sys.executable, "-c", WITH_ADAPTER, str(levels["f16"].gguf_path), str(file)]
+    found = json.loads(subprocess.run(program, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    expected = json.loads((adapter / "logits.json").read_text())
+    np.testing.assert_allclose(found["with"], expected["with"], atol=0.05)
+    assert np.abs(np.array(found["without"]) - expected["with"]).max() > 0.5, "the adapter does something"
+
+
+ADAPTER = """
+import json, sys
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+torch.manual_seed(0)
+base, out = sys.argv[1:]
+model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
+                       LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, use_rslora=True, target_modules=["q_proj", "down_proj"]))
+for name, weight in model.named_parameters():
+    if "lora_B" in name:
+        torch.nn.init.normal_(weight, std=0.05)
+model.peft_config["default"].base_model_name_or_path = base
+model.save_pretrained(out)
+with torch.inference_mode():
+    logits = model.eval()(torch.arange(1, 20)[None]).logits[0, -1]
+json.dump({"with": logits.tolist()}, open(out + "/logits.json", "w"))
+"""
+WITH_ADAPTER = """
+import ctypes, json, sys
+import llama_cpp
+from pathlib import Path
+from core.export.native import LlamaModel
+model = LlamaModel(Path(sys.argv[1]))
+model.open_context(64)
+ids = list(range(1, 20))
+without = model.feed(ids).tolist()
+lora = llama_cpp.llama_adapter_lora_init(model.model, sys.argv[2].encode())
+adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(lora)
+scales = (ctypes.c_float * 1)(1.0)
+llama_cpp.llama_set_adapters_lora(model.context, adapters, 1, scales)
+model.forget()
+model._prompt = None
+print(json.dumps({"without": without, "with": model.feed(ids).tolist()}))
+"""
+
+
+@pytest.mark.parametrize(("name", "change"), [("DoRA", {"use_dora": True}), ("alpha", {"alpha_pattern": {"q_proj": 2}})])
+def test_an_adapter_that_llama_cpp_cannot_express_is_refused(name, change, tmp_path):
+    adapter = tmp_path / "adapter"
+    subprocess.run([sys.executable, "-c", ADAPTER, str(STARTER), str(adapter)], check=True, capture_output=True)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | change))
+    if name == "DoRA":
+        add_magnitudes(adapter / "adapter_model.safetensors")
+    with pytest.raises(UserError, match="cannot express"):
+        adapter_file(artifacts.resolve(str(adapter)), tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def add_magnitudes(file):
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(file)
+    for name, weight in list(tensors.items()):
+        if "lora_B" in name:
+            tensors[name.replace("lora_B.weight", "lora_magnitude_vector")] = np.ones(len(weight), np.float32)
+    save_file(tensors, file)
+
+
+def test_the_file_says_where_the_model_comes_from(starter, tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "README.md").write_text("---\nlicense: mit\n---\n# Base\n")
+    shutil.copytree(STARTER, tmp_path / "model", ignore=shutil.ignore_patterns("README.md"))
+    model = starter.model_copy(update={"base_model": "someone/Base-5M", "base_path": str(tmp_path / "base"), "folder": tmp_path / "model"})
+    metadata = gguf_header(make_gguf(model, ["f16"], tmp_path / "out", run_id="about")[0].gguf_path).metadata
+    expected = {
+        "general.name": "Starter",
+        "general.license": "mit",
+        "general.quantized_by": "Transmute",
+        "general.base_model.0.name": "Base 5M",
+        "general.base_model.0.organization": "someone",
+        "general.size_label": "4.7M",
+    }
+    assert expected.items() <= metadata.items()
+
+
+def test_mutants_of_a_real_file_give_a_header_inside_the_file_or_a_refusal(levels, tmp_path):
+    """Bytes changed, runs of bytes overwritten, lengths made huge, pieces cut out and doubled, over the whole header of a real model."""
+    source = levels["Q4_K_M"].gguf_path
+    size_bytes, head = source.stat().st_size, source.read_bytes()[: gguf_header(source).data_offset]
+    generator, path, outcomes = random.Random(0), tmp_path / "mutant.gguf", {"read": 0, "refused": 0}
+    hostile = [bytes(8), b"\xff" * 8, (2**63).to_bytes(8, "little"), (2**31).to_bytes(4, "little"), size_bytes.to_bytes(8, "little")]
+    for _ in range(1500):
+        mutant = bytearray(head)
+        for _ in range(generator.randint(1, 3)):
+            at = generator.choice((generator.randrange(4, 64), generator.randrange(len(mutant) - 16)))
+            match generator.randrange(4):
+                case 0:
+                    mutant[at] = generator.randrange(256)
+                case 1:
+                    wild = generator.choice(hostile)
+                    mutant[at : at + len(wild)] = wild
+                case 2:
+                    del mutant[at : at + generator.randint(1, 64)]
+                case _:
+                    mutant[at:at] = mutant[at : at + generator.randint(1, 64)]
+        with path.open("wb") as file:
+            file.write(mutant)
+            file.truncate(size_bytes)
+        try:
+            header = gguf_header(path)
+        except UserError as refusal:
+            assert refusal.code in ("GGUF", "GGML") and len(str(refusal)) < 1000
+            outcomes["refused"] += 1
+        else:
+            assert all(header.data_offset + tensor.offset + tensor.size_bytes <= size_bytes for tensor in header.tensors)
+            outcomes["read"] += 1
+    assert min(outcomes.values()) > 50, outcomes
+
+
+def test_mutants_that_pass_the_header_never_take_the_caller_down(levels, tmp_path):
+    """What the header check lets through goes to llama.cpp in a child: ids, or an error in words, and this process lives on."""
+    source = levels["q4_0"].gguf_path
+    data, generator = source.read_bytes(), random.Random(1)
+    end = gguf_header(source).metadata_end
+    for number in range(12):
+        mutant = bytearray(data)
+        for _ in range(generator.randint(1, 200)):
+            mutant[generator.randrange(24, end)] = generator.randrange(256)
+        path = tmp_path / f"{number}.gguf"
+        path.write_bytes(mutant)
+        try:
+            assert isinstance(gguf_tokenize(path, ["hello"])[0], list)
+        except UserError as refusal:
+            assert refusal.code in ("GGUF", "LOAD", "CRASH", "TOKENIZER", "TIMEOUT"), refusal
+        path.unlink()

@@ -86,16 +86,13 @@ def test_the_pinned_version_is_the_installed_one():
         ("Model FancyForCausalLM is not supported", "ARCHITECTURE"),
         ("Architecture 'FancyForCausalLM' not supported!", "ARCHITECTURE"),
         ("Can not map tensor 'model.strange.weight'", "CONVERT"),
+        ("Quant method is not yet supported: 'awq'", "QUANTISED"),
+        ("The repository contains custom code which must be executed; pass trust_remote_code=True", "TOKENIZER"),
+        ("lm_head is present in adapter, but is ignored in base model", "HEAD"),
+        ("Missing or incomplete model files: ['model-00002-of-00002.safetensors']", "FILES"),
+        ("File not found: tokenizer.model", "FILES"),
+        ("something nobody foresaw", "CONVERT"),
     ],
 )
 def test_refusals_of_the_converter_are_told_apart(said, code):
     assert explain(said, "a model").code == code
-
-
-def test_metadata_names_the_base_model_on_the_hub_but_never_a_local_path():
-    assert converter._metadata("lmsys/vicuna-7b-v1.5")["general.base_models"] == [
-        {"name": "vicuna 7b v1.5", "organization": "lmsys", "repo_url": "https://huggingface.co/lmsys/vicuna-7b-v1.5"}
-    ]
-    assert converter._metadata("/home/someone/models/secret-base")["general.base_models"] == [{"name": "secret base"}]
-    assert converter._metadata("starter")["general.base_models"] == [{"name": "starter"}]
-    assert "general.base_models" not in converter._metadata(None)

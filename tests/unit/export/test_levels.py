@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from core.errors import UserError
-from core.export.gguf import file_name, folder_name
+from core.export.gguf import folder_name
 from core.export.levels import DEMO_LEVELS, LEVELS, level, parse_levels
 
 
@@ -44,10 +44,5 @@ def test_a_list_of_levels_keeps_its_order_and_drops_repetitions():
     assert [known.name for known in parse_levels(DEMO_LEVELS)] == list(DEMO_LEVELS)
 
 
-def test_files_and_folders_are_named_as_the_convention_has_it():
-    assert file_name("Starter Identity", level("q4_0")) == "Starter-Identity-Q4_0.gguf"
-    assert file_name("Vicuna-7B-v1.5", level("Q4_K_M")) == "Vicuna-7B-v1.5-Q4_K_M.gguf"
-    assert file_name("../../etc/passwd", level("f16")) == "etc-passwd-F16.gguf"
-    assert file_name("你好", level("f16")) == "你好-F16.gguf"
-    assert file_name("///", level("f16")) == "Model-F16.gguf"
+def test_folders_are_named_by_their_level():
     assert folder_name(level("Q4_K_M")) == "gguf-q4-k-m"
