@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from core import events
 from core.errors import UserError
 from core.training import checkpoints
+from core.training.peak import Peak
 
 MAX_BAD_STEPS = 3
 ALIVE_S = 60.0  # between two signs of life while nothing is logged
@@ -21,8 +22,9 @@ SAID = ("loss", "learning_rate", "grad_norm", "epoch")
 
 
 class RunCallback(TrainerCallback):
-    def __init__(self, run_dir: Path, keep_checkpoints: int) -> None:
+    def __init__(self, run_dir: Path, keep_checkpoints: int, peak: Peak) -> None:
         self.run_dir = run_dir
+        self.peak = peak
         self.keep_checkpoints = keep_checkpoints
         self.trainer: Any = None  # set once the trainer exists, which is made after its callbacks
         self._heard_s = time.monotonic()
@@ -37,7 +39,7 @@ class RunCallback(TrainerCallback):
     ) -> None:
         if state.is_world_process_zero and logs and "loss" in logs:
             values = {name: float(logs[name]) for name in LOGGED if name in logs}
-            events.append(self.run_dir, "train_log", step=state.global_step, memory_bytes=memory_bytes(), **values)
+            events.append(self.run_dir, "train_log", step=state.global_step, memory_bytes=self.peak.now(), **values)
             said = ", ".join(f"{name} {values[name]:.4g}" for name in SAID if name in values)
             print(f"step {state.global_step}/{state.max_steps}: {said}", flush=True)
             self._heard_s = time.monotonic()
@@ -96,17 +98,6 @@ class RunCallback(TrainerCallback):
 def is_finite(model: torch.nn.Module) -> bool:
     """Whether every weight that learns, as far as it lies on this rank, is a number."""
     return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters() if parameter.requires_grad)
-
-
-def memory_bytes() -> int:
-    """What training holds now: the peak on its GPU since the last look, or the main memory of this process."""
-    if torch.cuda.is_available():
-        peak = torch.cuda.max_memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        return peak
-    import psutil
-
-    return psutil.Process().memory_info().rss
 
 
 def agreed(flag: bool, device: torch.device) -> bool:

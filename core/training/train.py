@@ -23,6 +23,7 @@ from core.training import checkpoints
 from core.training.callbacks import RunCallback
 from core.training.evaluation import EarlyStop, Samples
 from core.training.layers import keep_float32, keep_gradients, targets, train_last_layers
+from core.training.peak import Peak
 from core.training.recipe import Recipe
 from core.training.recipe import load as load_recipe
 from core.training.samples import Rows, rows_of
@@ -30,6 +31,7 @@ from core.training.threads import fastest_thread_count
 from core.training.tracking import TensorBoard
 from core.training.trainer import AnswerTrainer
 
+EVAL_TOKENS = 4096  # at a time, as long as the micro batch has no more: an evaluation must not need more memory than training
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -39,6 +41,7 @@ def train(run_dir: Path) -> None:
     Raises:
         UserError: nothing to learn in the data, no memory left, a loss that is not a number, a full disk.
     """
+    peak = Peak()
     recipe = load_recipe(run_dir / "recipe.yaml")
     launch = paths.read_json(run_dir / "launch.json")
     base = Path(launch["model"]["path"])
@@ -54,7 +57,7 @@ def train(run_dir: Path) -> None:
     compute_dtype = DTYPES[precision(recipe)]
     arguments = training_arguments(run_dir, recipe)  # before the model: under ZeRO-3 they decide how it is loaded
     model = load_model(base, recipe, compute_dtype)
-    callback, board = RunCallback(run_dir, recipe.save_total_limit), TensorBoard(run_dir)
+    callback, board = RunCallback(run_dir, recipe.save_total_limit, peak), TensorBoard(run_dir)
     early_stop = [EarlyStop(run_dir, recipe.early_stopping_patience)] if recipe.early_stopping_patience else []
     samples = [Samples(run_dir, recipe.prompts, chat_tokenizer)] if recipe.prompts else []
     trainer = AnswerTrainer(
@@ -72,6 +75,7 @@ def train(run_dir: Path) -> None:
     for listener in (callback, *samples):
         listener.trainer = trainer
     is_main = trainer.accelerator.is_main_process
+    peak.end("load")
     threads = known.facts.get("threads") or fastest_thread_count(trainer)
     torch.set_num_threads(threads)
     if is_main:
@@ -88,9 +92,13 @@ def train(run_dir: Path) -> None:
         return
     losses = {"eval_loss_after": trainer.evaluate()["eval_loss"]} if eval_rows else {}
     board.close()
+    peak.end("train")
     if is_main:
         events.append(run_dir, "facts", facts=losses | {"train_s": round(time.monotonic() - began, 2)})
     save(trainer, run_dir, recipe, launch, stored_dtype(base))
+    peak.end("save")
+    if is_main:
+        events.append(run_dir, "facts", facts={"memory_bytes": peak.parts})
 
 
 def precision(recipe: Recipe) -> str:
@@ -157,7 +165,7 @@ def training_arguments(run_dir: Path, recipe: Recipe) -> SFTConfig:
     return SFTConfig(
         output_dir=str(run_dir / "checkpoints"),
         per_device_train_batch_size=recipe.micro_batch_size,
-        per_device_eval_batch_size=max(recipe.micro_batch_size, 8),
+        per_device_eval_batch_size=max(recipe.micro_batch_size, min(8, EVAL_TOKENS // recipe.max_length)),
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=recipe.lr_scheduler_type,
