@@ -25,6 +25,7 @@ from core.export import artifacts
 from core.export.artifacts import Artifact
 from core.export.gguf import make_gguf
 from core.paths import STARTER
+from core.process import child_environment
 
 RESULT = Path(__file__).parent / "results" / "chat.json"
 SIZES = {"1b": (2048, 5632, 22, 32, 4), "100m": (768, 2048, 12, 12, 4)}  # width, feed-forward width, layers, heads, key/value heads
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help=f"write {RESULT.name}")
     arguments = parser.parse_args()
     bench = (arguments.tools or tools(["llama-bench"])) / "llama-bench"
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         model = random_model(Path(folder), arguments.size)
         ours, theirs = [], []
@@ -50,18 +52,20 @@ def main() -> None:
                 theirs.append(llama_bench(bench, model, arguments.threads))
                 ours.append(chat_speed(engine))
             first = first_tokens(engine, arguments.rounds)
-    speed = max(ours) / max(theirs)
+    speed = statistics.median(mine / other for mine, other in zip(ours, theirs, strict=True))
+    is_busy = max(load, os.getloadavg()[0]) > 1.5 * arguments.threads  # the two of one round then meet different neighbours
     reuse = first["again_s"] / first["kept_s"]
     result = {
         "machine": machine(), "size": arguments.size, "threads": arguments.threads, "chat_tokens_per_s": ours,
-        "llama_bench_tokens_per_s": theirs, "speed": speed, "first_token": first, "reuse": reuse, "load": os.getloadavg()[0],
+        "llama_bench_tokens_per_s": theirs, "speed": speed, "first_token": first, "reuse": reuse, "load_before": load, "is_busy": is_busy,
     }  # fmt: skip
-    print(f"chat {max(ours):.2f} tokens/s, llama-bench {max(theirs):.2f}: {speed:.2f} of it (best of {arguments.rounds} each)")
+    print(f"chat {max(ours):.2f} tokens/s, llama-bench {max(theirs):.2f}; {speed:.2f} of it (median of {arguments.rounds} rounds)")
     print(f"first token: {first['again_s']:.2f} s from nothing, {first['kept_s']:.2f} s behind a kept history: {reuse:.1f} times sooner")
     if arguments.save:
         RESULT.parent.mkdir(exist_ok=True)
         RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result | {"passed": speed >= LEAST_SPEED and reuse >= LEAST_REUSE}))
+    # No verdict from a busy machine: whoever is disturbed less looks faster.
+    print(json.dumps(result | {"passed": None if is_busy else speed >= LEAST_SPEED and reuse >= LEAST_REUSE}))
 
 
 def random_model(folder: Path, size: str) -> Artifact:
@@ -91,9 +95,12 @@ def random_model(folder: Path, size: str) -> Artifact:
 
 
 def llama_bench(program: Path, model: Artifact, threads: int) -> float:
-    """Tokens per second of generation, as llama-bench says."""
+    """Tokens per second of generation, as llama-bench says, in the environment that the chat's own child has.
+
+    Without it OpenMP's threads would spin while they wait, which on a shared machine costs the one and not the other.
+    """
     argv = [str(program), "-m", str(model.gguf_path), "-p", "0", "-n", str(TOKENS), "-t", str(threads), "-r", "1", "-o", "json"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    done = subprocess.run(argv, env=child_environment(), capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout)[0]["avg_ts"])
 
 

@@ -54,7 +54,7 @@ class Runs(RuleBasedStateMachine):
     def kill(self, who: str, seconds: float) -> None:
         """Whatever goes on is hit, a while after its worker has begun."""
         deadline = time.monotonic() + BEGUN_S
-        while time.monotonic() < deadline and any(runs.pids(run_id) for run_id in self.ids):
+        while time.monotonic() < deadline and any(is_held(runs.folder(run_id) / RUN_LOCK) for run_id in self.ids):
             if victims := [run_id for run_id in self.ids if len(runs.pids(run_id)) > 1]:
                 time.sleep(seconds)
                 COUNTS[f"kill {who}"] += fleet.kill(victims[0], who)
