@@ -23,4 +23,4 @@ def test_any_sequence_of_starts_kills_stops_and_full_disks(small_disk, told):
     machine.COUNTS.clear()
     run_machine(small_disk, examples=20, steps=20)
     told.update(machine.COUNTS)
-    assert all(told[what] for what in ("cancel", "full disk", "kill worker", "kill supervisor", "runs that ended whole"))
+    assert told["full disk"] and sum(count for what, count in told.items() if what.startswith("kill ")), "nothing was done to them"
