@@ -130,7 +130,8 @@ def finish(run_id: str) -> None:
 
 def fill(disk: Path, leave_bytes: int = 0) -> None:
     """Fill a disk up to its last `leave_bytes`."""
-    with contextlib.suppress(OSError), (disk / "filler").open("ab", buffering=0) as filler:
-        while filler.write(bytes(4096)):
-            pass
+    for size_bytes in (2**20, 4096):
+        with contextlib.suppress(OSError), (disk / "filler").open("ab", buffering=0) as filler:
+            while filler.write(bytes(size_bytes)):
+                pass
     os.truncate(disk / "filler", max(0, (disk / "filler").stat().st_size - leave_bytes))

@@ -90,10 +90,10 @@ def test_kills_of_the_real_trainer_lose_nothing(workspace, told):
     told["largest difference of a loss"] = 0
 
 
-@pytest.mark.parametrize("small_disk", ["200m"], indirect=True)
+@pytest.mark.parametrize("small_disk", ["700m"], indirect=True)
 @pytest.mark.parametrize("leave_bytes", [0, 2**19])
 def test_a_full_disk_keeps_the_last_good_checkpoint_of_the_real_trainer(small_disk, leave_bytes, told):
-    knobs = {"method": "sft", "trainable_layers": 1, "max_steps": 12}
+    knobs = {"method": "sft", "trainable_layers": 1}
     whole = left_alone(**knobs)
     run_id = make(**knobs)
     begun(run_id)
@@ -101,7 +101,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint_of_the_real_trainer(small_di
     fill(small_disk, leave_bytes)
     run = ended(run_id, 300)
     assert run.state == "failed" and run.error["code"] == "DISK", run.error
-    assert 0 < valid_step(run_id) < 12
+    assert 0 < valid_step(run_id) < KNOBS["max_steps"]
     (small_disk / "filler").unlink()
     runs.start(run_id)
     resumed = ended(run_id, 300)
