@@ -71,7 +71,10 @@ class Shell:
         to = outputs if isinstance(outputs, (list, tuple, dict)) else [outputs]
         fn = feedback.mapped(handler, to)
         shown = list(to.values()) if isinstance(to, dict) else list(to)
-        options = {"show_progress": "hidden", "api_visibility": "private"} | options
+        # Gradio keeps a status for every component that shows progress and writes all of them at each step of each event, whether shown
+        # or not; with one component for all listeners a click costs the browser milliseconds instead of a second.
+        quiet = {"show_progress": "hidden", "show_progress_on": self.messages, "api_visibility": "private"}
+        options = quiet | options
         wired = {"fn": fn, "inputs": inputs or None, "inputs_kwargs": inputs_kwargs, "outputs": [slot or self.messages, *shown], **options}
         if not isinstance(triggers, (list, tuple)):
             return triggers(**wired)

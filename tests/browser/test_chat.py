@@ -143,8 +143,9 @@ def test_the_template_is_shown_as_the_model_reads_it(page):
 
 
 def test_an_answer_is_asked_again_and_taken_back(page):
+    page.evaluate("document.querySelectorAll('#chat-talk .reply').forEach(reply => { reply.dataset.old = '1' })")
     page.locator("#chat-retry").click()
-    page.wait_for_function("document.querySelectorAll('#chat-talk .reply[aria-busy=true]').length > 0")
+    page.wait_for_function("document.querySelectorAll('#chat-talk .reply[data-old]').length === 0")
     whole(page, 4)
     page.locator("#chat-undo").click()
     wait_until(lambda: prompt_of(page).input_value() == "What is the capital of France?", 30, "putting the question back")
