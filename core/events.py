@@ -16,6 +16,7 @@ TERMINAL_STATES: tuple[State, ...] = ("done", "failed", "cancelled", "interrupte
 Event = dict[str, Any]
 
 FILE_NAME = "events.jsonl"
+ENVELOPE = ("t", "kind", "n")  # fields of every event; `n` is its number in the log of the machine it came from
 SILENT_S = 300.0  # a training that says nothing for this long, and for this many of its steps, is stalled
 SILENT_STEPS = 20
 BEATS = 21  # logged points that the pace is taken from
@@ -171,7 +172,7 @@ def _heard(run: Run, event: Event, at: float) -> Run:
                 elapsed_s = next((step.elapsed_s for step in run.steps if step.name == event["step"]), 0.0)
             return _with_step(replace(run, progress={}), Step(event["step"], state, elapsed_s))
         case "progress":
-            return replace(run, progress={key: value for key, value in event.items() if key not in ("t", "kind")})
+            return replace(run, progress={key: value for key, value in event.items() if key not in ENVELOPE})
         case "train_began":
             kept = {step: loss for step, loss in run.losses.items() if step <= event["step"]}
             metrics = {step: values for step, values in run.metrics.items() if step <= event["step"]}
@@ -179,7 +180,7 @@ def _heard(run: Run, event: Event, at: float) -> Run:
             return replace(run, losses=kept, metrics=metrics, **began)
         case "train_log":
             step = event["step"]
-            values = {key: value for key, value in event.items() if key not in ("t", "kind", "step")}
+            values = {key: value for key, value in event.items() if key not in (*ENVELOPE, "step")}
             if "loss" in values:
                 run.losses[step] = values["loss"]
             run.metrics[step] = values

@@ -72,6 +72,14 @@ def without_a_word(run_dir: Path) -> UserError:
     return UserError(problem, run_dir.name, "Resume it with `resume RUN`.", code="KILLED")
 
 
+def unattended(run_dir: Path) -> UserError:
+    """What is the matter with a run on a rented machine whose follower is gone."""
+    problem = "Nobody here listens to the job any more; it goes on by itself, and costs until it ends."
+    return UserError(
+        problem, run_dir.name, "`resume RUN` listens again and brings its results home; `stop RUN` ends it.", code="UNATTENDED"
+    )
+
+
 def last_words(log: Path) -> str:
     """The last line that the newest start left in the supervisor's log, without secrets; empty when it said nothing."""
     if not log.exists():

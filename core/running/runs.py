@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -36,6 +37,7 @@ from core.training.recipe import load as load_recipe
 
 STOP_FILE = "stop"
 LOG = "worker.log"
+JOB = "job.json"  # in the folder of a run that happens on a rented machine
 STOP_GRACE_S = 33.0
 LOOKED_AT_S = 0.5  # a lock that is ours to take may be looked at by others for an instant
 LONGEST_REMARK = 10_000  # characters
@@ -49,10 +51,20 @@ def plan(recipe: Recipe, more_levels: tuple[str, ...] = ()) -> tuple[str, ...]:
     return ("train", *merge, *export, "prove")
 
 
-def create(recipe: Recipe, token: str | None = None, hardware: Hardware | None = None, owner: str = "") -> str:
+def create(
+    recipe: Recipe,
+    token: str | None = None,
+    hardware: Hardware | None = None,
+    owner: str = "",
+    run_id: str = "",
+    job: dict[str, Any] | None = None,
+) -> str:
     """Write the folder of a new run and return its id. Models and datasets are fetched here, with the caller's token; nothing starts yet.
 
-    `owner` names who asks, for the limit on how many runs one person may have waiting.
+    Args:
+        owner: who asks, for the limit on how many runs one person may have waiting.
+        run_id: of a run that was created elsewhere and shall happen here.
+        job: what `core.jobs` keeps of a run that happens on a rented machine of kind `hardware`; the weights are then left to that machine.
 
     Raises:
         UserError: the recipe cannot work here, the model or the data is missing, or nothing in the data can be trained.
@@ -62,7 +74,7 @@ def create(recipe: Recipe, token: str | None = None, hardware: Hardware | None =
     hardware = hardware or detect()
     check(recipe, hardware)
     parse_levels(recipe.levels)
-    model = models.resolve(recipe.base_model, recipe.base_revision, token)
+    model = (models.outline if job else models.resolve)(recipe.base_model, recipe.base_revision, token)
     recipe = prepare.settled(recipe, model)
     if not recipe.dataset:
         raise UserError("No dataset is named.", "dataset", "Give --data PATH, or dataset: in the recipe.")
@@ -73,12 +85,13 @@ def create(recipe: Recipe, token: str | None = None, hardware: Hardware | None =
     prepare.check_data(recipe, dataset, hardware)
     tokenizer = prepare.tokenizer_of(recipe, model)
     note = left_out(dataset, tokenizer, recipe)
-    run_id = paths.new_run_id()
+    run_id = run_id or paths.new_run_id()
     run_dir = paths.runs_dir() / run_id
     run_dir.mkdir(parents=True)
     sentencepiece = model.path / "tokenizer.model"
     save_tokenizer(tokenizer, run_dir / "tokenizer", sentencepiece if sentencepiece.is_file() else None)
-    model = prepare.stretched_base(recipe, model, run_dir / "base")
+    if not job:
+        model = prepare.stretched_base(recipe, model, run_dir / "base")
     threads = max(1, hardware.cpu_count // max(1, recipe.num_processes or len(hardware.gpus) or 1))
     launch = command(run_dir, recipe, hardware, threads)
     paths.write_text(run_dir / "recipe.yaml", recipe.to_yaml())
@@ -96,6 +109,8 @@ def create(recipe: Recipe, token: str | None = None, hardware: Hardware | None =
             "transmute": core.__version__,
         },
     )
+    if job:
+        paths.write_json(run_dir / JOB, job)
     events.append(run_dir, "created", run_id=run_id, name=recipe.name, method=recipe.method, steps=plan(recipe))
     if note:
         events.append(run_dir, "note", text=note)
@@ -126,10 +141,11 @@ def recipe_of(run_id: str) -> Recipe:
     return load_recipe(folder(run_id) / "recipe.yaml")
 
 
-def start(run_id: str) -> None:
+def start(run_id: str, token: str | None = None) -> None:
     """Start, or start again, the supervisor of a run; it outlives this process.
 
-    The run's lock is taken here and handed down, so at no moment is a started run without a holder.
+    The run's lock is taken here and handed down, so at no moment is a started run without a holder. A run on a rented machine is looked
+    after by `core.jobs.follower`, which asks the Hub with the caller's `token` and gets it through its standard input.
 
     Raises:
         UserError: the run is already going on, or is done.
@@ -142,22 +158,27 @@ def start(run_id: str) -> None:
         run = load(run_id, lock_is_ours=True)
         if run.state == "done":
             raise UserError(f"Run {run_id} is done; there is nothing to resume.", run_id, "Start a new run from its recipe.yaml.")
-        device = str(paths.read_json(run_dir / "launch.json")["device"])
-        queue.join(device, run_id, run.name, run.owner)
+        is_job = is_elsewhere(run_dir)
+        device = "" if is_job else str(paths.read_json(run_dir / "launch.json")["device"])
+        if not is_job:
+            queue.join(device, run_id, run.name, run.owner)
         events.append(run_dir, "queued", waiting_for="supervisor", device=device)
         with (run_dir / endings.SUPERVISOR_LOG).open("ab") as log:
             log.write(f"{endings.BEGIN}{time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
             log.flush()
             supervisor = subprocess.Popen(
-                [sys.executable, "-m", "core.running.supervisor", str(run_dir), str(lock.descriptor)],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-m", "core.jobs.follower" if is_job else "core.running.supervisor", str(run_dir), str(lock.descriptor)],
+                stdin=subprocess.PIPE if is_job else subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=process.child_environment(),
+                env=process.child_environment({"HF_HUB_OFFLINE": "0"} if is_job else None),
                 cwd=paths.PROJECT,
                 start_new_session=True,
                 pass_fds=(lock.descriptor,),
             )
+        if supervisor.stdin:
+            with contextlib.suppress(BrokenPipeError), supervisor.stdin as pipe:
+                pipe.write((token or "").encode())
         # It outlives us; while we live, somebody has to collect its exit status or it stays a zombie.
         threading.Thread(target=supervisor.wait, daemon=True).start()
     except OSError as error:
@@ -166,6 +187,11 @@ def start(run_id: str) -> None:
         raise
     finally:
         lock.release()
+
+
+def is_elsewhere(run_dir: Path) -> bool:
+    """Whether the run happens on a rented machine and has not come home from it yet."""
+    return (run_dir / JOB).is_file() and not (run_dir / JOB).with_suffix(".done").exists()
 
 
 def load(run_id: str, *, lock_is_ours: bool = False) -> Run:
@@ -179,7 +205,8 @@ def as_found(run_id: str, run: Run) -> Run:
     if run.is_terminal:
         return run
     if not is_held(folder(run_id) / RUN_LOCK):
-        return dataclasses.replace(run, state="interrupted", error=endings.without_a_word(folder(run_id)).as_dict())
+        error = endings.unattended(folder(run_id)) if is_elsewhere(folder(run_id)) else endings.without_a_word(folder(run_id))
+        return dataclasses.replace(run, state="interrupted", error=error.as_dict())
     if run.state == "queued" and (device := run.progress.get("device")) and (place := queue.place(device, run_id)):
         return dataclasses.replace(run, progress=run.progress | {"place": place.number, "waiting_for": f"its turn: {place}"})
     return run
@@ -258,7 +285,7 @@ def stop(run_id: str, wait_s: float = STOP_GRACE_S + 10) -> Run:
     if is_held(run_dir / RUN_LOCK) and known:
         process.kill_tree(known)
     psutil.wait_procs(living, timeout=GONE_S)  # the lock is free a moment before the last process is gone
-    if load(run_id).state == "interrupted":
+    if load(run_id).state == "interrupted" and not is_elsewhere(run_dir):
         with unless_full():
             events.append(run_dir, "finished", state="cancelled")
     return load(run_id)

@@ -56,6 +56,14 @@ def resolve(name: str, revision: str | None = None, token: str | None = None) ->
     return ModelRef(name, check_folder(artifact.folder))
 
 
+def outline(name: str, revision: str | None = None, token: str | None = None) -> ModelRef:
+    """The base model as for `resolve`, but of a Hub model only configuration and tokenizer, pinned to its commit: the weights stay there."""
+    if not HUB_ID.fullmatch(name) or Path(name).expanduser().is_dir():
+        return resolve(name, revision, token)
+    folder = _snapshot(name, revision, token, TOKENIZER_FILES)
+    return ModelRef(name, _check_config(folder), revision=folder.name)
+
+
 def tokenizer_folder(name: str, token: str | None = None) -> Path:
     """The folder with the tokenizer and the template of a base model, named as for `resolve`; of a Hub model no weights are fetched."""
     if HUB_ID.fullmatch(name) and not Path(name).expanduser().is_dir():
@@ -102,6 +110,17 @@ def check_folder(folder: Path) -> Path:
     Raises:
         UserError: no config, its own code (auto_map), an attention kernel from elsewhere, or no safetensors weights.
     """
+    where = _check_config(folder).name
+    if not list(folder.glob("*.safetensors")):
+        raise UserError(
+            f"{where} has no safetensors weights.",
+            where,
+            "Save it again with transformers, which writes safetensors; pickles are not loaded.",
+        )
+    return folder
+
+
+def _check_config(folder: Path) -> Path:
     where = folder.name
     config = read_config(folder)
     if "auto_map" in config:
@@ -110,10 +129,4 @@ def check_folder(folder: Path) -> Path:
         )
     if any("/" in str(value) for key, value in config.items() if key.startswith(("_attn_implementation", "attn_implementation"))):
         raise UserError(f"{where} asks for an attention kernel from elsewhere.", where, "Remove attn_implementation from its config.json.")
-    if not list(folder.glob("*.safetensors")):
-        raise UserError(
-            f"{where} has no safetensors weights.",
-            where,
-            "Save it again with transformers, which writes safetensors; pickles are not loaded.",
-        )
     return folder
