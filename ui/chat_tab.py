@@ -54,12 +54,14 @@ def build(shell: Shell) -> None:
     shell.listen(
         [shell.demo.load, shell.tab[CHAT].select],
         offer,
-        inputs=[models, shell.artifact_id],
+        inputs=[models, shell.artifact_id, shell.chat_choice],
         outputs=[models, ladder, *top.outputs],
         slot=live_slot,
         queue=False,
     )
-    shell.listen(shell.artifact_id.change, carry, inputs=shell.artifact_id, outputs=models, slot=live_slot, queue=False)
+    handed = [shell.artifact_id, shell.chat_choice]
+    shell.listen(shell.artifact_id.change, carry, inputs=handed, outputs=models, slot=live_slot, queue=False)
+    shell.listen(models.change, picks.keep, inputs=[models, shell.artifact_id], outputs=shell.chat_choice, slot=live_slot, queue=False)
     shell.listen(shell.demo.load, restore, inputs=shell.talk, outputs=talk, slot=live_slot, queue=False)
     chosen = [models.change, knobs["context_length"].change]
     shell.listen(chosen, name_action, inputs=[models, knobs["context_length"]], outputs=[*top.outputs, memory], slot=slot, queue=False)
@@ -80,22 +82,22 @@ def build(shell: Shell) -> None:
 
 
 @allowed("public")
-def offer(picked: list[str], carried: str) -> tuple[Any, ...]:
+def offer(picked: list[str], carried: str, kept: dict[str, Any]) -> tuple[Any, ...]:
     """What can be chosen now; what was chosen stays."""
     choices = chat_sources.everything()
     if not choices:
         return gr.Dropdown([]), gr.Dropdown([]), *said(chat_view.NO_MODELS, "There is no model yet.")
-    keep = picks.known(picked or picks.split(carried), choices)[: picks.MAX_SIDE_BY_SIDE]
+    keep = picks.known(picked or picks.chosen_before(kept, carried), choices)[: picks.MAX_SIDE_BY_SIDE]
     sets = [(f"{run.name} · {run.run_id}", run.run_id) for run in picks.runs_with_models()]
     models = gr.skip() if keep == picked and picked else gr.Dropdown(choices, value=keep)
     return models, gr.Dropdown(sets), *_action(keep)
 
 
 @allowed("public")
-def carry(carried: str) -> gr.Dropdown:
+def carry(carried: str, kept: dict[str, Any]) -> gr.Dropdown:
     """The models that another tab has handed over."""
     choices = chat_sources.everything()
-    return gr.Dropdown(choices, value=picks.known(picks.split(carried), choices)[: picks.MAX_SIDE_BY_SIDE])
+    return gr.Dropdown(choices, value=picks.known(picks.chosen_before(kept, carried), choices)[: picks.MAX_SIDE_BY_SIDE])
 
 
 @allowed("public")

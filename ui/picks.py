@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
+
+import gradio as gr
 
 from core.events import Run
 from core.export import artifacts, ladder
 from core.export.artifacts import Artifact
 from core.running import live, runs
+from ui.access import allowed
 from ui.models_view import full_label, label
 
 MAX_SIDE_BY_SIDE = 6
@@ -20,6 +24,18 @@ def join(ids: Iterable[str]) -> str:
 
 def split(ids: str) -> list[str]:
     return [identifier for identifier in ids.split(",") if identifier]
+
+
+@allowed("public")
+def keep(ids: list[str], carried: str) -> Any:
+    """What the browser keeps of a tab's choice: the ids, and what other tabs had handed over by then. Nothing chosen keeps nothing."""
+    return {"ids": ids, "carried": carried} if ids else gr.skip()
+
+
+def chosen_before(kept: dict[str, Any], carried: str) -> list[str]:
+    """What to offer as chosen: the person's own choice, unless another tab has handed over something since."""
+    own = kept.get("ids") if kept.get("carried") == carried else None
+    return own or split(carried)
 
 
 def runs_with_models() -> list[Run]:

@@ -42,7 +42,7 @@ def build(shell: Shell) -> None:
     shell.listen(
         [shell.demo.load, shell.tab[PUBLISH].select],
         offer,
-        inputs=[*chosen, prepared, shell.artifact_id],
+        inputs=[*chosen, prepared, shell.artifact_id, shell.publish_choice],
         outputs=[models, ladder, *plan, *top.outputs[1:]],
         slot=live_slot,
         queue=False,
@@ -66,7 +66,9 @@ def build(shell: Shell) -> None:
         concurrency_limit=4,
     )
     shell.listen(shell.demo.load, restore_name, inputs=shell.repo_id, outputs=repo_id, slot=live_slot, queue=False)
-    shell.listen(shell.artifact_id.change, carry, inputs=shell.artifact_id, outputs=models, slot=live_slot, queue=False)
+    handed = [shell.artifact_id, shell.publish_choice]
+    shell.listen(shell.artifact_id.change, carry, inputs=handed, outputs=models, slot=live_slot, queue=False)
+    shell.listen(models.change, picks.keep, inputs=[models, shell.artifact_id], outputs=shell.publish_choice, slot=live_slot, queue=False)
     shell.listen(ladder.input, take_set, inputs=ladder, outputs=models, slot=slot, queue=False)
     shell.listen(
         [models.change, repo_id.change],
@@ -131,20 +133,20 @@ def restore_name(name: str) -> str:
 
 
 @allowed("public")
-def offer(picked: list[str], repo_id: str, prepared: str, carried: str) -> tuple[Any, ...]:
+def offer(picked: list[str], repo_id: str, prepared: str, carried: str, kept: dict[str, Any]) -> tuple[Any, ...]:
     """What can be published now; what was chosen stays."""
     choices = picks.everything()
-    keep = picks.known(picked or picks.split(carried), choices)
+    keep = picks.known(picked or picks.chosen_before(kept, carried), choices)
     sets = [(f"{run.name} · {run.run_id}", run.run_id) for run in picks.runs_with_models()]
     models = gr.skip() if keep == picked and picked else gr.Dropdown(choices, value=keep)
     return models, gr.Dropdown(sets), *_plan_still(keep, repo_id, prepared, bool(choices)), *_action(keep, repo_id)
 
 
 @allowed("public")
-def carry(carried: str) -> gr.Dropdown:
+def carry(carried: str, kept: dict[str, Any]) -> gr.Dropdown:
     """The models that another tab has handed over."""
     choices = picks.everything()
-    return gr.Dropdown(choices, value=picks.known(picks.split(carried), choices))
+    return gr.Dropdown(choices, value=picks.known(picks.chosen_before(kept, carried), choices))
 
 
 @allowed("public")

@@ -10,6 +10,7 @@ import gradio as gr
 from core import usage
 from core.errors import UserError
 from core.events import Run
+from core.jobs import dispatch
 from core.running import live, runs
 from ui import feedback, gpu_panel, run_details, run_view
 from ui.access import Caller, allowed
@@ -135,14 +136,14 @@ def move_up(run_id: str) -> tuple[()]:
 
 
 @allowed("owner")
-def stop_chosen(run_id: str) -> tuple[()]:
-    runs.stop(known_or_newest(run_id, live.all_runs()))
+def stop_chosen(run_id: str, caller: Caller) -> tuple[()]:
+    dispatch.stop(known_or_newest(run_id, live.all_runs()), caller.token)
     return ()
 
 
 @allowed("owner")
-def resume_chosen(run_id: str) -> tuple[()]:
-    runs.start(known_or_newest(run_id, live.all_runs()))
+def resume_chosen(run_id: str, caller: Caller) -> tuple[()]:
+    runs.start(known_or_newest(run_id, live.all_runs()), caller.token)
     return ()
 
 
@@ -183,7 +184,7 @@ def run_status(run_id: str) -> dict[str, Any]:
 
 
 @allowed("owner")
-def stop_run(run_id: str) -> dict[str, Any]:
+def stop_run(run_id: str, caller: Caller) -> dict[str, Any]:
     """Ask a run to save a checkpoint and end; answers when nothing of it is left running."""
-    run = runs.stop(run_id)
+    run = dispatch.stop(run_id, caller.token)
     return {"run_id": run.run_id, "state": run.state, "step": run.optimizer_step}
