@@ -15,6 +15,7 @@ from rich.table import Table
 from core.cli.output import Json, console, finish, print_error
 from core.errors import UserError
 from core.events import Run, stalled_s
+from core.training.recipe import Recipe
 from core.units import duration
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The id that `train` printed; `runs` lists them.")]
@@ -28,6 +29,10 @@ def train(
     model: Annotated[str | None, typer.Option(help="starter, a local folder, or a Hub id.")] = None,
     data: Annotated[str | None, typer.Option(help="A data file of any known layout, or a dataset id.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value for any knob; may be given several times.")] = None,
+    on: Annotated[str, typer.Option(help="Where: this machine, or a rented one as jobs:FLAVOUR (HF Jobs), for example jobs:l4x4.")] = "",
+    image: Annotated[str, typer.Option(help="With --on: the image, for example hf.co/spaces/USER/NAME.")] = "",
+    timeout: Annotated[str, typer.Option(help="With --on: the time limit, like 90m or 6h; else three times the expectation.")] = "",
+    results: Annotated[str, typer.Option(help="With --on: home, or repo to leave them in the run's private repository.")] = "home",
     detach: Detach = False,
     json: Json = False,
 ) -> None:
@@ -44,9 +49,30 @@ def train(
         chosen.model_dump(exclude_unset=True) | {key: value for key, value in named.items() if value}, "the command line"
     )
     chosen = recipes.override(chosen, set_ or [])
-    run_id = runs.create(chosen, token=hub_token())
-    runs.start(run_id)
+    token = hub_token()
+    if on:
+        run_id = _dispatch(chosen, on, (image, timeout, results), console(json))
+    elif image or timeout:
+        raise UserError("--image and --timeout are for a rented machine.", "train", "Give --on jobs:FLAVOUR too, or leave them out.")
+    else:
+        run_id = runs.create(chosen, token=token)
+    runs.start(run_id, token)
     _watch_or_leave(run_id, detach, json)
+
+
+def _dispatch(recipe: Recipe, on: str, options: tuple[str, str, str], out: Console) -> str:
+    """Create the run for a rented machine, saying what it may cost."""
+    from core.jobs import dispatch, target
+    from core.running import runs
+
+    image, timeout, results = options
+    if results not in ("home", "repo"):
+        raise UserError(f"{results!r} is no place for results.", "--results", "Write home or repo.")
+    run_id = dispatch.create(recipe, target.Target(target.parse(on), image, timeout, results), hub_token())
+    job = target.of_run(runs.folder(run_id))
+    cost = "" if job.most_usd is None else f", ${job.usd_per_h:.2f} per hour, at most ${job.most_usd:.2f}"
+    out.print(f"On {job.flavour} with the image {job.image}: at most {duration(job.timeout_s)}{cost}.", markup=False)
+    return run_id
 
 
 def hub_token() -> str | None:
@@ -60,7 +86,7 @@ def resume(run_id: RunId, detach: Detach = False, json: Json = False) -> None:
     """Go on with a run that was stopped, killed or failed, from its last whole checkpoint."""
     from core.running import runs
 
-    runs.start(run_id)
+    runs.start(run_id, hub_token())
     _watch_or_leave(run_id, detach, json)
 
 
@@ -217,9 +243,9 @@ def logs(run_id: RunId, follow: Annotated[bool, typer.Option("-f", "--follow", h
 
 def stop(run_id: RunId, json: Json = False) -> None:
     """Ask a run to save a checkpoint and end; nothing of it is left running."""
-    from core.running import runs
+    from core.jobs import dispatch
 
-    run = runs.stop(run_id)
+    run = dispatch.stop(run_id, hub_token())
     console(json).print(f"Run {run_id} is {run.state} at step {run.optimizer_step}. Go on with: python -m core resume {run_id}")
     finish(json, describe(run))
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tests.hub.faults import Fault
+from tests.hub.jobs import JOB_ROUTES, Job, Jobs
 from tests.hub.repos import GOOD_TOKEN, LFS_BYTES, OTHER_TOKEN, Repo, blob_id, digest
 from tests.hub.writes import WRITE_ROUTES, Writes
 
@@ -54,6 +56,9 @@ class Hub:
         self.objects: dict[str, bytes] = {}  # sent through LFS, by sha256
         self.faults: list[Fault] = []
         self.asked: list[Asked] = []
+        self.jobs: list[Job] = []
+        self.runs_jobs = True  # else a test writes a job's lines and stage
+        self.image_env: dict[str, str] = {}  # what a job's image has set
         hub = self
 
         class Handler(Answers):
@@ -72,6 +77,10 @@ class Hub:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for job in self.jobs:
+            job.end("CANCELED", at_once=True)
+            if job.folder:
+                shutil.rmtree(job.folder, ignore_errors=True)
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -80,8 +89,9 @@ class Hub:
         return [asked.path for asked in self.asked if asked.method == method]
 
 
-class Answers(Writes, BaseHTTPRequestHandler):
+class Answers(Writes, Jobs, BaseHTTPRequestHandler):
     hub: Hub
+    stream: Iterator[bytes] | None = None  # of an answer whose length nobody knows yet
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -109,7 +119,7 @@ class Answers(Writes, BaseHTTPRequestHandler):
                 time.sleep(fault.seconds)
             if fault and fault.kind == "status":
                 raise RefusedError(fault.status)
-            for pattern, name in (*ROUTES, *WRITE_ROUTES):
+            for pattern, name in (*ROUTES, *WRITE_ROUTES, *JOB_ROUTES):
                 if match := re.fullmatch(pattern, path):
                     status, headers, body = getattr(self, name)(**match.groupdict())
                     return self._send(status, headers, body, fault if fault and fault.kind == "drop" else None)
@@ -121,15 +131,35 @@ class Answers(Writes, BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _send(self, status: int, headers: dict[str, str], body: bytes, drop: Fault | None = None) -> None:
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            return self._send_stream(status, headers, stream, drop)
         self.send_response(status)
         for name, value in ({"Content-Length": str(len(body))} | headers).items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":
-            return
+            return None
         self.wfile.write(body[: drop.after_bytes] if drop else body)
         if drop:
             self.close_connection = True
+        return None
+
+    def _send_stream(self, status: int, headers: dict[str, str], stream: Iterator[bytes], drop: Fault | None) -> None:
+        """In chunks; a drop breaks off in the middle, without the last chunk."""
+        self.send_response(status)
+        for name, value in (headers | {"Transfer-Encoding": "chunked"}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        left = drop.after_bytes if drop else None
+        for part in stream:
+            kept = part if left is None else part[:left]
+            if kept:
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(kept), kept))
+            if left is not None and (left := left - len(kept)) <= 0:
+                self.close_connection = True
+                return
+        self.wfile.write(b"0\r\n\r\n")
 
     def _token(self) -> str:
         return self.headers.get("Authorization", "").removeprefix("Bearer ")

@@ -36,6 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("core.running",),
     ("core.chat",),
     ("core.publish",),
+    ("core.jobs",),
     ("core.doctor",),
     ("core.cli", "core.demo", "core.docs", "core.__main__"),
     ("ui",),

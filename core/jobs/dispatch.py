@@ -1,0 +1,89 @@
+"""A recipe sent to a rented machine: the run's folder is written here at once, and its follower does the rest."""
+
+from __future__ import annotations
+
+import os
+
+from core import events, paths
+from core.errors import UserError
+from core.events import Run
+from core.hubclient import api, patiently
+from core.jobs import client, follower, limit, target
+from core.jobs.target import Job, Target
+from core.locks import is_held
+from core.publish.push import explain
+from core.running import runs
+from core.running.queue import RUN_LOCK
+from core.training import models, prepare
+from core.training.checks import check
+from core.training.recipe import Recipe
+
+
+def create(recipe: Recipe, wanted: Target, token: str | None, owner: str = "") -> str:
+    """Write the folder of a run that shall happen on a rented machine, and return its id; `core.running.runs.start` with the token starts it.
+
+    Raises:
+        UserError: nobody is logged in (LOGIN), the flavour cannot do it, or what `runs.create` refuses.
+    """
+    machine = target.hardware(wanted.flavour)
+    check(recipe, machine)
+    namespace = wanted.namespace or caller(token)
+    run_id = paths.new_run_id()
+    model = models.outline(recipe.base_model, recipe.base_revision, token)
+    recipe = prepare.settled(recipe, model)
+    if not recipe.dataset:
+        raise UserError("No dataset is named.", "dataset", "Give --data PATH, or dataset: in the recipe.")
+    limit_s = target.seconds(wanted.timeout) if wanted.timeout else 0
+    if not limit_s:
+        limit_s = limit.timeout_s(recipe, model, runs.take_data(recipe.dataset), prepare.tokenizer_of(recipe, model), machine)
+    job = Job(
+        flavour=wanted.flavour,
+        image=target.image_for(wanted.flavour, wanted.image),
+        namespace=namespace,
+        repo_id=f"{namespace}/transmute-{run_id}",
+        timeout_s=limit_s,
+        results=wanted.results,
+        usd_per_h=_price(wanted.flavour, token),
+    )
+    runs.create(recipe, token, machine, owner, run_id, job.model_dump(mode="json"))
+    if os.environ.get("SPACE_ID") and limit_s > target.LOGIN_S:
+        text = "A login on a Space lasts 8 hours. A job that goes on longer cannot send its results with it: take a shorter run."
+        events.append(runs.folder(run_id), "note", text=text)
+    return run_id
+
+
+def caller(token: str | None) -> str:
+    """The name behind the token.
+
+    Raises:
+        UserError: there is none, or the Hub does not accept it (code LOGIN).
+    """
+    if not token:
+        raise UserError("Nobody is logged in to the Hub.", "HF Jobs", "Sign in on the page, or run `hf auth login`.", code="LOGIN")
+    hub = api(token)
+    return str(patiently(hub.whoami, lambda error: explain(error, "HF Jobs"))["name"])
+
+
+def stop(run_id: str, token: str | None) -> Run:
+    """End a run wherever it happens; a job that nobody here listens to is cancelled all the same.
+
+    Raises:
+        UserError: it does not go on, or the Hub cannot be reached to cancel it.
+    """
+    run_dir = runs.folder(run_id)
+    current = follower.submitted(list(events.read(run_dir))) if runs.is_elsewhere(run_dir) else None
+    if current is None or current.has_ended or is_held(run_dir / RUN_LOCK):
+        return runs.stop(run_id)
+    job = target.of_run(run_dir)
+    if not client.stage(job, current.job_id, token).is_terminal:
+        client.cancel(job, current.job_id, token)
+    events.append(run_dir, "job_ended", stage="CANCELED")
+    events.append(run_dir, "finished", state="cancelled")
+    return runs.load(run_id)
+
+
+def _price(name: str, token: str | None) -> float | None:
+    try:
+        return target.price_now(name, token)
+    except UserError:
+        return target.flavour(name).job_usd_per_h
