@@ -15,6 +15,9 @@ from core.training.recipe import Recipe
 SHARDED = ("fsdp2", "zero3", "zero3_offload")
 DEEPSPEED = ("zero2", "zero2_offload", "zero3", "zero3_offload")
 OFFLOAD = ("zero2_offload", "zero3_offload")
+# On a CPU every large tensor is mapped by itself and given back when it is freed. From glibc's heap, which cannot fill the holes between
+# aligned blocks (sourceware.org/bugzilla 14581), a 134M LoRA took 3.9 GB instead of 3.0, for 7 % less CPU time.
+LARGE_TENSOR_BYTES = 2**20
 
 # Trackers write into the run's folder and never reach for a network (reliability rule R7 and its amendment).
 TRACKERS: dict[str, Callable[[Path], dict[str, str]]] = {
@@ -49,7 +52,7 @@ def command(run_dir: Path, recipe: Recipe, hardware: Hardware, threads: int) -> 
         config = "ddp" if count > 1 else ("single_gpu" if hardware.gpus else "cpu")
     env = {"OMP_NUM_THREADS": str(threads)} | TRACKERS.get(recipe.report_to, lambda _: {})(run_dir)
     if not hardware.gpus:
-        env["CUDA_VISIBLE_DEVICES"] = ""
+        env |= {"CUDA_VISIBLE_DEVICES": "", "MALLOC_MMAP_THRESHOLD_": str(LARGE_TENSOR_BYTES)}
         # accelerate's use_cpu would quietly turn DeepSpeed into plain data parallelism.
         env |= {"DS_ACCELERATOR": "cpu"} if config in DEEPSPEED else {"ACCELERATE_USE_CPU": "true"}
     worker = ("-m", "core.worker", str(run_dir))
