@@ -44,12 +44,12 @@ def main(run_dir: Path, token: str | None) -> int:
     except StopRequested:
         end(run_dir, token)
     except UserError as error:
-        _leave(run_dir, error)
+        leave(run_dir, error)
         return 1
     except Exception as error:  # noqa: BLE001 - the last line of defence: whatever it was, the run must not stay "running"
         traceback.print_exception(error)
         remedy = "supervisor.log in the run's folder has the details."
-        _leave(run_dir, UserError("Something went wrong that Transmute did not foresee.", "the run", remedy))
+        leave(run_dir, UserError("Something went wrong that Transmute did not foresee.", "the run", remedy))
         return 1
     return 0
 
@@ -199,14 +199,14 @@ def end(run_dir: Path, token: str | None) -> None:
         listener = Listener(run_dir, job, current.job_id, current.first, token)
         listener.catch_up()
     except UserError as error:
-        _leave(run_dir, error)
+        leave(run_dir, error)
         return
     events.append(run_dir, "job_ended", stage=stage.name)
     listener.release(but=("finished",))
     events.append(run_dir, "finished", state="cancelled")
 
 
-def _leave(run_dir: Path, error: UserError) -> None:
+def leave(run_dir: Path, error: UserError) -> None:
     """Say why nobody listens any more. A job that was started and has not ended goes on, and so the run can be taken up again."""
     current = submitted(list(events.read(run_dir)))
     if current is None or current.has_ended:

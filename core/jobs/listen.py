@@ -15,7 +15,7 @@ from core.jobs.target import Job
 from core.running.runs import LOG
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
-LAST_LOOKS = 3  # at the log of a job that has ended, until its last words are there
+LAST_LOOKS = 5  # at the log of a job that has ended, until its last words are there
 LAST_WORDS = ("finished", "sent", "not_sent")  # kept back until the results are home
 
 

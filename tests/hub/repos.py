@@ -37,4 +37,4 @@ class Repo:
         return named | {self.commit(files): files for files in named.values()}
 
     def commit(self, files: dict[str, bytes]) -> str:
-        return digest(repr(sorted(files.items())).encode())
+        return digest(repr(sorted((path, digest(content)) for path, content in files.items())).encode())
