@@ -23,13 +23,22 @@ def check(recipe: Recipe, hardware: Hardware) -> None:
     Raises:
         UserError: with the reason and the nearest that works.
     """
+    check_machine(recipe, hardware)
+    _check_packages(recipe, hardware)
+    _check_evaluation(recipe)
+
+
+def check_machine(recipe: Recipe, hardware: Hardware) -> None:
+    """Refuse what no machine like `hardware` can do, whatever is installed on it.
+
+    Raises:
+        UserError: with the reason and the nearest that works.
+    """
     _check_distribution(recipe, hardware)
     if hardware.gpus:
         _check_gpus(recipe, hardware)
     else:
         _check_cpu(recipe)
-    _check_packages(recipe, hardware)
-    _check_evaluation(recipe)
 
 
 def _check_distribution(recipe: Recipe, hardware: Hardware) -> None:

@@ -1,0 +1,123 @@
+"""What a training step takes and gives back: saved tensors of each layer, the output layer's tiles, evaluation, loading, saving.
+
+Counted in bytes of one process; `core.training.memory` adds them up. Sources:
+
+- Saved tensors of a layer: counted with torch's `saved_tensors_hooks` over transformers 5.23's layers, sdpa and eager, with and without
+  adapters; `tests/integration/test_estimate.py` counts again.
+- Tiles of the output layer: trl 1.16, kernels/chunked_logprob.py (TOKEN_CHUNK_SIZE, and the temporaries of its torch path).
+"""
+
+from __future__ import annotations
+
+from core.training.recipe import Recipe
+from core.training.setting import FP32, HALF, Batch, Setting, adapter_weights, context_bytes
+from core.training.shapes import Linear, Shapes
+
+TILE_TOKENS, TILE_VOCAB = 4096, 32_768  # trl/kernels/chunked_logprob.py, trl/trainer/utils.py
+# Bytes per score that live at once in the torch path of those tiles: the tile, and what is made of it.
+FORWARD_TILE, BACKWARD_TILE = 17, 33
+TRITON_TILE = 2  # on a GPU the tile is folded in place by a kernel
+
+
+def activations(recipe: Recipe, model: Shapes, batch: Batch, element: int) -> float:
+    """What the forward pass keeps, all layers and the output layer's input together."""
+    layers = [kind for kind in layer_kinds(recipe, model) if kind != "asleep"]
+    end = batch.tokens * model.hidden * (2 * FP32 + element)  # final norm and its output
+    if not layers:
+        return float(end)
+    sizes = {kind: layer_saved(recipe, model, batch, element, kind) for kind in set(layers)}
+    if recipe.gradient_checkpointing:
+        kept = batch.tokens * model.hidden * (FP32 if not recipe.is_adapter else element)
+        return len(layers) * kept + max(sizes.values()) + end
+    return sum(sizes[kind] for kind in layers) + end
+
+
+def layer_kinds(recipe: Recipe, model: Shapes) -> list[str]:
+    """Of each layer: ``learns``, ``adapts``, ``passes`` (the gradient goes through it) or ``asleep`` (nothing below it learns)."""
+    if recipe.method == "fft":
+        return ["learns"] * model.layers
+    if recipe.is_adapter:
+        return ["adapts"] * model.layers
+    below = "passes" if recipe.train_head and model.is_tied else "asleep"
+    learning = min(recipe.trainable_layers, model.layers)
+    return [below] * (model.layers - learning) + ["learns"] * learning
+
+
+def layer_saved(recipe: Recipe, model: Shapes, batch: Batch, element: int, kind: str) -> float:
+    """Bytes that one layer keeps for its backward pass."""
+    hidden, inner, queries, keys = model.hidden, model.inner, model.queries, model.keys
+    learns, half = kind == "learns", element == HALF
+    targets = {matrix.name: matrix for matrix in model.targets(recipe.target_modules)} if kind == "adapts" else {}
+    # Norms keep their input in float32, and the normed values where their weight learns.
+    norms = model.norms * hidden * (FP32 + (element if learns else 0))
+    inputs = _linear_inputs(recipe, model, element, targets, learns)
+    mlp = 3 * inner * element  # gate, its activation, up
+    masked = batch.is_masked or (model.window is not None and model.window < batch.length)
+    if model.is_capped:
+        scores = 2 * model.heads * batch.length * FP32  # tanh and softmax, each (heads, T) for every token
+        attention = 3 * queries * element + scores
+    else:
+        repeated = 2 * (queries if masked else keys)
+        attention = (2 * queries + repeated) * element + model.heads * FP32
+        if masked:  # the mask as numbers, (T, T) for every row; packed rows are one row of all tokens
+            attention += (batch.tokens if batch.is_flat else batch.length) * element
+    if model.has_head_norms:
+        attention += (queries + keys) * (FP32 + (element if learns else 0))
+    if model.family == "phi3":
+        attention += (queries + keys) * element  # values stay a view of the fused matrix's output
+    extra = 5 * hidden * element if half and learns else 0  # autocast casts each linear's input by itself
+    return batch.tokens * float(norms + inputs + mlp + attention + extra)
+
+
+def _linear_inputs(recipe: Recipe, model: Shapes, element: int, targets: dict[str, Linear], learns: bool) -> float:
+    """What linear modules keep of their inputs, bytes a token. Attention keeps the input of o_proj by itself."""
+    if learns:
+        return (2 * model.hidden + model.inner) * element + (model.queries * element if model.is_capped else 0)
+    if not targets:
+        return 0.0
+    first = [name for name in ("q_proj", "k_proj", "v_proj", "qkv_proj") if name in targets]
+    second = [name for name in ("gate_proj", "up_proj", "gate_up_proj") if name in targets]
+    kept = len(targets) * recipe.lora_r * element
+    if recipe.lora_dropout == 0:
+        groups = (model.hidden if first else 0) + (model.hidden if second else 0) + (model.inner if "down_proj" in targets else 0)
+        capped = model.queries if model.is_capped and "o_proj" in targets else 0
+        return kept + (groups + capped) * element
+    # Dropout keeps, for each target by itself, what it let through and which that was (numbers on a CPU, a byte on a GPU).
+    wide = sum(matrix.columns for matrix in targets.values())
+    return kept + wide * (element + (FP32 if element == FP32 else 1))
+
+
+def layer_working(recipe: Recipe, model: Shapes, tokens: int, element: int) -> float:
+    """Temporaries of one layer's backward pass: gradients of the MLP's four and of two hidden states; a 4-bit matrix unpacked."""
+    unpacked = max(matrix.weights for matrix in model.linear) * element if recipe.method == "qlora" else 0
+    return tokens * (4 * model.inner + 3 * model.hidden) * float(element) + unpacked
+
+
+def logits(model: Shapes, tokens: int, setting: Setting, *, is_learning: bool, half: bool) -> float:
+    """The largest moment of the output layer: a tile of scores with its temporaries, gradients of hidden states and of the layer itself."""
+    cells = min(tokens, TILE_TOKENS) * min(model.vocab, TILE_VOCAB)
+    tile = cells * (BACKWARD_TILE if setting.device == "cpu" else TRITON_TILE if half else FP32)
+    return float(tile + tokens * model.hidden * 2 * FP32 + (model.embedding * FP32 if is_learning else 0))
+
+
+def evaluation(model: Shapes, batch: Batch, setting: Setting, element: int) -> float:
+    """The largest moment of an evaluation: its scores, or the inside of one MLP."""
+    tokens = batch.eval_rows * batch.eval_length
+    cells = min(tokens, TILE_TOKENS) * min(model.vocab, TILE_VOCAB)
+    scores = cells * (FORWARD_TILE if setting.device == "cpu" else TRITON_TILE if element == HALF else FP32)
+    mask = tokens * (tokens if batch.is_flat else batch.eval_length) * (1 + element)
+    inside = tokens * (3 * model.inner + 3 * model.hidden) * element
+    return float(max(scores + tokens * model.hidden * 3 * element, inside + mask))
+
+
+def load_bytes(model: Shapes, setting: Setting, base: float) -> float:
+    """While the weights are read: what is there already, and the files, which are mapped into memory on a CPU."""
+    files = model.total * model.stored_bytes if setting.device == "cpu" else 0
+    return base + files + context_bytes(setting) / (1 if setting.device == "gpu" else 2)
+
+
+def save_bytes(recipe: Recipe, model: Shapes, setting: Setting) -> float:
+    """While the result is written: the weights gathered in the dtype of the base and once more as bytes."""
+    if recipe.is_adapter:
+        return adapter_weights(recipe, model) * 2 * FP32
+    return float(model.total * (2 * model.stored_bytes if setting.device == "cpu" else FP32))

@@ -1,0 +1,122 @@
+"""What a recipe takes before it is launched: memory by part, disk, steps, time, and whether it fits. From the model's config.json alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from core.export.levels import LEVELS
+from core.training import measured, memory, pace
+from core.training.architecture import Config
+from core.training.hardware import Hardware
+from core.training.measured import Correction
+from core.training.memory import Memory, Part
+from core.training.recipe import Recipe
+from core.training.setting import FP32, batch_of, setting_of, trainable
+from core.training.shapes import Shapes, shapes
+from core.training.workload import Workload, optimizer_steps
+
+GPU_USABLE = 0.95  # of a GPU's memory; the rest is lost between torch's blocks
+RAM_USABLE = 0.9  # of main memory; the rest is the system's and the page's
+FLOAT_LEVELS = {"f16": 16.0, "bf16": 16.0, "f32": 32.0}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one recipe takes on one machine. Memory is per process, before correction in `memory`, after it in `peak_bytes`."""
+
+    memory: Memory
+    correction: Correction
+    peak_bytes: float
+    room_bytes: float  # of one GPU, or of main memory
+    host_bytes: float  # all processes
+    host_room_bytes: float
+    disk: dict[str, float]  # bytes by part: checkpoints, result, levels
+    steps: int
+    duration: pace.Duration
+    total_s: float  # after correction
+    processes: int
+    is_counted: bool  # whether the dataset's tokens were counted
+    is_known: bool  # whether the model's family is
+
+    @property
+    def fits(self) -> bool:
+        in_ram = self.host_bytes <= self.host_room_bytes
+        return in_ram if self.memory.device == "cpu" else in_ram and self.peak_bytes <= self.room_bytes
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return tuple(sorted(self.memory.parts, key=lambda part: -part.size_bytes))
+
+    @property
+    def disk_bytes(self) -> float:
+        return sum(self.disk.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """For programs: sizes in whole bytes, times in seconds."""
+        return {
+            "device": self.memory.device,
+            "processes": self.processes,
+            "peak_bytes": round(self.peak_bytes),
+            "phase": self.memory.phase,
+            "phases": {name: round(size) for name, size in self.memory.phases.items()},
+            "parts": [{"name": part.name, "bytes": round(part.size_bytes), "is": part.said, "source": part.source} for part in self.parts],
+            "room_bytes": round(self.room_bytes),
+            "host_bytes": round(self.host_bytes),
+            "host_room_bytes": round(self.host_room_bytes),
+            "fits": self.fits,
+            "disk": {name: round(size) for name, size in self.disk.items()},
+            "steps": self.steps,
+            "total_s": round(self.total_s, 1),
+            "correction": {"memory": self.correction.memory, "time": self.correction.time, "runs": self.correction.runs},
+            "is_counted": self.is_counted,
+            "is_known": self.is_known,
+        }
+
+
+def estimate(recipe: Recipe, config: Config, hardware: Hardware, work: Workload) -> Estimate:
+    """What `recipe` takes on `hardware` with a model of this config.json and this much data; no weights are read.
+
+    Raises:
+        UserError: the config does not say the sizes that every decoder has.
+    """
+    return of_shapes(recipe, shapes(config), hardware, work)
+
+
+def of_shapes(recipe: Recipe, model: Shapes, hardware: Hardware, work: Workload) -> Estimate:
+    """As `estimate`, for shapes that are known already."""
+    setting = setting_of(recipe, hardware)
+    found = memory.needed(recipe, model, setting, batch_of(recipe, work))
+    time = pace.duration(recipe, model, hardware, setting, work)
+    corrected = measured.correction(measured.machine(hardware), recipe.method, found.peak_bytes)
+    peak = found.peak_bytes * corrected.memory
+    host = found.host_bytes + (peak - found.peak_bytes if found.device == "cpu" else 0.0)
+    return Estimate(
+        memory=found,
+        correction=corrected,
+        peak_bytes=peak,
+        room_bytes=min(gpu.vram_bytes for gpu in hardware.gpus) * GPU_USABLE if hardware.gpus else hardware.ram_bytes * RAM_USABLE,
+        host_bytes=host * setting.processes,
+        host_room_bytes=hardware.ram_bytes * RAM_USABLE,
+        disk=disk(recipe, model),
+        steps=optimizer_steps(recipe, work, setting.processes),
+        duration=time,
+        total_s=time.start_s + time.save_s + (time.train_s + time.evaluate_s) * corrected.time,
+        processes=setting.processes,
+        is_counted=work.is_counted,
+        is_known=model.is_known,
+    )
+
+
+def disk(recipe: Recipe, model: Shapes) -> dict[str, float]:
+    """Bytes that a run leaves, by part; while it rotates there is one checkpoint more than it keeps."""
+    learning = trainable(recipe, model)
+    saved = learning * FP32 if recipe.is_adapter else model.total * FP32
+    result = model.total * model.stored_bytes + (learning * FP32 if recipe.is_adapter else 0)
+    bits = {level.name: level.bits for level in LEVELS} | FLOAT_LEVELS
+    asked = {*recipe.levels, "f16"} if recipe.levels else set[str]()  # the others are made from it
+    return {
+        "checkpoints": (saved + learning * 2 * FP32) * (recipe.save_total_limit + 1) if recipe.save_steps else 0.0,
+        "result": float(result),
+        "levels": sum(model.total * bits[name] / 8 for name in asked if name in bits),
+    }

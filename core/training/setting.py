@@ -1,0 +1,101 @@
+"""Where a process of a run computes and on how many tokens at a time, and which weights learn: what every term of the estimate starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from core.training.hardware import Hardware
+from core.training.launch import num_processes
+from core.training.recipe import Recipe
+from core.training.shapes import Shapes
+from core.training.workload import Workload, eval_batch_rows
+
+Device = Literal["cpu", "gpu"]
+FP32, HALF = 4, 2
+# Of the process, not of the model: what the libraries load after their imports, thread pools, rows and optimizer objects. Measured on the
+# embedded starter and on a 20M model (CPU, 2026-11), none of which the estimate is judged by.
+CPU_OVERHEAD = 95 * 2**20
+CUDA_CONTEXT = 550 * 2**20  # driver, kernels and cuBLAS workspace of one process; outside what torch counts as allocated
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a process of the run computes. `half` is true under bf16 or fp16."""
+
+    device: Device
+    half: bool
+    processes: int = 1
+    sharing: str = "ddp"  # the recipe's accelerate_config, resolved
+
+    @property
+    def weights_share(self) -> float:
+        return 1 / self.processes if self.sharing in ("fsdp2", "zero3", "zero3_offload") else 1.0
+
+    @property
+    def optimizer_share(self) -> float:
+        return 1 / self.processes if self.sharing in ("fsdp2", "zero2", "zero2_offload", "zero3", "zero3_offload") else 1.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The tokens of a micro batch, and of one batch of an evaluation (0 rows where nothing is evaluated)."""
+
+    rows: int
+    length: int
+    eval_rows: int
+    eval_length: int
+    is_masked: bool  # rows are packed or padded, so that attention takes a mask
+    is_flat: bool  # a packed batch is one row of all its tokens
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.length
+
+
+def setting_of(recipe: Recipe, hardware: Hardware) -> Setting:
+    """Where `recipe` computes on `hardware`, decided as the launcher and the worker decide it."""
+    processes = num_processes(recipe, hardware)
+    sharing = recipe.accelerate_config
+    if sharing in ("auto", "cpu", "single_gpu"):
+        sharing = "ddp"
+    device: Device = "gpu" if hardware.gpus else "cpu"
+    half = recipe.dtype in ("bf16", "fp16") or (recipe.dtype == "auto" and device == "gpu")
+    return Setting(device, half, processes, sharing)
+
+
+def batch_of(recipe: Recipe, work: Workload) -> Batch:
+    """The recipe's batches at their largest."""
+    rows = min(recipe.micro_batch_size, work.rows)
+    eval_rows = min(eval_batch_rows(recipe), work.eval_rows)
+    eval_length = min(recipe.max_length, work.eval_tokens) if work.is_counted and not recipe.packing else recipe.max_length
+    eval_length = min(eval_length, work.longest) if not recipe.eval_dataset else eval_length
+    return Batch(rows, work.longest, eval_rows, eval_length, is_masked=recipe.packing or rows > 1, is_flat=recipe.packing)
+
+
+def context_bytes(setting: Setting) -> int:
+    return CUDA_CONTEXT if setting.device == "gpu" else CPU_OVERHEAD
+
+
+def trainable(recipe: Recipe, model: Shapes) -> int:
+    """Weights that learn."""
+    if recipe.is_adapter:
+        return adapter_weights(recipe, model)
+    if recipe.method == "fft":
+        return model.total
+    head = (model.embedding if recipe.train_head else 0) + (model.hidden if recipe.train_norms else 0)
+    return min(recipe.trainable_layers, model.layers) * model.layer + head
+
+
+def adapter_weights(recipe: Recipe, model: Shapes) -> int:
+    """A (r, columns) and B (rows, r) of every target; DoRA adds a length for each row."""
+    if not recipe.is_adapter:
+        return 0
+    return model.layers * sum(
+        recipe.lora_r * (matrix.rows + matrix.columns) + (matrix.rows if recipe.use_dora else 0)
+        for matrix in model.targets(recipe.target_modules)
+    )
+
+
+def learns_head(recipe: Recipe) -> bool:
+    return recipe.method == "fft" or (recipe.method == "sft" and recipe.train_head)

@@ -1,0 +1,97 @@
+"""What a recipe makes of a dataset, in rows and tokens: counted where the dataset was measured with this tokenizer, else about."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from core.data.packing import packed_rows
+from core.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from core.data.dataset import Dataset
+    from core.data.measures import Measures
+    from core.data.tokenizer import ChatTokenizer
+
+BYTES_PER_TOKEN = 4.5  # of a JSON file, keys and quotes included: English under a vocabulary of 32,000 takes about 4 letters a token
+EVAL_TOKENS = 4096  # of one evaluation batch; core/training/train.py
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Rows as the trainer sees them; all tokens are after the cut at the maximum length."""
+
+    rows: int  # of one epoch, packed where the recipe packs, without those set aside
+    tokens: int  # in them, without padding
+    longest: int  # tokens of the longest row
+    eval_rows: int  # never packed
+    eval_tokens: int
+    is_counted: bool  # False where tokens are guessed from bytes, and every row may be as long as it can
+
+    @property
+    def mean_length(self) -> float:
+        return self.tokens / max(1, self.rows)
+
+
+def counted(found: Measures, recipe: Recipe, evaluated: Measures | None = None) -> Workload:
+    """The workload of a dataset whose conversations were measured; `evaluated` are the measures of the recipe's own evaluation dataset."""
+    import numpy as np
+
+    lengths = np.minimum(found.tokens, recipe.max_length)[found.reason == 0]
+    share = 0.0 if recipe.eval_dataset else recipe.eval_fraction
+    aside = round(len(lengths) * share)
+    if evaluated is not None:
+        eval_lengths = np.minimum(evaluated.tokens, recipe.max_length)[evaluated.reason == 0]
+        eval_rows, eval_tokens = len(eval_lengths), int(eval_lengths.sum())
+    else:
+        eval_rows, eval_tokens = aside, round(int(lengths.sum()) * share)
+    tokens = int(lengths.sum()) - (0 if recipe.eval_dataset else eval_tokens)
+    rows = packed_rows(lengths.tolist(), recipe.max_length) if recipe.packing else len(lengths)
+    rows = max(1, rows - round(rows * share))
+    longest = int(lengths.max(initial=1))
+    return Workload(rows, tokens, min(recipe.max_length, tokens) if recipe.packing else longest, eval_rows, eval_tokens, is_counted=True)
+
+
+def assumed(recipe: Recipe, conversations: int, size_bytes: int) -> Workload:
+    """About the workload of a dataset that nobody has measured, from its conversations and the bytes of its file."""
+    tokens = min(max(conversations, round(size_bytes / BYTES_PER_TOKEN)), conversations * recipe.max_length)
+    share = 0.0 if recipe.eval_dataset else recipe.eval_fraction
+    aside = round(conversations * share)
+    eval_tokens = round(tokens * share)
+    tokens -= eval_tokens
+    rows = max(1, math.ceil(tokens / recipe.max_length) if recipe.packing else conversations - aside)
+    return Workload(rows, max(1, tokens), recipe.max_length, aside, eval_tokens, is_counted=False)
+
+
+def of_dataset(dataset: Dataset, tokenizer: ChatTokenizer | None, recipe: Recipe, evaluated: Dataset | None = None) -> Workload:
+    """The workload of `dataset`: counted where it was measured before or is small, else about. Without a tokenizer it is about."""
+    from core.data.measures import is_measured, measure
+
+    if tokenizer is None or not (len(dataset) <= MEASURED_AT_ONCE or is_measured(dataset, tokenizer, recipe.max_length, recipe.loss_on)):
+        return assumed(recipe, len(dataset), dataset.manifest.size_bytes)
+    found = measure(dataset, tokenizer, recipe.max_length, recipe.loss_on)
+    other = measure(evaluated, tokenizer, recipe.max_length, recipe.loss_on) if evaluated is not None else None
+    return counted(found, recipe, other)
+
+
+MEASURED_AT_ONCE = 2000  # conversations, well below a second
+
+
+def eval_batch_rows(recipe: Recipe) -> int:
+    """Rows of one batch of an evaluation, as the worker takes them."""
+    return max(recipe.micro_batch_size, min(8, EVAL_TOKENS // recipe.max_length))
+
+
+def optimizer_steps(recipe: Recipe, work: Workload, processes: int) -> int:
+    """Optimizer steps of the run."""
+    batch = recipe.micro_batch_size * recipe.gradient_accumulation_steps * processes
+    steps = max(1, math.ceil(math.ceil(work.rows / batch) * recipe.num_train_epochs))
+    return min(steps, recipe.max_steps) if recipe.max_steps else steps
+
+
+def evaluations(recipe: Recipe, work: Workload, steps: int) -> int:
+    """How often the run evaluates: before, after, and on the way."""
+    if not work.eval_rows:
+        return 0
+    return 2 + (steps // recipe.eval_steps if recipe.eval_steps else 0)
