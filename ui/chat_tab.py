@@ -60,11 +60,12 @@ def build(shell: Shell) -> None:
         queue=False,
     )
     handed = [shell.artifact_id, shell.chat_choice]
-    shell.listen(shell.artifact_id.change, carry, inputs=handed, outputs=models, slot=live_slot, queue=False)
-    shell.listen(models.change, picks.keep, inputs=[models, shell.artifact_id], outputs=shell.chat_choice, slot=live_slot, queue=False)
+    each: dict[str, Any] = {"queue": False, "trigger_mode": "multiple"}
+    shell.listen(shell.artifact_id.change, carry, inputs=handed, outputs=models, slot=live_slot, **each)
+    shell.listen(models.change, picks.keep, inputs=[models, shell.artifact_id], outputs=shell.chat_choice, slot=live_slot, **each)
     shell.listen(shell.demo.load, restore, inputs=shell.talk, outputs=talk, slot=live_slot, queue=False)
     chosen = [models.change, knobs["context_length"].change]
-    shell.listen(chosen, name_action, inputs=[models, knobs["context_length"]], outputs=[*top.outputs, memory], slot=slot, queue=False)
+    shell.listen(chosen, name_action, inputs=[models, knobs["context_length"]], outputs=[*top.outputs, memory], slot=slot, **each)
     shell.listen(ladder.input, take_set, inputs=ladder, outputs=models, slot=slot, queue=False)
     shell.listen(add.click, add_model, inputs=[models, named, key], outputs=[models, named, key], slot=slot)
     answering: dict[str, Any] = {

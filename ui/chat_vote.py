@@ -56,7 +56,7 @@ def build(shell: Shell, models: Any, knobs: dict[str, Any], slot: Any) -> None:
         standings = gr.HTML("", container=False, padding=False, elem_id="vote-results")
     row = list(buttons.values())
     shell.listen([shell.demo.load, shell.tab[CHAT].select], show_results, outputs=standings, slot=slot, queue=False)
-    shell.listen(models.change, offer_prompts, inputs=models, outputs=offered, slot=slot, queue=False)
+    shell.listen(models.change, offer_prompts, inputs=models, outputs=offered, slot=slot, queue=False, trigger_mode="multiple")
     shell.listen(offered.input, take_prompt, inputs=offered, outputs=prompt, slot=slot, queue=False)
     shell.listen(
         duel.click, ask_blind, inputs=[models, prompt], inputs_kwargs=knobs, outputs=[arena, duel, *row], slot=slot, concurrency_limit=16

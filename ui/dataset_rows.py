@@ -65,7 +65,7 @@ def part() -> Shown:
     return {
         "row": row, "back": back, "forth": forth, "words": words, "hit_before": hit_before, "hit_after": hit_after, "model": model,
         "max_length": max_length, "loss_on": loss_on, "row_slot": slot, "sought": sought, "found_here": found_here,
-        "chat": chat, "tokens": tokens,
+        "chat": chat, "tokens": tokens, "seen_as": gr.State(None),
     }  # fmt: skip
 
 
@@ -79,11 +79,18 @@ def attach(shell: Shell, at: Shown) -> None:
     shell.listen(at["back"].click, previous_row, **moves)
     shell.listen(at["forth"].click, next_row, **moves)
     look = {"inputs": [shell.dataset_id, at["row"], at["words"], *settings(at)], "slot": at["row_slot"], "trigger_mode": "always_last"}
-    changed = [at["row"].change, at["model"].input, at["max_length"].input, at["loss_on"].input]
-    shell.listen(changed, look_at, outputs=at, concurrency_limit=4, **look)
+    changed = [component.input for component in settings(at)]
+    shell.listen(changed, settle, inputs=settings(at), outputs=at["seen_as"], trigger_mode="always_last")
+    shell.listen([at["row"].change, at["seen_as"].change], look_at, outputs=at, concurrency_limit=4, **look)
     seek: dict[str, Any] = {"inputs": [shell.dataset_id, at["words"], at["row"], *settings(at)], "outputs": at, "slot": at["row_slot"]}
     shell.listen([at["hit_after"].click, at["words"].submit], next_hit, concurrency_limit=4, **seek)
     shell.listen(at["hit_before"].click, previous_hit, concurrency_limit=4, **seek)
+
+
+@allowed("public")
+def settle(model: str, max_length: float, loss_on: LossOn) -> list[Any]:
+    """The settings as one value, whose change every view of tokens listens to. (A state tells of its change only in queued events.)"""
+    return [model, max_length, loss_on]
 
 
 def opened(dataset: Dataset, model: str, max_length: float, loss_on: LossOn, caller: Caller) -> Shown:

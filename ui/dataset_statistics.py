@@ -82,8 +82,9 @@ def attach(shell: Shell, at: Shown) -> None:
             shell.listen(at[section].expand, opens, inputs=[*seen, *form], **to),
             shell.listen(button.click, goes, inputs=[*seen, *form], **to),
         ]
-        settings = [component.input for component in seen[1:]]
-        shell.listen(settings, again, inputs=[at[f"{section}_open"], *seen, *form], trigger_mode="always_last", cancels=running, **to)
+        shell.listen(
+            at["seen_as"].change, again, inputs=[at[f"{section}_open"], *seen, *form], trigger_mode="always_last", cancels=running, **to
+        )
         shell.listen(at[section].collapse, closes, outputs=at, cancels=running)
     pages: dict[str, Any] = {"inputs": [*seen, at["audit_which"], at["audit_page"]], "outputs": at, "slot": at["audit_slot"]}
     shell.listen(at["audit_which"].input, first_audited, **pages)

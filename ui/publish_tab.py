@@ -67,8 +67,9 @@ def build(shell: Shell) -> None:
     )
     shell.listen(shell.demo.load, restore_name, inputs=shell.repo_id, outputs=repo_id, slot=live_slot, queue=False)
     handed = [shell.artifact_id, shell.publish_choice]
-    shell.listen(shell.artifact_id.change, carry, inputs=handed, outputs=models, slot=live_slot, queue=False)
-    shell.listen(models.change, picks.keep, inputs=[models, shell.artifact_id], outputs=shell.publish_choice, slot=live_slot, queue=False)
+    each: dict[str, Any] = {"queue": False, "trigger_mode": "multiple"}
+    shell.listen(shell.artifact_id.change, carry, inputs=handed, outputs=models, slot=live_slot, **each)
+    shell.listen(models.change, picks.keep, inputs=[models, shell.artifact_id], outputs=shell.publish_choice, slot=live_slot, **each)
     shell.listen(ladder.input, take_set, inputs=ladder, outputs=models, slot=slot, queue=False)
     shell.listen(
         [models.change, repo_id.change],
@@ -76,7 +77,7 @@ def build(shell: Shell) -> None:
         inputs=[*chosen, prepared],
         outputs=[*plan, *top.outputs[1:]],
         slot=slot,
-        queue=False,
+        **each,
     )
     shell.listen(
         [top.action.click, repo_id.submit],
