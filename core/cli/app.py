@@ -8,7 +8,7 @@ import traceback
 import typer
 
 from core import paths
-from core.cli import chat, clean, data, imports, models, publish, run
+from core.cli import chat, clean, data, deploy, imports, models, publish, run
 from core.cli.output import fail
 from core.errors import UserError
 from core.redact import redact
@@ -21,7 +21,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb, function in (data.VERBS | imports.VERBS | clean.VERBS | run.VERBS | models.VERBS | chat.VERBS | publish.VERBS).items():
+for verb, function in (
+    data.VERBS | imports.VERBS | clean.VERBS | run.VERBS | models.VERBS | chat.VERBS | publish.VERBS | deploy.VERBS
+).items():
     app.command(verb)(function)
 
 

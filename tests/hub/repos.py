@@ -27,9 +27,10 @@ class Repo:
     repo_id: str
     files: dict[str, bytes] = field(default_factory=dict[str, bytes])
     card: dict[str, Any] | None = None  # the front matter of its README
-    kind: Literal["datasets", "models"] = "datasets"
+    kind: Literal["datasets", "models", "spaces"] = "datasets"
     access: Literal["open", "gated", "private", "disabled"] = "open"
     branches: dict[str, dict[str, bytes]] = field(default_factory=dict[str, dict[str, bytes]])  # beside main
+    settings: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])  # of a Space, as they were set
 
     def revisions(self) -> dict[str, dict[str, bytes]]:
         """The files by branch and by commit."""

@@ -21,7 +21,7 @@ from tests.hub.writes import WRITE_ROUTES, Writes
 NAME = r"(?P<id>[\w.-]+/[\w.-]+)"
 ROUTES = (
     (r"/api/whoami-v2", "whoami"),
-    (rf"/api/(?P<kind>datasets|models)/{NAME}", "info"),
+    (rf"/api/(?P<kind>datasets|models|spaces)/{NAME}", "info"),
     (rf"/api/(?P<kind>datasets|models)/{NAME}/revision/(?P<rev>.+)", "info"),
     (rf"/api/(?P<kind>datasets|models)/{NAME}/tree/(?P<rev>[^/]+)(?P<folder>/.*)?", "tree"),
     (rf"/api/(?P<kind>datasets|models)/{NAME}/refs", "refs"),
@@ -56,6 +56,7 @@ class Hub:
         self.objects: dict[str, bytes] = {}  # sent through LFS, by sha256
         self.faults: list[Fault] = []
         self.asked: list[Asked] = []
+        self.buckets: set[str] = set()
         self.jobs: list[Job] = []
         self.runs_jobs = True  # else a test writes a job's lines and stage
         self.image_env: dict[str, str] = {}  # what a job's image has set

@@ -17,11 +17,13 @@ OWNERS = {GOOD_TOKEN: ("someone", "org"), OTHER_TOKEN: ("other",)}  # the namesp
 WRITE_ROUTES = (
     (r"/api/repos/create", "create"),
     (r"/api/validate-yaml", "validate_yaml"),
-    (r"/api/(?P<kind>datasets|models)/(?P<id>[\w.-]+/[\w.-]+)/preupload/(?P<rev>.+)", "preupload"),
-    (r"/(?:(?P<kind>datasets)/)?(?P<id>[\w.-]+/[\w.-]+)\.git/info/lfs/objects/batch", "lfs_batch"),
+    (r"/api/(?P<kind>datasets|models|spaces)/(?P<id>[\w.-]+/[\w.-]+)/preupload/(?P<rev>.+)", "preupload"),
+    (r"/(?:(?P<kind>datasets|spaces)/)?(?P<id>[\w.-]+/[\w.-]+)\.git/info/lfs/objects/batch", "lfs_batch"),
     (r"/lfs/(?P<sha>[0-9a-f]{64})", "lfs_put"),
     (r"/lfs/(?P<sha>[0-9a-f]{64})/verify", "lfs_verify"),
-    (r"/api/(?P<kind>datasets|models)/(?P<id>[\w.-]+/[\w.-]+)/commit/(?P<rev>.+)", "commit"),
+    (r"/api/(?P<kind>datasets|models|spaces)/(?P<id>[\w.-]+/[\w.-]+)/commit/(?P<rev>.+)", "commit"),
+    (r"/api/spaces/(?P<id>[\w.-]+/[\w.-]+)/(?P<what>variables|secrets|volumes|hardware|sleeptime)", "configure"),
+    (r"/api/buckets/(?P<id>[\w.-]+/[\w.-]+)", "bucket"),
 )
 
 
@@ -58,13 +60,27 @@ class Writes:
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         repo_id = f"{asked.get('organization') or OWNERS.get(token, ('',))[0]}/{asked['name']}"
         self._require_writer(repo_id)
-        kind = {"dataset": "datasets"}.get(asked.get("type", "model"), "models")
+        kind = {"dataset": "datasets", "space": "spaces"}.get(asked.get("type", "model"), "models")
         url = {"url": f"{self.hub.url}/{repo_id}", "name": repo_id}
         if (kind, repo_id) in self.hub.repos:
             return 409, {"Content-Type": "application/json"}, json.dumps(url | {"error": "You already created this model repo"}).encode()
         private = asked.get("visibility") == "private" or asked.get("private")
         self.hub.repos[(kind, repo_id)] = Repo(repo_id, kind=kind, access="private" if private else "open")  # type: ignore[arg-type]
         return self._said(url)
+
+    def configure(self, id: str, what: str) -> Answer:
+        """A Space's settings; what came stands in the repository's `settings`."""
+        self._require_writer(id)
+        repo, asked = self._repo("spaces", id), json.loads(self.body)
+        repo.settings.append((what, asked))
+        if what in ("variables", "secrets"):
+            return self._said({asked["key"]: {"value": asked["value"]}})
+        return self._said({"stage": "BUILDING", "hardware": {"current": None, "requested": asked.get("flavor")}, "storage": None})
+
+    def bucket(self, id: str) -> Answer:
+        self._require_writer(id)
+        self.hub.buckets.add(id)
+        return self._said({"url": f"{self.hub.url}/buckets/{id}"})
 
     def validate_yaml(self) -> Answer:
         import yaml

@@ -87,3 +87,29 @@ def parameters(m: dict[str, Any]) -> int:
     layer = attention + 3 * hidden * m["intermediate_size"] + norms
     embeddings = m["vocab_size"] * hidden * (1 if m["tie_word_embeddings"] else 2)
     return embeddings + m["num_hidden_layers"] * layer + hidden
+
+
+def test_the_notebook_is_valid_and_its_python_compiles() -> None:
+    import nbformat
+
+    notebook = nbformat.read(SPACES / "deploy" / "colab.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    for source in sources:
+        compile("\n".join(line for line in source.splitlines() if not line.startswith(("!", "%"))), "cell", "exec")
+    commands = "\n".join(sources)
+    assert "git clone" in commands and "requirements.txt" in commands and "core doctor" in commands
+    assert "TRANSMUTE_PASSWORD" in commands and "secrets.token_urlsafe" in commands and "app.py --share" in commands
+    assert all(not cell.get("outputs") for cell in notebook.cells)
+
+
+def test_the_dockerfile_takes_files_and_pins_that_exist() -> None:
+    import re
+
+    lines = (SPACES / "deploy" / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    for line in lines:
+        if line.startswith("COPY ") and "--from" not in line:
+            assert all((PROJECT / name).exists() for name in line.split()[1:-1] if not name.startswith("--"))
+    for pattern, name in re.findall(r"grep -o '\^([\w-]+)==\[\^ \]\*' (requirements[\w-]*\.txt)", "\n".join(lines)):
+        assert re.search(rf"^{pattern}==\S+", (PROJECT / name).read_text(), re.MULTILINE), pattern
+    assert not [line for line in lines if re.search(r"(TOKEN|SECRET|PASSWORD)", line)]
