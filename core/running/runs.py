@@ -28,7 +28,7 @@ from core.running import endings, queue
 from core.running.queue import RUN_LOCK
 from core.training import models, prepare
 from core.training.checks import check
-from core.training.estimate import left_out
+from core.training.estimate import left_out, predicted
 from core.training.failures import disk_full, is_disk_full, unless_full
 from core.training.hardware import Hardware, detect
 from core.training.launch import command
@@ -58,6 +58,7 @@ def create(
     owner: str = "",
     run_id: str = "",
     job: dict[str, Any] | None = None,
+    steps: tuple[str, ...] | None = None,
 ) -> str:
     """Write the folder of a new run and return its id. Models and datasets are fetched here, with the caller's token; nothing starts yet.
 
@@ -65,6 +66,7 @@ def create(
         owner: who asks, for the limit on how many runs one person may have waiting.
         run_id: of a run that was created elsewhere and shall happen here.
         job: what `core.jobs` keeps of a run that happens on a rented machine of kind `hardware`; the weights are then left to that machine.
+        steps: what the run does, where that is less than its recipe asks for (see `plan`).
 
     Raises:
         UserError: the recipe cannot work here, the model or the data is missing, or nothing in the data can be trained.
@@ -107,11 +109,12 @@ def create(
             "model": dataclasses.asdict(model) | {"path": str(model.path)},
             "hardware": dataclasses.asdict(hardware),
             "transmute": core.__version__,
+            "estimate": predicted(recipe, model.path, hardware, dataset, tokenizer),
         },
     )
     if job:
         paths.write_json(run_dir / JOB, job)
-    events.append(run_dir, "created", run_id=run_id, name=recipe.name, method=recipe.method, steps=plan(recipe))
+    events.append(run_dir, "created", run_id=run_id, name=recipe.name, method=recipe.method, steps=steps or plan(recipe))
     if note:
         events.append(run_dir, "note", text=note)
     return run_id

@@ -20,7 +20,7 @@ from core.errors import UserError
 from core.locks import FileLock
 from core.running import endings, queue, steps
 from core.running.runs import LOG, STOP_FILE, STOP_GRACE_S
-from core.training import checkpoints
+from core.training import checkpoints, measured
 from core.training.failures import FULL, as_user_error, unless_full
 from core.training.recipe import load as load_recipe
 
@@ -120,6 +120,7 @@ def _do(run_dir: Path, step: str) -> None:
     events.append(run_dir, "step_started", step=step)
     if step == "train":
         _train(run_dir)
+        measured.keep(run_dir)
     else:
         steps.DO[step](run_dir)
     events.append(run_dir, "step_finished", step=step, elapsed_s=round(time.monotonic() - began, 2))

@@ -10,7 +10,7 @@ Counted in bytes of one process; `core.training.memory` adds them up. Sources:
 from __future__ import annotations
 
 from core.training.recipe import Recipe
-from core.training.setting import FP32, HALF, Batch, Setting, adapter_weights, context_bytes
+from core.training.setting import FP32, HALF, Batch, Setting, adapter_weights, context_bytes, trainable
 from core.training.shapes import Linear, Shapes
 
 TILE_TOKENS, TILE_VOCAB = 4096, 32_768  # trl/kernels/chunked_logprob.py, trl/trainer/utils.py
@@ -117,7 +117,19 @@ def load_bytes(model: Shapes, setting: Setting, base: float) -> float:
 
 
 def save_bytes(recipe: Recipe, model: Shapes, setting: Setting) -> float:
-    """While the result is written: the weights gathered in the dtype of the base and once more as bytes."""
+    """On the device, while the result is written: on a CPU the weights in the base's dtype and once more as bytes (safetensors' `save_file`).
+
+    A GPU holds the copy in the base's dtype of what learned in float32; where weights are shared, they are gathered in main memory.
+    """
     if recipe.is_adapter:
-        return adapter_weights(recipe, model) * 2 * FP32
-    return float(model.total * (2 * model.stored_bytes if setting.device == "cpu" else FP32))
+        return adapter_weights(recipe, model) * 2.0 * FP32
+    if setting.device == "cpu":
+        return float(model.total * 2 * model.stored_bytes)
+    return 0.0 if setting.weights_share < 1 else float(trainable(recipe, model) * model.stored_bytes)
+
+
+def host_save_bytes(recipe: Recipe, model: Shapes, setting: Setting) -> float:
+    """In main memory of the process that writes, while training is on a GPU: the bytes of the files, and what was gathered (float32)."""
+    if recipe.is_adapter:
+        return adapter_weights(recipe, model) * 2.0 * FP32
+    return float(model.total * (model.stored_bytes + (FP32 if setting.weights_share < 1 else 0)))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from core.data.audit import audit, launch_note
 from core.data.dataset import Dataset
 from core.data.encode import RowEncoder
@@ -10,6 +13,8 @@ from core.data.render import IGNORED
 from core.data.statistics import estimated_steps
 from core.data.tokenizer import ChatTokenizer
 from core.errors import UserError
+from core.training import forecast, measured, workload
+from core.training.architecture import read_config
 from core.training.hardware import Hardware, detect
 from core.training.recipe import Recipe
 
@@ -46,3 +51,18 @@ def steps(dataset: Dataset, tokenizer: ChatTokenizer, recipe: Recipe, hardware: 
         epochs=recipe.num_train_epochs,
         max_steps=recipe.max_steps,
     )
+
+
+def predicted(recipe: Recipe, model: Path, hardware: Hardware, dataset: Dataset, tokenizer: ChatTokenizer) -> dict[str, Any] | None:
+    """What a run is expected to take, uncorrected, to be kept beside what it then takes; None for a model of unknown make."""
+    try:
+        found = forecast.estimate(recipe, read_config(model), hardware, workload.of_dataset(dataset, tokenizer, recipe))
+    except UserError:
+        return None
+    time = found.duration
+    return {
+        "machine": measured.machine(hardware),
+        "method": recipe.method,
+        "peak_bytes": round(found.memory.peak_bytes),
+        "train_s": round(time.train_s + time.evaluate_s, 2),
+    }

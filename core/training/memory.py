@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from core.training.activations import activations, evaluation, layer_working, load_bytes, logits, save_bytes
+from core.training.activations import activations, evaluation, host_save_bytes, layer_working, load_bytes, logits, save_bytes
 from core.training.recipe import Recipe
 from core.training.setting import FP32, HALF, Batch, Device, Setting, adapter_weights, context_bytes, learns_head, trainable
 from core.training.shapes import Linear, Shapes
@@ -81,7 +81,7 @@ def needed(recipe: Recipe, model: Shapes, setting: Setting, batch: Batch) -> Mem
         "save": fixed + save_bytes(recipe, model, setting),
     }
     parts = _parts(phases, (base * setting.weights_share, adapter * FP32 * setting.weights_share, gradients, state, saved, tiles, context))
-    host = HOST_OF_GPU + save_bytes(recipe, model, setting) if setting.device == "gpu" else max(phases.values()) + IMPORTS
+    host = HOST_OF_GPU + host_save_bytes(recipe, model, setting) if setting.device == "gpu" else max(phases.values()) + IMPORTS
     return Memory(setting.device, parts, phases, host + offloaded(recipe, model, setting))
 
 

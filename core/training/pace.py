@@ -41,7 +41,8 @@ def duration(recipe: Recipe, model: Shapes, hardware: Hardware, setting: Setting
     """How long `recipe` takes on `hardware`, training to saving; merging and quantising come on top."""
     steps = optimizer_steps(recipe, work, setting.processes)
     micro_batches = steps * recipe.gradient_accumulation_steps
-    length = work.mean_length if recipe.packing or recipe.group_by_length else (work.mean_length + work.longest) / 2  # padded
+    is_padded = recipe.micro_batch_size > 1 and not (recipe.packing or recipe.group_by_length)
+    length = (work.mean_length + work.longest) / 2 if is_padded else work.mean_length
     speed = flops_per_s(recipe, hardware, setting)
     tokens = micro_batches * recipe.micro_batch_size * length
     evals = evaluations(recipe, work, steps)
