@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,6 +17,9 @@ from core.errors import UserError
 from core.events import Run, stalled_s
 from core.training.recipe import Recipe
 from core.units import duration
+
+if TYPE_CHECKING:
+    from core.training.recipe import Recipe
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The id that `train` printed; `runs` lists them.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Return at once; the run goes on by itself.")]
@@ -38,17 +41,8 @@ def train(
 ) -> None:
     """Train a recipe; merge, quantise, measure and prove what comes out."""
     from core.running import runs
-    from core.training import recipe as recipes
-    from core.training.presets import preset as named_preset
 
-    if (recipe is None) == (preset is None):
-        raise UserError("Give either a recipe file or --preset NAME.", "train", "For example: python -m core train --preset demo.")
-    chosen = recipes.load(recipe) if recipe else named_preset(preset or "")
-    named = {"base_model": model, "dataset": data}
-    chosen = recipes.build(
-        chosen.model_dump(exclude_unset=True) | {key: value for key, value in named.items() if value}, "the command line"
-    )
-    chosen = recipes.override(chosen, set_ or [])
+    chosen = chosen_recipe(recipe, preset, model, data, set_, "train")
     token = hub_token()
     if on:
         run_id = _dispatch(chosen, on, (image, timeout, results), console(json))
@@ -73,6 +67,25 @@ def _dispatch(recipe: Recipe, on: str, options: tuple[str, str, str], out: Conso
     cost = "" if job.most_usd is None else f", ${job.usd_per_h:.2f} per hour, at most ${job.most_usd:.2f}"
     out.print(f"On {job.flavour} with the image {job.image}: at most {duration(job.timeout_s)}{cost}.", markup=False)
     return run_id
+
+
+def chosen_recipe(
+    recipe: Path | None, preset: str | None, model: str | None, data: str | None, assignments: list[str] | None, verb: str
+) -> Recipe:
+    """The recipe of a file or a preset, with what the command line says otherwise.
+
+    Raises:
+        UserError: neither or both are given, or the recipe is wrong.
+    """
+    from core.training import recipe as recipes
+    from core.training.presets import preset as named_preset
+
+    if (recipe is None) == (preset is None):
+        raise UserError("Give either a recipe file or --preset NAME.", verb, f"For example: python -m core {verb} --preset demo.")
+    chosen = recipes.load(recipe) if recipe else named_preset(preset or "")
+    named = {"base_model": model, "dataset": data}
+    values = chosen.model_dump(exclude_unset=True) | {key: value for key, value in named.items() if value}
+    return recipes.override(recipes.build(values, "the command line"), assignments or [])
 
 
 def hub_token() -> str | None:

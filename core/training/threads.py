@@ -16,6 +16,8 @@ def fastest_thread_count(trainer: Any, repeats: int = 2) -> int:
     limit = torch.get_num_threads()
     if torch.cuda.is_available() or trainer.accelerator.num_processes > 1 or limit == 1:
         return limit
+    if trainer.args.activation_checkpointing:  # the trainer itself does so only when training begins
+        trainer.model.activation_checkpointing_enable(activation_checkpointing_kwargs=trainer.args.activation_checkpointing_kwargs)
     batch = next(iter(trainer.get_train_dataloader()))
     random_state = torch.get_rng_state()
     times = {threads: min(_step_s(trainer, batch, threads) for _ in range(repeats)) for threads in (limit, 1)}
