@@ -13,6 +13,7 @@ from core import paths
 from core.data.dataset import list_datasets, open_dataset
 from core.data.validate import validate
 from core.errors import UserError
+from core.jobs import dispatch, target
 from core.running import runs
 from core.training import checks, launch, models
 from core.training import recipe as recipes
@@ -48,8 +49,18 @@ def is_of_other_split(evaluated: str, dataset: str) -> bool:
     return evaluated in sides and parents.get(dataset) != parents[evaluated]
 
 
-def why_not(values: dict[str, Any], caller: Caller) -> UserError | None:
-    """The first thing that stands in the way of starting, or None."""
+def places() -> list[tuple[str, str]]:
+    """(title, value) of where a run can happen: this machine, or a rented one with its price."""
+    rented = [(f"HF Jobs: {each.title}, ${each.job_usd_per_h:.2f} per hour", f"{target.PREFIX}{each.name}") for each in target.offered()]
+    return [("This machine", ""), *rented]
+
+
+def machine_at(place: str) -> Hardware:
+    return target.hardware(target.parse(place)) if place else machine()
+
+
+def why_not(values: dict[str, Any], caller: Caller, place: str = "") -> UserError | None:
+    """The first thing that stands in the way of starting at `place`, or None."""
     if not caller.may("owner"):
         return refusal("owner")
     if wrong := form.problems(values):
@@ -57,16 +68,18 @@ def why_not(values: dict[str, Any], caller: Caller) -> UserError | None:
         return UserError(f"Correct {titles} first.", WHERE, "The field says what it takes.")
     if not values.get("dataset"):
         return UserError("Choose a dataset first.", WHERE, "The Dataset tab imports one.", code="NO_DATA")
+    if place and not caller.token:
+        return UserError("A rented machine needs a login to the Hub.", WHERE, "Sign in, or run `hf auth login` here.", code="LOGIN")
     try:
-        check(recipe_of(values, caller))
+        check(recipe_of(values, caller), place)
     except UserError as error:
         return error
     return None
 
 
-def check(recipe: Recipe) -> None:
+def check(recipe: Recipe, place: str = "") -> None:
     """Refuse what can be known to fail without fetching anything."""
-    checks.check(recipe, machine())
+    checks.check(recipe, machine_at(place))
     if recipe.dataset.startswith("ds-") and open_dataset(recipe.dataset).manifest.num_valid == 0:
         raise UserError("No conversation of this dataset can be trained.", "dataset", "Its findings on the Dataset tab say how to mend it.")
     if recipe.base_model == "starter" or not models.HUB_ID.fullmatch(recipe.base_model):
@@ -88,10 +101,14 @@ def recipe_of(values: dict[str, Any], caller: Caller) -> Recipe:
     return recipe
 
 
-def start(values: dict[str, Any], caller: Caller) -> str:
-    """Create the run, which fetches what is missing with the caller's token, and start it; returns its id."""
-    run_id = runs.create(recipe_of(values, caller), token=caller.token, owner=caller.name)
-    runs.start(run_id)
+def start(values: dict[str, Any], caller: Caller, place: str = "") -> str:
+    """Create the run, which fetches what is missing with the caller's token, and start it at `place`; returns its id."""
+    recipe = recipe_of(values, caller)
+    if place:
+        run_id = dispatch.create(recipe, target.Target(target.parse(place)), caller.token, caller.name)
+    else:
+        run_id = runs.create(recipe, token=caller.token, owner=caller.name)
+    runs.start(run_id, caller.token)
     return run_id
 
 
@@ -134,14 +151,16 @@ def yaml_text(values: dict[str, Any]) -> str:
     return Recipe.model_validate(form.to_recipe(values)).to_yaml().replace(f"{paths.EXAMPLES}/", form.EXAMPLES)
 
 
-def command_text(values: dict[str, Any]) -> str:
-    """The command line that does the same, and the worker's own command."""
+def command_text(values: dict[str, Any], place: str = "") -> str:
+    """The command line that does the same, and the worker's own command on this machine."""
     if form.problems(values):
         return ""
+    note = "# In Transmute's folder, with the recipe below saved as recipe.yaml:"
+    if place:
+        return f"{note}\npython -m core train recipe.yaml --on {place}"
     recipe = Recipe.model_validate(form.to_recipe(values))
     threads = max(1, machine().cpu_count // max(1, recipe.num_processes or len(machine().gpus) or 1))
     made = launch.command(Path("RUN"), recipe, machine(), threads)
     words = [word.replace(sys.executable, "python").replace(f"{paths.PROJECT}/", "") for word in made.argv]
     env = " ".join(f"{name}={value!r}" if not value else f"{name}={value}" for name, value in made.env.items())
-    note = "# In Transmute's folder, with the recipe below saved as recipe.yaml:"
     return f"{note}\npython -m core train recipe.yaml\n\n# Which starts this worker for the training:\n{env} \\\n{' '.join(words)}"

@@ -20,11 +20,11 @@ DEFAULT = "demo"
 FREE = [name for name in form.rows() if form.is_free(name)]  # fields into which something wrong can be put
 IDENTITY = form.EXAMPLES + "identity.json"
 Shown = dict[str, Any]
-Kept = dict[str, Any]  # {"preset": name, "values": {...}, "carried": the dataset id taken over last}
+Kept = dict[str, Any]  # {"preset": name, "values": {...}, "carried": the dataset id taken over last, "place": where it runs}
 
 
 def fresh() -> Kept:
-    return {"preset": DEFAULT, "values": form.to_values(preset(DEFAULT)), "carried": ""}
+    return {"preset": DEFAULT, "values": form.to_values(preset(DEFAULT)), "carried": "", "place": ""}
 
 
 @allowed("public")
@@ -56,9 +56,15 @@ def take_preset(preset_name: str, kept: Kept, caller: Caller, **values: Any) -> 
 
 
 @allowed("public")
+def choose_place(place: str, kept: Kept, caller: Caller, **values: Any) -> Shown:
+    """Where the run shall happen: what can start there is judged by that machine."""
+    return _judged(_typed(kept, values) | {"place": place}, caller)
+
+
+@allowed("public")
 def restore(dataset_id: str, kept: Kept, caller: Caller) -> Shown:
     """The page or the tab was opened: the form as the browser kept it, with a dataset chosen since then."""
-    return {"preset": _known(kept)["preset"]} | _filled(_carried(_known(kept), dataset_id), caller)
+    return {"preset": _known(kept)["preset"], "place": _known(kept)["place"]} | _filled(_carried(_known(kept), dataset_id), caller)
 
 
 @allowed("public")
@@ -71,10 +77,11 @@ def adapt(kept: Kept, caller: Caller, **values: Any) -> Shown:
 @allowed("owner")
 def start(kept: Kept, caller: Caller, **values: Any) -> Iterator[Shown]:
     """Create and start the run, with a word while a model is fetched; then on to Runs."""
-    values = _typed(kept, values)["values"]
-    if reason := data.why_not(values, caller):
+    typed = _typed(kept, values)
+    values, place = typed["values"], typed["place"]
+    if reason := data.why_not(values, caller, place):
         raise reason
-    for work in background.watch(lambda _: data.start(values, caller), patience_s=1.0):
+    for work in background.watch(lambda _: data.start(values, caller, place), patience_s=1.0):
         if work.is_finished:
             yield {"progress": "", "run_id": work.result, "tabs": gr.Tabs(selected=RUNS)}
         else:
@@ -95,7 +102,8 @@ def _known(kept: Kept | None) -> Kept:
         return base
     values = form.to_values(preset(kept["preset"]))
     values |= {name: value for name, value in kept["values"].items() if name in values}
-    return {"preset": kept["preset"], "values": values, "carried": str(kept.get("carried") or "")}
+    place = kept.get("place") if kept.get("place") in [value for _, value in data.places()] else ""
+    return {"preset": kept["preset"], "values": values, "carried": str(kept.get("carried") or ""), "place": place}
 
 
 def _typed(kept: Kept | None, values: Shown) -> Kept:
@@ -134,14 +142,14 @@ def _judged(kept: Kept, caller: Caller, note: str = "") -> Shown:
     """Everything that follows from the values: errors at their fields, groups, methods, command, and whether it can start."""
     values, wrong = kept["values"], form.problems(kept["values"])
     changed = form.differing(values, form.to_values(preset(kept["preset"])))
-    reason = data.why_not(values, caller)
+    reason = data.why_not(values, caller, kept["place"])
     said = f"{reason.problem} {reason.remedy}" if reason else ""
-    needs_machine = reason is not None and data.why_not(data.adapted(values), caller) is None
+    needs_machine = reason is not None and data.why_not(data.adapted(values), caller, kept["place"]) is None
     return {
         "kept": kept,
         "comparison": methods.comparison(values),
         "yaml": data.yaml_text(values),
-        "command": data.command_text(values),
+        "command": data.command_text(values, kept["place"]),
         "adapt": gr.Button(visible=needs_machine),
         **{f"{name}?": form.error_line(wrong.get(name, "")) for name in FREE},
         **{

@@ -11,10 +11,15 @@ from ui import feedback, form, methods
 from ui import train_handlers as on
 from ui.opening import opening
 from ui.shell import TRAIN, Shell, listen_api
+from ui.train_data import places
 from ui.view import sentence
 
 VERB = "Start training"
 PRESET_HELP = "A whole recipe to begin with. The published ones equal their sources value by value; change what you like afterwards."
+PLACE_HELP = (
+    "A rented machine runs as your own job on the Hub: data and recipe go to a private repository of yours, results come back here. "
+    "It has a time limit of three times what the recipe is expected to take."
+)
 TITLES = {
     "demo": "Demo: QLoRA on the embedded starter, two minutes on a CPU",
     "fastchat-fft": "FastChat: full fine-tune of Llama 2 7B, four GPUs",
@@ -44,6 +49,7 @@ def build(shell: Shell) -> None:
             info=PRESET_HELP,
             elem_id="train-preset",
         )
+        place = gr.Dropdown(places(), value=begin["place"], label="Where it runs", info=PLACE_HELP, elem_id="train-place")
     gr.HTML('<h2 class="part">Method</h2>', container=False, padding=False)
     made.fields["method"] = gr.Radio(
         methods.CHOICES,
@@ -63,7 +69,15 @@ def build(shell: Shell) -> None:
     with gr.Accordion("The exact command and recipe file", open=False, elem_classes=["group"]):
         command = gr.Code("", language="shell", label="Command", interactive=False, elem_id="train-command")
         yaml = gr.Code("", language="yaml", label="recipe.yaml", interactive=False, elem_id="train-yaml")
-    shared = {"kept": shell.form, "preset": preset, "comparison": comparison, "adapt": adapt, "command": command, "yaml": yaml}
+    shared = {
+        "kept": shell.form,
+        "preset": preset,
+        "place": place,
+        "comparison": comparison,
+        "adapt": adapt,
+        "command": command,
+        "yaml": yaml,
+    }
     travelling = {"progress": progress, "run_id": shell.run_id, "tabs": shell.tabs}
     _attach(shell, made, shared | travelling | top.named | made.named, slot)
     shell.listen(
@@ -80,4 +94,5 @@ def _attach(shell: Shell, made: form.Form, at: dict[str, Any], slot: gr.HTML) ->
     shell.listen(fields["method"].input, on.choose_method, **judged)
     shell.listen(at["adapt"].click, on.adapt, **judged)
     shell.listen(at["preset"].input, on.take_preset, **judged | {"inputs": [at["preset"], state]})
+    shell.listen(at["place"].input, on.choose_place, **judged | {"inputs": [at["place"], state]})
     shell.listen([shell.demo.load, shell.tab[TRAIN].select], on.restore, inputs=[shell.dataset_id, state], outputs=at, slot=slot)

@@ -15,11 +15,11 @@ from core.errors import UserError
 from core.hubclient import api, patiently
 from core.publish.push import explain
 from core.running.runs import JOB
-from core.training.hardware import Flavour, Gpu, Hardware, TorchBuild, flavours
+from core.training.fits import hardware_of
+from core.training.hardware import Flavour, Hardware, flavours
 
 PREFIX = "jobs:"
 GPU_IMAGE, CPU_IMAGE = "huggingface/trl", "python:3.12"
-CUDA = "12"  # of the image's torch; only that there is one matters here
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 LOGIN_S = 8 * 3600  # how long a login on a Space lasts (platform documentation, read 2026-08-21)
 Results = Literal["home", "repo"]
@@ -93,10 +93,7 @@ def price_now(name: str, token: str | None) -> float | None:
 
 def hardware(name: str) -> Hardware:
     """The machine of a flavour, as `core.training.hardware.detect` would find it there."""
-    kind = flavour(name)
-    major, _, minor = kind.compute_capability.partition(".")
-    gpus = tuple(Gpu(kind.gpu, kind.vram_gb * 10**9, (int(major), int(minor)), index) for index in range(kind.gpus))
-    return Hardware(kind.cpus, kind.ram_gb * 10**9, gpus, TorchBuild("", CUDA if gpus else None))
+    return hardware_of(flavour(name))
 
 
 def image_for(name: str, wanted: str = "") -> str:

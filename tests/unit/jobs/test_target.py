@@ -11,7 +11,9 @@ from core import paths
 from core.errors import UserError
 from core.jobs import bundle, client, installed, limit, target
 from core.running import runs
+from core.training import models, prepare
 from core.training.hardware import flavours
+from core.training.presets import preset
 from tests.hub.faults import Fault
 from tests.hub.repos import GOOD_TOKEN
 from tests.hub.server import Hub
@@ -60,9 +62,18 @@ def test_the_price_is_the_hubs_own_and_that_of_our_list_for_what_it_does_not_nam
         target.price_now("l4x1", GOOD_TOKEN)
 
 
-def test_a_faster_machine_may_take_less_time():
-    speeds = [limit.speed(target.hardware(name)) for name in ("cpu-basic", "t4-small", "l4x1", "l4x4", "h200")]
-    assert speeds == sorted(speeds) and speeds[3] == 4 * speeds[2]
+def test_a_job_gets_three_times_what_it_is_expected_to_take_and_an_hour_at_least(run_dir: Path):
+    model = models.resolve("starter")
+    recipe = preset("demo")
+    dataset = runs.take_data(recipe.dataset)
+    tokenizer = prepare.tokenizer_of(recipe, model)
+    machine = target.hardware("cpu-basic")
+    short = limit.timeout_s(recipe, model, dataset, tokenizer, machine)
+    long = limit.timeout_s(recipe.model_copy(update={"max_steps": 0, "num_train_epochs": 500.0}), model, dataset, tokenizer, machine)
+    faster = limit.timeout_s(
+        recipe.model_copy(update={"max_steps": 0, "num_train_epochs": 500.0}), model, dataset, tokenizer, target.hardware("l4x1")
+    )
+    assert limit.LEAST_S <= short < faster < long
 
 
 def test_the_bundle_is_the_same_for_the_same_contents_and_holds_only_what_is_allowed(run_dir: Path):
