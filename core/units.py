@@ -19,3 +19,10 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def usd(cost: float | None) -> str:
+    """``$0.42``, ``under $0.01``; empty where no price is known."""
+    if cost is None:
+        return ""
+    return f"${cost:,.2f}" if cost >= 0.005 or cost == 0 else "under $0.01"

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from core.training.presets import PRESETS
-from ui import feedback, form, methods
+from ui import feedback, form, methods, train_estimate
 from ui import train_handlers as on
 from ui.opening import opening
 from ui.shell import TRAIN, Shell, listen_api
@@ -40,6 +40,7 @@ def build(shell: Shell) -> None:
     slot = feedback.slot()
     progress = gr.HTML("", container=False, padding=False, elem_classes=["working"])
     adapt = gr.Button("Adapt the recipe to this machine", visible=False, size="sm", elem_id="train-adapt")
+    train_estimate.add(shell)
     made = form.Form()
     with gr.Row(elem_classes=["fields"]), gr.Column(elem_classes=["wide"]):
         preset = gr.Dropdown(
@@ -84,6 +85,7 @@ def build(shell: Shell) -> None:
         top.action.click, on.start, inputs=shell.form, inputs_kwargs=made.fields, outputs=travelling, slot=slot, concurrency_limit=2
     )
     listen_api(on.start_run, "start_run")
+    listen_api(train_estimate.estimate, "estimate")
 
 
 def _attach(shell: Shell, made: form.Form, at: dict[str, Any], slot: gr.HTML) -> None:

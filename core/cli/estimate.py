@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core.cli.output import Json, console, finish
-from core.units import duration, size
+from core.units import duration, size, usd
 
 if TYPE_CHECKING:
     from core.running.probe import Probe
@@ -117,13 +117,6 @@ def _flavours(offered: list[Offer], read: str) -> Table:
         verdict = "[green]yes[/]" if known.fits else "[red]no[/]"
         table.add_row(offer.flavour.name, verdict, size(peak), size(room), duration(known.total_s), usd(offer.job_usd))
     return table
-
-
-def usd(cost: float | None) -> str:
-    """``$0.42``, ``under $0.01``."""
-    if cost is None:
-        return ""
-    return f"${cost:,.2f}" if cost >= 0.005 or cost == 0 else "under $0.01"
 
 
 def knobs(change: Change) -> str:

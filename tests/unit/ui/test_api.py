@@ -53,7 +53,7 @@ def test_the_public_api_is_the_one_that_was_agreed(page):
 def test_every_listener_knows_who_may_call_it_and_only_named_ones_are_shown(page):
     assert [one["name"] for one in page["listeners"] if one["role"] is None] == []
     public = {one["api_name"] for one in page["listeners"] if one["visibility"] == "public"}
-    assert public == {"validate_dataset", "start_run", "run_status", "stop_run", "list_artifacts", "chat"}
+    assert public == {"validate_dataset", "estimate", "start_run", "run_status", "stop_run", "list_artifacts", "chat"}
 
 
 def test_what_changes_anything_is_for_the_owner(page):

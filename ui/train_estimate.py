@@ -1,0 +1,196 @@
+"""The estimate above the form: what the recipe takes, part by part, whether it fits here, and where else. From shapes alone, in milliseconds."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import gradio as gr
+
+from core import paths
+from core.data.dataset import open_dataset
+from core.errors import UserError
+from core.export import artifacts
+from core.training import fits, forecast, prospect, shapes, workload
+from core.training.architecture import read_config
+from core.training.hardware import prices_read
+from core.training.recipe import Recipe
+from core.training.shapes import Shapes
+from core.training.workload import Workload
+from core.units import usd
+from ui import form
+from ui import train_data as data
+from ui.access import Caller, allowed
+from ui.shell import TRAIN, Shell
+from ui.view import chip, count, duration, facts, percent, size, table, text
+
+NAMES = {
+    "weights": "Weights", "adapter": "Adapter", "gradients": "Gradients", "optimizer": "Optimizer", "activations": "Activations",
+    "logits": "Output scores", "context": "Process", "other": "Temporaries",
+}  # fmt: skip
+SMALLEST = 0.005  # of the peak: parts below it are not drawn
+
+
+def add(shell: Shell) -> gr.HTML:
+    """Put the estimate onto the page; it follows the form, whatever changed it."""
+    shown = gr.HTML("", container=False, padding=False, elem_id="train-estimate")
+    wired: dict[str, Any] = {"inputs": shell.form, "outputs": {"estimate": shown}}
+    shell.listen(shell.form.change, look, **wired, trigger_mode="always_last")
+    shell.listen([shell.demo.load, shell.tab[TRAIN].select], look, **wired)
+    return shown
+
+
+@allowed("public")
+def look(kept: dict[str, Any] | None, caller: Caller) -> dict[str, Any]:
+    """The estimate of the form as it stands; nothing where it makes no recipe."""
+    return {"estimate": estimated((kept or {}).get("values") or {}, caller)}
+
+
+@allowed("owner")
+def estimate(recipe: dict[str, Any], caller: Caller) -> dict[str, Any]:
+    """What `recipe` (knobs by name) takes before it is launched: memory by part, disk, steps, time, and every machine it fits on."""
+    chosen = data.recipe_of(form.to_values(Recipe()) | recipe, caller)
+    found = prospect.prospect(chosen, data.machine(), caller.token)
+    offers = fits.offers(chosen, found.model, found.work)
+    change = fits.smallest_change(chosen, found.model, data.machine(), found.work) if found.estimate else None
+    return {
+        "here": found.estimate.as_dict() if found.estimate else None,
+        "refused": found.refused.problem if found.refused else None,
+        "change": change.knobs if change else None,
+        "flavours": [offer.as_dict() for offer in offers],
+    }
+
+
+def estimated(values: dict[str, Any], caller: Caller) -> str:
+    """The HTML of the estimate."""
+    try:
+        recipe = data.recipe_of(values, caller)
+        model = model_of(recipe.base_model)
+    except (UserError, KeyError, TypeError):  # the fields say what is wrong with them
+        return ""
+    if model is None:
+        return _said("What it takes is not known before this model is fetched.", "Its config.json says how large it is.")
+    work = work_of(recipe)
+    offers = fits.offers(recipe, model, work)
+    try:
+        fits.checks.check_machine(recipe, data.machine())
+    except UserError:
+        return _said("It cannot run on this machine.", _where(fits.cheapest(offers))) + _flavours(offers)
+    here = forecast.of_shapes(recipe, model, data.machine(), work)
+    change = None if here.fits else fits.smallest_change(recipe, model, data.machine(), work)
+    return _verdict(here, change) + _bar(here) + _figures(here, fits.cheapest(offers)) + _honest(here) + _flavours(offers)
+
+
+def model_of(name: str) -> Shapes | None:
+    """The shapes of a base model as far as they are on this machine; None for a Hub model that nobody has listed or made."""
+    if name == "starter":
+        return shapes.shapes(read_config(paths.STARTER))
+    if known := shapes.of_listed(name):
+        return known
+    if paths.ID_PATTERN.fullmatch(name):
+        return shapes.shapes(read_config(artifacts.resolve(name).folder))
+    return None
+
+
+def work_of(recipe: Recipe) -> Workload:
+    """The rows of the chosen dataset; about, where they would have to be counted first."""
+    if not recipe.dataset:
+        return prospect.work_of(recipe)
+    if recipe.dataset.startswith("ds-"):
+        dataset = open_dataset(recipe.dataset)
+        return workload.assumed(recipe, len(dataset), dataset.manifest.size_bytes)
+    return workload.assumed(recipe, *_file(recipe.dataset))
+
+
+@lru_cache(maxsize=8)
+def _file(path: str) -> tuple[int, int]:
+    """Conversations and bytes of an example."""
+    from core.data.validate import validate
+
+    file = paths.EXAMPLES / path.rpartition("/")[2]
+    return (validate(file).num_valid, file.stat().st_size) if file.is_file() else (prospect.NO_DATA_ROWS, prospect.NO_DATA_BYTES)
+
+
+def _said(lead: str, rest: str) -> str:
+    return f'<p class="estimate-lead"><b>{text(lead)}</b> {text(rest)}</p>'
+
+
+def _verdict(here: forecast.Estimate, change: fits.Change | None) -> str:
+    is_gpu = here.memory.device == "gpu"
+    need, room = (here.peak_bytes, here.room_bytes) if is_gpu else (here.host_bytes, here.host_room_bytes)
+    kind = "GPU memory" if is_gpu else "main memory, libraries included"
+    lead = f"Needs about {size(need)} of {kind}; {size(room)} can be used here."
+    label = chip("Fits here", "good") if here.fits else chip("Does not fit here", "warning")
+    rest = ""
+    if not here.fits:
+        rest = f"It would fit with {_knobs(change)}. {change.said}" if change else "No change of batch, length or method makes it fit."
+    return f'<p class="estimate-lead">{label} <b>{text(lead)}</b> {text(rest)}</p>'
+
+
+def _knobs(change: fits.Change) -> str:
+    """The knobs by their titles, as the form has them: ``micro batch size 2, gradient checkpointing on``."""
+    titles = form.rows()
+    shown = {True: "on", False: "off"}
+    return ", ".join(
+        f"{titles[name]['title'].lower()} {shown.get(value, value) if isinstance(value, bool) else value}"
+        for name, value in change.knobs.items()
+    )
+
+
+def _bar(here: forecast.Estimate) -> str:
+    """One bar with the parts of the peak, and what they are beneath it: by number, so that nobody has to tell colours apart."""
+    parts = [part for part in here.parts if part.size_bytes > SMALLEST * here.memory.peak_bytes]
+    total = sum(part.size_bytes for part in parts)
+    spans = "".join(
+        f'<span class="p{index % 6}" style="width:{part.size_bytes / total * 100:.2f}%" title="{text(f"{NAMES[part.name]}: {part.said}")}"></span>'
+        for index, part in enumerate(parts)
+    )
+    legend = "".join(
+        f'<li><span class="key p{index % 6}"></span>{text(NAMES[part.name])} <b>{size(part.size_bytes)}</b></li>'
+        for index, part in enumerate(parts)
+    )
+    label = f"Peak by part, {size(here.memory.peak_bytes)}"
+    return f'<div class="parts" role="img" aria-label="{text(label)}">{spans}</div><ul class="parts-key">{legend}</ul>'
+
+
+def _figures(here: forecast.Estimate, best: fits.Offer | None) -> str:
+    pairs = [
+        ("Optimizer steps", f"{'' if here.is_counted else 'about '}{here.steps:,}"),
+        ("Time here", f"about {duration(here.total_s)}"),
+        ("Disk", size(here.disk_bytes)),
+        ("Cheapest machine on the Hub", _where(best)),
+    ]
+    return facts(pairs)
+
+
+def _where(best: fits.Offer | None) -> str:
+    if best is None or best.estimate is None:
+        return "None of the Hub's machines holds it."
+    return f"{best.flavour.title}, about {duration(best.estimate.total_s)}, {usd(best.job_usd)}"
+
+
+def _honest(here: forecast.Estimate) -> str:
+    known = here.correction
+    if known.runs and known.error is not None:
+        said = f"Corrected by {count(known.runs, 'run')} of this method measured here; without it, memory was {percent(known.error)} off."
+    else:
+        said = "Counted from the model's shapes; no run of this method was measured here yet. Time is a rough guess until then."
+    return f'<p class="quiet fine">{text(said)}</p>'
+
+
+def _flavours(offers: list[fits.Offer]) -> str:
+    rows: list[tuple[str, ...]] = []
+    for offer in offers:
+        known = offer.estimate
+        if known is None:
+            rows.append((text(offer.flavour.title), text(offer.refused.partition(". ")[0]), "", "", ""))
+            continue
+        is_gpu = known.memory.device == "gpu"
+        need, room = (known.peak_bytes, known.room_bytes) if is_gpu else (known.host_bytes, known.host_room_bytes)
+        verdict = chip("fits", "good") if known.fits else chip("too small", "warning")
+        rows.append((text(offer.flavour.title), verdict, f"{size(need)} of {size(room)}", duration(known.total_s), usd(offer.job_usd)))
+    heads = ("Machine", "", "Memory of each device", "Time", "As a job")
+    fitting = sum(offer.fits for offer in offers)
+    title = f"{fitting} of {len(offers)} machines on the Hub hold it; prices of {prices_read()[0]}"
+    made = table(heads, rows, "Machines on the Hub", numeric=(2, 3, 4))
+    return f'<details class="machines"><summary>{text(title)}</summary>{made}</details>'
