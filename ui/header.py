@@ -8,6 +8,8 @@ from functools import lru_cache
 import gradio as gr
 
 from core import doctor, paths
+from core.publish import space
+from core.publish.space import Advice
 from core.running import live
 from core.training import hardware
 from core.usage import usage
@@ -32,6 +34,9 @@ def build(shell: Shell) -> None:
             gr.LoginButton(size="sm", scale=0, min_width=210, variant="secondary", icon=None)
     timer = gr.Timer(EVERY_S)
     shell.listen([timer.tick, shell.demo.load], show, outputs=line, queue=False)
+    if space.settings_url():
+        advised = gr.HTML("", container=False, padding=False, elem_id="advice")
+        shell.listen([timer.tick, shell.demo.load], advise, outputs=advised, queue=False)
 
 
 @allowed("public")
@@ -43,6 +48,24 @@ def show(caller: Caller) -> str:
         f'<span class="{"warning" if warns else ""}">{text(label)} <b>{text(value)}</b></span>' for label, value, warns in facts
     )
     return f'<div class="top" role="status" aria-live="off"><h1>Transmute</h1>{cells}</div>'
+
+
+@allowed("public")
+def advise(caller: Caller) -> str:
+    """What the owner of a Space should know about storage and money, as HTML; the same text again changes nothing on the page."""
+    return advice_html(caller, sum(not run.is_terminal for run in live.all_runs()))
+
+
+def advice_html(caller: Caller, runs_going_on: int) -> str:
+    if not caller.may("owner"):
+        return ""
+    return "".join(_details(advice) for advice in (space.storage(), space.money(runs_going_on)) if advice)
+
+
+def _details(advice: Advice) -> str:
+    steps = "".join(f"<li>{text(step)}</li>" for step in advice.steps)
+    link = f'<a href="{text(advice.url)}" target="_blank" rel="noopener">Settings of this Space</a>'
+    return f'<details class="quiet"><summary>{text(advice.said)}</summary><ol>{steps}</ol>{link}</details>'
 
 
 @lru_cache(maxsize=1)
