@@ -119,7 +119,8 @@ def _row(dataset: Dataset, row: int, words: str, model: str, max_length: float, 
 
 @allowed("public")
 def look_at(dataset_id: str, row: float, words: str, model: str, max_length: float, loss_on: LossOn, caller: Caller) -> Shown:
-    return _row(open_dataset(dataset_id), int(row or 0), words, model, max_length, loss_on, caller)
+    """The row of this number. The number may arrive before the dataset that it belongs to."""
+    return _row(open_dataset(dataset_id), int(row or 0), words, model, max_length, loss_on, caller) if dataset_id else {}
 
 
 @allowed("public")

@@ -158,8 +158,8 @@ def test_a_split_is_trained_and_evaluated_on(page):
     says(page, r"conversations to train on, \d+ \(\d+ %\) to evaluate on")
     page.get_by_role("button", name="Train on this dataset").click()
     says(page, r"with \d+ conversations")
-    chosen = page.get_by_role("listbox", name=re.compile("^Evaluation")).or_(page.locator("#knob-eval_dataset input"))
-    wait_until(lambda: "identity, eval" in chosen.first.input_value(), 120, "the evaluation dataset")
+    page.get_by_role("button", name=re.compile("^Data: evaluation dataset differs from the preset")).click()
+    wait_until(lambda: "identity, eval" in page.locator("#knob-eval_dataset input").first.input_value(), 120, "the evaluation dataset")
     open_tab(page, "Dataset")
 
 
