@@ -8,7 +8,7 @@ import traceback
 import typer
 
 from core import paths
-from core.cli import chat, clean, data, deploy, estimate, imports, models, publish, run
+from core.cli import chat, clean, data, deploy, estimate, exports, imports, models, publish, run
 from core.cli.output import fail
 from core.errors import UserError
 from core.redact import redact
@@ -22,7 +22,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for verb, function in (
-    data.VERBS | imports.VERBS | clean.VERBS | run.VERBS | estimate.VERBS | models.VERBS | chat.VERBS | publish.VERBS | deploy.VERBS
+    data.VERBS
+    | imports.VERBS
+    | clean.VERBS
+    | run.VERBS
+    | estimate.VERBS
+    | exports.VERBS
+    | models.VERBS
+    | chat.VERBS
+    | publish.VERBS
+    | deploy.VERBS
 ).items():
     app.command(verb)(function)
 

@@ -1,0 +1,218 @@
+"""A recipe as one plain Python file that trains with TRL alone, written so that a person can read and change it."""
+
+from __future__ import annotations
+
+from core import paths
+from core.training.recipe import Recipe
+
+MARK = "\n# --- "  # begins each part after the first
+
+
+def script(recipe: Recipe) -> str:
+    """The whole file."""
+    return "".join(parts(recipe))
+
+
+def parts(recipe: Recipe) -> list[str]:
+    """The file in parts that make sense by themselves: settings, data, model, training."""
+    text = "\n".join(section for section in (_settings(recipe), _data(recipe), _model(recipe), _training(recipe)))
+    first, *others = text.split(MARK)
+    return [first, *(f"{MARK}{part}" for part in others)]
+
+
+def _settings(recipe: Recipe) -> str:
+    model = paths.STARTER.relative_to(paths.PROJECT).as_posix() if recipe.base_model == "starter" else recipe.base_model
+    data = "conversations.json" if recipe.dataset.startswith("ds-") or not recipe.dataset else recipe.dataset
+    return f'''"""{recipe.name}: {recipe.method} on {recipe.base_model}, as a plain TRL script.
+
+    python {recipe.name}.py [CONVERSATIONS [MODEL [OUTPUT]]]
+
+CONVERSATIONS is a JSON list or JSONL file of conversations, as ShareGPT and Vicuna have them ("conversations" of from and value) or as
+OpenAI has them ("messages" of role and content). The result is written to OUTPUT.
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig, SFTTrainer
+
+GIVEN = [] if "ipykernel" in sys.modules else sys.argv[1:]  # a notebook has no arguments of its own
+DATA = GIVEN[0] if GIVEN else {data!r}
+MODEL = GIVEN[1] if len(GIVEN) > 1 else {model!r}
+OUTPUT = GIVEN[2] if len(GIVEN) > 2 else {recipe.name!r}
+REVISION = {recipe.base_revision!r}
+MAX_LENGTH = {recipe.max_length}
+HAS_GPU = torch.cuda.is_available()
+PRECISION = {recipe.dtype!r}
+if PRECISION == "auto":
+    PRECISION = ("bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16") if HAS_GPU else "fp32"
+DTYPE = {{"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}}[PRECISION]
+'''
+
+
+def _data(recipe: Recipe) -> str:
+    from core.data.tokenizer import VICUNA_TEMPLATE
+
+    template = (
+        f'\ntokenizer.chat_template = {VICUNA_TEMPLATE!r}.replace("</s>", tokenizer.eos_token)' if recipe.chat_template != "model" else ""
+    )
+    learned = {"answers": 'message["role"] == "assistant"', "last": "number == len(messages) - 1", "all": "True"}[recipe.loss_on]
+    whole = "\n    if True:  # every token carries loss\n        labels = list(ids)" if recipe.loss_on == "all" else ""
+    held_out = (
+        f"eval_rows = load_rows({recipe.eval_dataset!r})\ntrain_rows = rows"
+        if recipe.eval_dataset
+        else f"num_eval = round(len(rows) * {recipe.eval_fraction!r})\ntrain_rows, eval_rows = rows[: len(rows) - num_eval], rows[len(rows) - num_eval :]"
+    )
+    return f'''{MARK}Data: conversations become token ids, and labels that are -100 where nothing is learned.
+ROLES = {{"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "system": "system"}}
+tokenizer = AutoTokenizer.from_pretrained(MODEL, revision=REVISION){template}
+if tokenizer.pad_token is None:
+    tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+
+
+def messages_of(record):
+    turns = record.get("messages") or record.get("conversations") or []
+    return [{{"role": ROLES[turn.get("role") or turn["from"]], "content": turn.get("content") or turn["value"]}} for turn in turns]
+
+
+def row_of(messages):
+    """Token ids and labels of one conversation: what the template puts around and into an answer, from its prompt on, is learned."""
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, truncation=True, max_length=MAX_LENGTH)
+    ids = encoded["input_ids"]
+    labels = [-100] * len(ids)
+    for number, message in enumerate(messages):
+        if not ({learned}):
+            continue
+        begin = len(tokenizer.apply_chat_template(messages[:number], tokenize=False, add_generation_prompt=True)) if number else 0
+        end = len(tokenizer.apply_chat_template(messages[: number + 1], tokenize=False))
+        for place, (start, stop) in enumerate(encoded["offset_mapping"]):
+            if begin <= start < end and stop > start:
+                labels[place] = ids[place]{whole}
+    return {{"input_ids": ids, "labels": labels}}
+
+
+def load_rows(file):
+    text = Path(file).read_text(encoding="utf-8")
+    records = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines() if line.strip()]
+    rows = [row_of(messages) for messages in map(messages_of, records) if messages and messages[-1]["role"] == "assistant"]
+    return [row for row in rows if any(label != -100 for label in row["labels"][1:])]
+
+
+rows = load_rows(DATA)
+{held_out}
+print(f"{{len(train_rows)}} conversations to train on, {{len(eval_rows)}} to measure on")
+'''
+
+
+def _model(recipe: Recipe) -> str:
+    lines = [f"{MARK}Model", "config = AutoConfig.from_pretrained(MODEL, revision=REVISION)"]
+    if recipe.rope_scaling == "linear":
+        lines += [
+            "if MAX_LENGTH > config.max_position_embeddings:  # positions are stretched, as FastChat does",
+            "    factor = float(math.ceil(MAX_LENGTH / config.max_position_embeddings))",
+            '    config.rope_parameters = dict(config.rope_parameters, rope_type="linear", factor=factor)',
+            "    config.max_position_embeddings = int(config.max_position_embeddings * factor)",
+        ]
+    loading = ["MODEL", "revision=REVISION", "config=config", f"dtype={'torch.float32' if recipe.method == 'fft' else 'DTYPE'}"]
+    if recipe.attn_implementation != "auto":
+        loading.append(f"attn_implementation={recipe.attn_implementation!r}")
+    else:
+        loading.append('attn_implementation="eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"')
+    if recipe.method == "qlora":
+        storage = "DTYPE" if recipe.quant_storage == "compute" else "torch.uint8"
+        lines += [
+            "from transformers import BitsAndBytesConfig",
+            "",
+            "quantization = BitsAndBytesConfig(",
+            '    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=DTYPE,',
+            f"    bnb_4bit_use_double_quant={recipe.double_quant}, bnb_4bit_quant_storage={storage},",
+            ")",
+        ]
+        loading += ["quantization_config=quantization", 'device_map={"": torch.cuda.current_device() if HAS_GPU else "cpu"}']
+    lines += ["model = AutoModelForCausalLM.from_pretrained(", *(f"    {argument}," for argument in loading), ")"]
+    if recipe.method == "sft":
+        lines += [
+            f"model.requires_grad_(False)  # the last {recipe.trainable_layers} decoder layers learn, in float32",
+            f"learning = list(model.get_decoder().layers)[-{recipe.trainable_layers}:]",
+            *(["learning.append(model.get_decoder().norm)"] if recipe.train_norms else []),
+            *(["learning.append(model.get_output_embeddings())"] if recipe.train_head else []),
+            "for module in learning:",
+            "    module.float().requires_grad_(True)",
+        ]
+    if recipe.is_adapter:
+        targets = (
+            recipe.target_modules if recipe.target_modules == "all-linear" else [name.strip() for name in recipe.target_modules.split(",")]
+        )
+        lines += [
+            "from peft import LoraConfig",
+            "",
+            "lora = LoraConfig(",
+            f'    task_type="CAUSAL_LM", r={recipe.lora_r}, lora_alpha={recipe.lora_alpha}, lora_dropout={recipe.lora_dropout},',
+            f'    target_modules={targets!r}, use_rslora={recipe.use_rslora}, use_dora={recipe.use_dora}, bias="none",',
+            ")",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _training(recipe: Recipe) -> str:
+    arguments: dict[str, object] = {
+        "per_device_train_batch_size": recipe.micro_batch_size,
+        "gradient_accumulation_steps": recipe.gradient_accumulation_steps,
+        "learning_rate": recipe.learning_rate,
+        "lr_scheduler_type": recipe.lr_scheduler_type,
+        "warmup_steps": recipe.warmup_steps,
+        "weight_decay": recipe.weight_decay,
+        "max_grad_norm": recipe.max_grad_norm,
+        "optim": recipe.optim,
+        "num_train_epochs": recipe.num_train_epochs,
+        "max_steps": recipe.max_steps or -1,
+        "seed": recipe.seed,
+        "gradient_checkpointing": recipe.gradient_checkpointing,
+        "logging_steps": recipe.logging_steps,
+        "save_strategy": "steps" if recipe.save_steps else "no",
+        "save_steps": recipe.save_steps or 500,
+        "save_total_limit": recipe.save_total_limit,
+        "train_sampling_strategy": "group_by_length" if recipe.group_by_length else "random",
+        "packing": recipe.packing,
+        "eval_packing": False,
+        "use_liger_kernel": recipe.use_liger_kernel,
+        "report_to": recipe.report_to,
+    }
+    if recipe.eval_steps:
+        arguments |= {"eval_strategy": "steps", "eval_steps": recipe.eval_steps}
+    listed = "\n".join(f"    {name}={value!r}," for name, value in arguments.items())
+    length = "MAX_LENGTH" if recipe.packing else "None"  # rows that are not packed were cut already
+    peft = "\n    peft_config=lora," if recipe.is_adapter else ""
+    early = ""
+    if recipe.early_stopping_patience:
+        early = f"\n    callbacks=[EarlyStoppingCallback({recipe.early_stopping_patience})],"
+    imported = "from transformers import EarlyStoppingCallback\n\n" if early else ""
+    best = '\n    load_best_model_at_end=False,\n    metric_for_best_model="eval_loss",' if early else ""
+    return f"""{MARK}Training
+{imported}arguments = SFTConfig(
+    output_dir=f"{{OUTPUT}}-checkpoints",
+    bf16=PRECISION == "bf16" and HAS_GPU,
+    fp16=PRECISION == "fp16",
+    use_cpu=not HAS_GPU,
+    max_length={length},
+{listed}{best}
+)
+trainer = SFTTrainer(
+    model=model,
+    args=arguments,
+    train_dataset=Dataset.from_list(train_rows),
+    eval_dataset=Dataset.from_list(eval_rows) if eval_rows else None,
+    processing_class=tokenizer,{peft}{early}
+)
+trainer.train()
+if eval_rows:
+    print(trainer.evaluate())
+trainer.save_model(OUTPUT)
+tokenizer.save_pretrained(OUTPUT)
+"""
