@@ -4,10 +4,13 @@ Sent as text in the job's command, so it needs nothing but Python itself: ``pyth
 """
 
 import hashlib
+import http.client
 import os
 import subprocess
 import sys
 import tarfile
+import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -23,18 +26,15 @@ class WithoutToken(urllib.request.HTTPRedirectHandler):
         return request
 
 
+TRIES = 6
+
+
 def main() -> None:
     repo, commit, sha256, run_id = sys.argv[1:5]
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     url = endpoint + "/" + repo + "/resolve/" + urllib.parse.quote(commit, safe="") + "/bundle.tar"
-    request = urllib.request.Request(url, headers={"Authorization": "Bearer " + os.environ["HF_TOKEN"]})  # noqa: S310 - the Hub's own address
-    digest = hashlib.sha256()
-    with urllib.request.build_opener(WithoutToken).open(request, timeout=300) as answer, Path("bundle.tar").open("wb") as file:
-        while chunk := answer.read(1 << 20):
-            digest.update(chunk)
-            file.write(chunk)
-    if digest.hexdigest() != sha256:
-        sys.exit("The bundle is not the one that was sent: its sha256 is " + digest.hexdigest())
+    if fetch(url, Path("bundle.tar")) != sha256:
+        sys.exit("The bundle is not the one that was sent.")
     with tarfile.open("bundle.tar") as bundle:
         bundle.extractall("transmute", filter="data")
     Path("bundle.tar").unlink()
@@ -47,6 +47,27 @@ def main() -> None:
     os.execv(  # noqa: S606 - an argument list, and no shell
         sys.executable, [sys.executable, "-m", "core.jobs.remote", run_id]
     )
+
+
+def fetch(url: str, to: Path) -> str:
+    """The sha256 of what was fetched; a Hub that is busy is asked again."""
+    for number in range(TRIES):
+        request = urllib.request.Request(url, headers={"Authorization": "Bearer " + os.environ["HF_TOKEN"]})  # noqa: S310 - the Hub's own address
+        digest = hashlib.sha256()
+        try:
+            with urllib.request.build_opener(WithoutToken).open(request, timeout=300) as answer, to.open("wb") as file:
+                while chunk := answer.read(1 << 20):
+                    digest.update(chunk)
+                    file.write(chunk)
+            return digest.hexdigest()
+        except urllib.error.HTTPError as error:
+            if number == TRIES - 1 or (error.code < 500 and error.code != 429):
+                sys.exit("The bundle could not be fetched: HTTP " + str(error.code))
+        except (OSError, http.client.HTTPException) as error:
+            if number == TRIES - 1:
+                sys.exit("The bundle could not be fetched: " + str(error))
+        time.sleep(2**number)
+    raise AssertionError("the last try returns or ends")
 
 
 if __name__ == "__main__":

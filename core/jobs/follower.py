@@ -142,7 +142,7 @@ def _conclude(run_dir: Path, job: target.Job, listener: Listener, token: str | N
     """The last words of a job that has ended; the results first, so that a run that is done has them."""
     finished = listener.finished()
     if finished is None:
-        error = _without_a_word(job, listener.stage, listener.url)
+        error = _without_a_word(job, listener)
         state = "cancelled" if listener.stage.name == "CANCELED" else "failed"
         events.append(run_dir, "job_ended", stage=listener.stage.name)
         events.append(run_dir, "finished", state=state, **({} if state == "cancelled" else {"error": error.as_dict()}))
@@ -169,15 +169,16 @@ def _fetching(run_dir: Path, done: int, total: int) -> None:
     events.append(run_dir, "progress", step="home", done=done, total=total, text=f"Bringing the results home: file {done + 1} of {total}")
 
 
-def _without_a_word(job: target.Job, stage: client.Stage, url: str) -> UserError:
+def _without_a_word(job: target.Job, listener: Listener) -> UserError:
     """Why a job ended whose run did not say how."""
-    said = f" ({stage.message})" if stage.message else ""
-    if "timeout" in stage.message.lower() or "timed out" in stage.message.lower() or (stage.running_s or 0) >= job.timeout_s:
-        remedy = "Start it again with a longer --timeout, or on a faster flavour."
+    stage, url = listener.stage, listener.url
+    if any(word in stage.message.lower() for word in ("timeout", "timed out")) or (stage.running_s or 0) >= job.timeout_s:
+        remedy = "Resume the run: it goes on from the checkpoint it had kept. A longer --timeout, or a faster flavour, saves that."
         return UserError(f"The job reached its time limit of {job.timeout_s // 60} minutes.", url, remedy, "TIMEOUT")
     if stage.name == "DELETED":
         return UserError("The job was deleted on the Hub.", url, "Resume the run to start a new job.", "KILLED")
-    problem = f"The job ended as {stage.name} before its run said how{said}."
+    said = "; ".join(words for words in (stage.message, listener.last_line()) if words)
+    problem = f"The job ended as {stage.name} before its run said how{f' ({said})' if said else ''}."
     return UserError(problem, url, "The end of `logs RUN` may say more. Resume the run to start a new job.", "CRASH")
 
 

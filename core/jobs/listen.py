@@ -12,6 +12,7 @@ from core.events import Event
 from core.jobs import client, results, wire
 from core.jobs.client import Stage
 from core.jobs.target import Job
+from core.redact import redact
 from core.running.runs import LOG
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
@@ -32,6 +33,12 @@ class Listener:
     @property
     def url(self) -> str:
         return f"job {self._job_id}"
+
+    def last_line(self) -> str:
+        """The last thing that the machine printed, without secrets."""
+        log = self._run_dir / LOG
+        said = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
+        return redact(next((line.strip() for line in reversed(said) if line.strip()), ""))[:300]
 
     def listen(self) -> None:
         """Until the job has ended and its last words are here, or cannot come any more. A Hub that is out of reach is waited for.

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from core import events, paths
 from core.errors import UserError
 from core.events import Event
-from core.jobs import bundle, results, wire
+from core.jobs import bundle, keeping, results, wire
 from core.publish.push import remember
 from core.redact import redact
 from core.running import runs
@@ -73,20 +73,27 @@ def main(run_id: str) -> int:
     try:
         unpack()
         runs.create(load_recipe(Path(bundle.RECIPE)), token, run_id=run_id)
+        remember(repo_id, "created")  # made for this run by who started the job
+        if kept := keeping.fetch(run_dir, repo_id, token):
+            events.append(run_dir, "note", text=f"It goes on from {kept}, which an earlier job had kept.")
         runs.start(run_id)
     except UserError as error:
         telling.say({"t": round(time.time(), 3), "kind": "finished", "state": "failed", "error": error.as_dict()})
         return 1
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=_stop, args=(run_id,), daemon=True).start())
+    keeper = keeping.Keeper(run_dir, repo_id, token)
     while not runs.load(run_id).is_terminal:
         telling.look()
+        keeper.look()
         time.sleep(LOOK_S)
     run = runs.load(run_id)
     if not events.fold(events.read(run_dir)).is_terminal:  # its supervisor was killed: nobody else can say so any more
         events.append(run_dir, "finished", state="failed", error=run.error)
     telling.look()
-    remember(repo_id, "created")  # made for this run by who started the job
+    keeper.close()
     try:
+        if run.state == "done":
+            keeping.forget(repo_id, token)
         sent = results.send(run_dir, repo_id, token)
     except UserError as error:
         events.append(run_dir, "not_sent", error=error.as_dict())

@@ -30,12 +30,13 @@ class Repo:
     kind: Literal["datasets", "models", "spaces"] = "datasets"
     access: Literal["open", "gated", "private", "disabled"] = "open"
     branches: dict[str, dict[str, bytes]] = field(default_factory=dict[str, dict[str, bytes]])  # beside main
+    history: dict[str, dict[str, bytes]] = field(default_factory=dict[str, dict[str, bytes]])  # the files of earlier commits
     settings: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])  # of a Space, as they were set
 
     def revisions(self) -> dict[str, dict[str, bytes]]:
         """The files by branch and by commit."""
         named = {"main": self.files} | self.branches
-        return named | {self.commit(files): files for files in named.values()}
+        return self.history | named | {self.commit(files): files for files in named.values()}
 
     def commit(self, files: dict[str, bytes]) -> str:
         return digest(repr(sorted((path, digest(content)) for path, content in files.items())).encode())

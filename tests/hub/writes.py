@@ -152,6 +152,8 @@ class Writes:
                     if value["oid"] not in self.hub.objects:
                         raise RefusedError(400, message=f"the content of {value['path']} was not sent")
                     files[value["path"]] = self.hub.objects[value["oid"]]
+                case "deletedFolder":
+                    files = {path: content for path, content in files.items() if not path.startswith(value["path"])}
                 case _:
                     files.pop(value["path"], None)
         oid = repo.commit(files)
@@ -160,7 +162,7 @@ class Writes:
             number = sum(name.startswith("refs/pr/") for name in repo.branches) + 1
             repo.branches[f"refs/pr/{number}"] = files
             return self._said(made | {"pullRequestUrl": f"{self.hub.url}/{id}/discussions/{number}"})
-        repo.files = files
+        repo.history[oid] = repo.files = files
         return self._said(made)
 
     def _said(self, value: Any) -> Answer:

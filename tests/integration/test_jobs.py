@@ -148,3 +148,21 @@ def test_a_follower_that_is_killed_is_replaced_and_no_event_is_lost_or_doubled(h
     assert sorted(states[-1].losses) == list(range(1, 13))
     log = (runs.folder(run_id) / runs.LOG).read_text(encoding="utf-8").split("\n")[:-1]
     assert log == [line for line in hub.jobs[-1].lines if not line.startswith("@transmute")]
+
+
+def test_a_job_that_is_killed_is_gone_on_with_from_the_checkpoint_it_had_kept(hub: Hub, home: Path):
+    run_id = dispatch.create(recipe(max_steps=12, save_steps=3), target.Target("cpu-basic", timeout="10m"), GOOD_TOKEN)
+    runs.start(run_id, GOOD_TOKEN)
+    for run in runs.follow(run_id):
+        assert not run.is_terminal, run.error
+        if any(event["kind"] == "checkpoint_kept" for event in events.read(runs.folder(run_id))):
+            break
+    hub.jobs[-1].end("ERROR", "Job timeout", at_once=True)
+    *_, run = runs.follow(run_id)
+    assert run.state == "failed" and run.error and run.error["code"] == "TIMEOUT"
+    runs.start(run_id, GOOD_TOKEN)
+    *_, run = runs.follow(run_id)
+    assert run.state == "done" and sorted(run.losses) == list(range(1, 13)), run.error
+    begun = [event["step"] for event in events.read(runs.folder(run_id)) if event["kind"] == "train_began"]
+    assert begun[0] == 0 and begun[-1] in (3, 6, 9, 12)
+    assert not [name for name in hub.repos[("models", f"someone/transmute-{run_id}")].files if name.startswith("checkpoints/")]

@@ -251,3 +251,13 @@ def test_nobody_logged_in_is_said_before_anything_is_written(hub: Hub, workspace
     with pytest.raises(UserError) as refused:
         dispatch.create(preset("demo"), Target("cpu-basic"), None)
     assert refused.value.code == "LOGIN" and not (workspace / "runs").exists()
+
+
+def test_the_last_thing_a_machine_printed_is_said_when_its_run_could_not_begin(hub: Hub, run_dir: Path, say: Say):
+    def last() -> None:
+        hub.jobs[-1].lines += ["Collecting torch", f"The bundle could not be fetched: {GOOD_TOKEN}", ""]
+        hub.jobs[-1].stage = "ERROR"
+
+    when_submitted(hub, last)
+    run = attend(run_dir)
+    assert run.state == "failed" and run.error and "The bundle could not be fetched: [secret]" in run.error["problem"]
