@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 
 from core import paths, redact
 from core.errors import UserError
+from core.jobs import dispatch
 from ui import access, layout, limits, theme
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -31,6 +32,8 @@ def main() -> None:
         remedy = "Set the environment variable TRANSMUTE_PASSWORD (the user is transmute), or leave out --share and --host."
         sys.exit(str(UserError("Without a password the page is for this machine only.", "--share, --host", remedy)))
     redact.install()
+    if not access.on_space():  # there a login belongs to a visitor
+        dispatch.take_up(access.saved_token())
     try:
         launch(options, password)
     except OSError as error:

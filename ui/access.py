@@ -104,7 +104,7 @@ def identify(request: gr.Request | None, token: str | None) -> Caller:
     """The caller of a request: all rights on one's own machine; on a Space what `whoami` says of the token, and nothing without one."""
     if not on_space():
         if request is None or os.environ.get("TRANSMUTE_PASSWORD") or _is_loopback(request):
-            return Caller("this machine", "owner", is_local=True, token=_saved_token())
+            return Caller("this machine", "owner", is_local=True, token=saved_token())
         return Caller("somebody else", "public")
     anybody: Role = "owner" if os.environ.get("ALLOW_PUBLIC") == "1" else "public"
     known = _whoami(token) if token else None
@@ -133,7 +133,7 @@ def _is_loopback(request: gr.Request) -> bool:
     return host.rsplit(":", 1)[0] in LOOPBACK or host in LOOPBACK
 
 
-def _saved_token() -> str | None:
+def saved_token() -> str | None:
     """The token of ``hf auth login``, as the command line uses it."""
     from huggingface_hub import get_token
 

@@ -59,6 +59,8 @@ def fetch(url: str, to: Path) -> str:
                 while chunk := answer.read(1 << 20):
                     digest.update(chunk)
                     file.write(chunk)
+                if file.tell() != int(answer.headers.get("Content-Length", file.tell())):
+                    raise OSError("the connection broke")
             return digest.hexdigest()
         except urllib.error.HTTPError as error:
             if number == TRIES - 1 or (error.code < 500 and error.code != 429):

@@ -82,6 +82,14 @@ def stop(run_id: str, token: str | None) -> Run:
     return runs.load(run_id)
 
 
+def take_up(token: str | None) -> list[str]:
+    """Listen again to every job that nobody listens to since this machine went down; returns the ids of their runs."""
+    left = [run for run in runs.list_runs() if token and run.error and run.error["code"] == "UNATTENDED"]
+    for run in left:
+        runs.start(run.run_id, token)
+    return [run.run_id for run in left]
+
+
 def _price(name: str, token: str | None) -> float | None:
     try:
         return target.price_now(name, token)

@@ -261,3 +261,13 @@ def test_the_last_thing_a_machine_printed_is_said_when_its_run_could_not_begin(h
     when_submitted(hub, last)
     run = attend(run_dir)
     assert run.state == "failed" and run.error and "The bundle could not be fetched: [secret]" in run.error["problem"]
+
+
+def test_a_program_that_starts_again_listens_again_to_what_nobody_listens_to(hub: Hub, run_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    events.append(run_dir, "started", pid=1)
+    begun: list[tuple[str, str | None]] = []
+    monkeypatch.setattr(runs, "start", lambda run_id, token: begun.append((run_id, token)))
+    assert dispatch.take_up(None) == [] and begun == []
+    assert dispatch.take_up(GOOD_TOKEN) == [RUN_ID] and begun == [(RUN_ID, GOOD_TOKEN)]
+    events.append(run_dir, "finished", state="cancelled")
+    assert dispatch.take_up(GOOD_TOKEN) == []

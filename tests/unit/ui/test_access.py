@@ -51,7 +51,7 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(access, "_identities", {})
-    monkeypatch.setattr(access, "_saved_token", lambda: None)
+    monkeypatch.setattr(access, "saved_token", lambda: None)
 
 
 @pytest.fixture
