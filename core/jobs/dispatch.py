@@ -27,7 +27,7 @@ def create(recipe: Recipe, wanted: Target, token: str | None, owner: str = "") -
     """
     machine = target.hardware(wanted.flavour)
     check(recipe, machine)
-    namespace = wanted.namespace or caller(token)
+    namespace = caller(token)
     run_id = paths.new_run_id()
     model = models.outline(recipe.base_model, recipe.base_revision, token)
     recipe = prepare.settled(recipe, model)

@@ -52,7 +52,6 @@ class Target:
     image: str = ""
     timeout: str = ""
     results: Results = "home"
-    namespace: str = ""  # an organisation that pays; empty: the caller
 
 
 def parse(on: str) -> str:

@@ -333,6 +333,8 @@ def delete(run_id: str) -> int:
     if not lock.acquire(LOOKED_AT_S):
         raise UserError(f"Run {run_id} is going on.", run_id, "Stop it first.")
     try:
+        if is_elsewhere(run_dir) and load(run_id, lock_is_ours=True).state not in ("failed", "cancelled"):
+            raise UserError(f"The job of run {run_id} may still go on, and cost.", run_id, "Stop the run first, or resume it to its end.")
         freed_bytes = size_bytes(run_id)
         shutil.rmtree(run_dir)
     finally:

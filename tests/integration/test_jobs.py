@@ -134,6 +134,8 @@ def test_a_follower_that_is_killed_is_replaced_and_no_event_is_lost_or_doubled(h
         if run.optimizer_step >= 2 or run.is_terminal:
             break
     pid = paths.read_json(runs.folder(run_id) / "process.json")["pid"]
+    for secret in ("environ", "cmdline"):  # the follower has the token from its standard input
+        assert GOOD_TOKEN.encode() not in Path(f"/proc/{pid}/{secret}").read_bytes()
     os.kill(pid, 9)
     while (run := runs.load(run_id)).state != "interrupted":
         assert run.state in ("running", "queued")

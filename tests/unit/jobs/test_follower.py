@@ -271,3 +271,13 @@ def test_a_program_that_starts_again_listens_again_to_what_nobody_listens_to(hub
     assert dispatch.take_up(GOOD_TOKEN) == [RUN_ID] and begun == [(RUN_ID, GOOD_TOKEN)]
     events.append(run_dir, "finished", state="cancelled")
     assert dispatch.take_up(GOOD_TOKEN) == []
+
+
+def test_a_run_whose_job_may_go_on_is_not_deleted(hub: Hub, run_dir: Path, say: Say):
+    when_submitted(hub, lambda: say(hub.jobs[-1], BEGIN[:5]))
+    hub.faults.append(Fault("GET /api/jobs/.*/logs", "status", 401))
+    attend(run_dir)
+    with pytest.raises(UserError, match="may still go on"):
+        runs.delete(RUN_ID)
+    dispatch.stop(RUN_ID, GOOD_TOKEN)
+    assert runs.delete(RUN_ID) > 0 and not run_dir.exists()
