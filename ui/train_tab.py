@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from core.training.presets import PRESETS
-from ui import feedback, form, methods, train_estimate
+from ui import feedback, form, methods, train_estimate, train_export
 from ui import train_handlers as on
 from ui.opening import opening
 from ui.shell import TRAIN, Shell, listen_api
@@ -70,6 +70,7 @@ def build(shell: Shell) -> None:
     with gr.Accordion("The exact command and recipe file", open=False, elem_classes=["group"]):
         command = gr.Code("", language="shell", label="Command", interactive=False, elem_id="train-command")
         yaml = gr.Code("", language="yaml", label="recipe.yaml", interactive=False, elem_id="train-yaml")
+    train_export.add(shell, slot)
     shared = {
         "kept": shell.form,
         "preset": preset,

@@ -84,7 +84,7 @@ def command(recipe: Recipe, hardware: Hardware) -> str:
 def notebook(recipe: Recipe) -> str:
     """A Jupyter notebook (nbformat 4.5): the packages, then the plain script, one cell for each of its parts."""
     cells = [
-        _cell(0, "markdown", f"# {recipe.name}\n\n`{recipe.method}` on `{recipe.base_model}`. Put the conversations beside this notebook.")
+        _cell(0, "markdown", f"# {recipe.name}\n\n`{recipe.method}` as a plain TRL script. Put the conversations beside this notebook.")
     ]
     cells.append(_cell(1, "code", f"%pip install -q {' '.join(pins())}"))
     for number, part in enumerate(script.parts(recipe), 2):

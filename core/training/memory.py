@@ -74,11 +74,12 @@ def needed(recipe: Recipe, model: Shapes, setting: Setting, batch: Batch) -> Mem
     begin = piled + saved + tiles  # the output layer's tiles, with every activation still there
     end = gradients + working + (model.embedding * FP32 if learns_head(recipe) and model.is_tied else 0)
     update = gradients + optimizer_working(recipe, model, setting)
+    copies = autocast_copies(recipe, model, setting) * setting.weights_share  # gone with the backward pass
     phases = {
         "load": load_bytes(model, setting, base * setting.weights_share),
-        "train": fixed + max(begin, piled + saved + working, end, update),
+        "train": fixed + max(begin, piled + saved + working, end, update - copies),
         "evaluate": fixed + evaluation(model, batch, setting, element) if batch.eval_rows else 0.0,
-        "save": fixed + save_bytes(recipe, model, setting),
+        "save": fixed - copies + save_bytes(recipe, model, setting),
     }
     parts = _parts(phases, (base * setting.weights_share, adapter * FP32 * setting.weights_share, gradients, state, saved, tiles, context))
     host = HOST_OF_GPU + host_save_bytes(recipe, model, setting) if setting.device == "gpu" else max(phases.values()) + IMPORTS
@@ -126,9 +127,12 @@ def weights(recipe: Recipe, model: Shapes, setting: Setting) -> float:
         linear = model.layers * model.layer_linear
         return linear * nf4_bytes(recipe) + (model.total - linear) * element
     learning = 0 if recipe.is_adapter else trainable(recipe, model)
-    # Under autocast the weights that learn are also held once in the compute dtype, from the forward to the backward pass.
-    copies = HALF * learning if setting.half and learning else 0
-    return learning * FP32 + (model.total - learning) * element + copies
+    return learning * FP32 + (model.total - learning) * element + autocast_copies(recipe, model, setting)
+
+
+def autocast_copies(recipe: Recipe, model: Shapes, setting: Setting) -> float:
+    """Under autocast the weights that learn are also held once in the compute dtype, from the forward to the backward pass."""
+    return float(HALF * trainable(recipe, model)) if setting.half and not recipe.is_adapter else 0.0
 
 
 def optimizer_bytes(recipe: Recipe, model: Shapes, setting: Setting) -> float:
@@ -146,8 +150,13 @@ def optimizer_bytes(recipe: Recipe, model: Shapes, setting: Setting) -> float:
 
 
 def optimizer_working(recipe: Recipe, model: Shapes, setting: Setting) -> float:
-    """Temporaries of one update: torch's loop makes two of the largest weight's size; on a GPU the foreach path makes one more of all."""
+    """Temporaries of one update: torch's loop makes two of the largest weight's size; on a GPU its foreach path makes one of all.
+
+    Fused and bitsandbytes' optimizers make none there.
+    """
     learning = trainable(recipe, model)
+    if setting.device == "gpu" and recipe.optim != "adamw_torch":
+        return 0.0
     largest = model.largest if not recipe.is_adapter else max((m.weights for m in _adapter_matrices(recipe, model)), default=0)
     return float(2 * FP32 * min(largest, learning)) if setting.device == "cpu" else float(FP32 * learning)
 

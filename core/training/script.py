@@ -23,7 +23,7 @@ def parts(recipe: Recipe) -> list[str]:
 def _settings(recipe: Recipe) -> str:
     model = paths.STARTER.relative_to(paths.PROJECT).as_posix() if recipe.base_model == "starter" else recipe.base_model
     data = "conversations.json" if recipe.dataset.startswith("ds-") or not recipe.dataset else recipe.dataset
-    return f'''"""{recipe.name}: {recipe.method} on {recipe.base_model}, as a plain TRL script.
+    return f'''"""{recipe.name}: {recipe.method} as a plain TRL script.
 
     python {recipe.name}.py [CONVERSATIONS [MODEL [OUTPUT]]]
 

@@ -1,0 +1,173 @@
+"""What a recipe takes is counted from the model's config alone, says where each number comes from, and finds the change that fits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core import events, paths
+from core.errors import UserError
+from core.training import fits, forecast, measured, pace, shapes, workload
+from core.training.hardware import Gpu, Hardware, TorchBuild, flavours
+from core.training.memory import SOURCES
+from core.training.recipe import Recipe
+from core.training.workload import Workload
+
+GB = 10**9
+CPU = Hardware(2, 24 * GB, (), TorchBuild("2.13.0+cpu", None))
+SEVEN_B = shapes.of_listed("lmsys/vicuna-7b-v1.5")
+WORK = Workload(rows=1000, tokens=1000 * 1500, longest=2048, eval_rows=50, eval_tokens=50 * 1500, is_counted=True)
+pytestmark = pytest.mark.usefixtures("workspace")
+
+
+def machine(vram_gb: float, count: int = 1, ram_gb: float = 200) -> Hardware:
+    return Hardware(16, int(ram_gb * GB), (Gpu("NVIDIA A100", int(vram_gb * GB), (8, 0)),) * count, TorchBuild("2.13.0", "12.8"))
+
+
+def of(recipe: Recipe, hardware: Hardware = CPU, work: Workload = WORK) -> forecast.Estimate:
+    assert SEVEN_B
+    return forecast.of_shapes(recipe, SEVEN_B, hardware, work)
+
+
+def test_the_parts_add_up_to_the_peak_and_each_names_its_source() -> None:
+    for method in ("qlora", "lora", "sft", "fft"):
+        for hardware in (CPU, machine(80)):
+            found = of(Recipe(method=method, gradient_checkpointing=True), hardware)
+            assert sum(part.size_bytes for part in found.parts) == pytest.approx(found.memory.peak_bytes)
+            assert {part.name for part in found.parts} <= set(SOURCES) and all(part.size_bytes >= 0 for part in found.parts)
+
+
+def test_7b_is_near_what_others_published() -> None:
+    """LLaMA-Factory's table: 7B takes 120 GB in full, 16 GB with LoRA, 6 GB with QLoRA; small rows, activations computed again."""
+    small = Workload(1000, 256_000, 256, 0, 0, is_counted=True)
+    light = {"micro_batch_size": 1, "gradient_checkpointing": True, "max_length": 256, "eval_fraction": 0.0}
+    peaks = {method: of(Recipe(method=method, **light), machine(141), small).peak_bytes / GB for method in ("fft", "lora", "qlora")}
+    assert peaks["fft"] == pytest.approx(120, rel=0.15)
+    assert peaks["lora"] == pytest.approx(16, rel=0.15)
+    assert peaks["qlora"] == pytest.approx(6, rel=0.15)
+
+
+@given(rows=st.integers(1, 64), length=st.sampled_from([128, 512, 2048, 8192]), method=st.sampled_from(["qlora", "lora", "sft", "fft"]))
+def test_more_tokens_never_take_less(rows: int, length: int, method: str) -> None:
+    work = Workload(10_000, 10_000 * length, length, 0, 0, is_counted=True)
+    recipe = Recipe(method=method, micro_batch_size=rows, max_length=length)
+    more = recipe.model_copy(update={"micro_batch_size": rows + 1})
+    assert of(more, machine(80), work).peak_bytes >= of(recipe, machine(80), work).peak_bytes
+
+
+def test_sharing_takes_less_of_each_gpu() -> None:
+    peaks = [of(Recipe(method="fft", accelerate_config=kind), machine(80, 4)).peak_bytes for kind in ("ddp", "zero2", "fsdp2")]
+    assert peaks == sorted(peaks, reverse=True) and peaks[2] < peaks[0] * 0.6
+
+
+def test_the_smallest_change_fits_and_keeps_the_batch() -> None:
+    recipe = Recipe(method="lora", micro_batch_size=16, max_length=2048)
+    hardware = machine(24)
+    assert SEVEN_B and not of(recipe, hardware).fits
+    change = fits.smallest_change(recipe, SEVEN_B, hardware, WORK)
+    assert change is not None
+    changed = recipe.model_copy(update=change.knobs)
+    assert of(changed, hardware).fits
+    assert changed.micro_batch_size * changed.gradient_accumulation_steps == 16
+    assert "method" not in change.knobs and change.said
+
+
+def test_where_only_another_method_fits_it_is_named_with_its_learning_rate() -> None:
+    recipe = Recipe(method="fft", learning_rate=2e-5, dtype="bf16")
+    assert SEVEN_B
+    change = fits.smallest_change(recipe, SEVEN_B, machine(24), WORK)
+    assert change and change.knobs["method"] in ("lora", "qlora") and change.knobs["learning_rate"] == pytest.approx(2e-4)
+
+
+def test_nothing_is_changed_where_it_fits_and_nothing_is_offered_where_nothing_helps() -> None:
+    assert SEVEN_B
+    assert fits.smallest_change(Recipe(method="qlora", micro_batch_size=1), SEVEN_B, machine(80), WORK) is None
+    assert fits.smallest_change(Recipe(method="qlora"), SEVEN_B, machine(1), WORK) is None
+
+
+def test_every_flavour_has_an_answer() -> None:
+    assert SEVEN_B
+    found = fits.offers(Recipe(method="qlora", micro_batch_size=1, gradient_checkpointing=True), SEVEN_B, WORK)
+    assert [offer.flavour.name for offer in found] == [flavour.name for flavour in flavours()]
+    assert all(bool(offer.refused) == (offer.estimate is None) for offer in found)
+    by_name = {offer.flavour.name: offer for offer in found}
+    assert by_name["a100-large"].fits and by_name["a100-large"].job_usd
+    assert fits.cheapest(found) in [offer for offer in found if offer.fits]
+    refused = {offer.flavour.name: offer.refused for offer in fits.offers(Recipe(dtype="bf16"), SEVEN_B, WORK)}
+    assert "no bf16" in refused["t4-small"] and not refused["l4x1"]
+
+
+def test_every_gpu_that_can_be_rented_has_its_datasheet_speed() -> None:
+    assert all(pace.tflops(flavour.gpu) != pace.UNKNOWN_TFLOPS for flavour in flavours() if flavour.gpu)
+    assert pace.tflops("NVIDIA A100-SXM4-80GB") == 312 and pace.tflops("Tesla T4") == 65
+    assert pace.tflops("Some other card") == pace.UNKNOWN_TFLOPS
+
+
+def test_a_config_without_sizes_is_refused_in_three_parts() -> None:
+    with pytest.raises(UserError, match="hidden_size") as raised:
+        forecast.estimate(Recipe(), {"model_type": "odd"}, CPU, WORK)
+    assert raised.value.where and raised.value.remedy
+
+
+@given(conversations=st.integers(1, 10_000), size=st.integers(0, 10**9), packing=st.booleans(), share=st.floats(0, 0.5))
+def test_a_guessed_workload_makes_sense(conversations: int, size: int, packing: bool, share: float) -> None:
+    recipe = Recipe(packing=packing, eval_fraction=share)
+    found = workload.assumed(recipe, conversations, size)
+    assert found.rows >= 1 and found.tokens >= 1 and found.eval_rows <= conversations
+    assert found.tokens <= conversations * recipe.max_length
+    assert workload.optimizer_steps(recipe, found, 1) >= 1
+
+
+# --- predicted and measured --------------------------------------------------------------------------------------------------------
+
+
+def a_run(home: Path, name: str, *, predicted: float = 1000.0, peak: float | None = 1200.0, attempts: int = 1) -> Path:
+    run_dir = home / "runs" / name
+    run_dir.mkdir(parents=True)
+    estimate = {"machine": "2 CPUs", "method": "lora", "peak_bytes": predicted, "train_s": 10.0}
+    paths.write_json(run_dir / "launch.json", {"estimate": estimate})
+    events.append(run_dir, "created", run_id=name, name=name, method="lora", steps=["train"])
+    for _ in range(attempts):
+        events.append(run_dir, "train_began", step=0, max_steps=5)
+    events.append(run_dir, "facts", facts={"train_s": 20.0} | ({"memory_bytes": {"load": 10, "train": peak}} if peak else {}))
+    return run_dir
+
+
+def test_what_a_run_took_corrects_the_next_estimate(workspace: Path) -> None:
+    assert measured.correction("2 CPUs", "lora", 1000).runs == 0
+    assert measured.keep(a_run(workspace, "r-1"))
+    found = measured.correction("2 CPUs", "lora", 1000)
+    assert (found.memory, found.time, found.runs) == (1.2, 2.0, 1) and found.error == pytest.approx(1 / 6)
+    assert measured.correction("2 CPUs", "fft", 1000).runs == 0, "other methods are not spoken for"
+    assert measured.correction("1x NVIDIA L4", "lora", 1000).runs == 0
+    assert measured.correction("2 CPUs", "lora", 50_000).runs == 0, "a small model says nothing of a large one"
+
+
+def test_one_odd_run_does_not_spoil_the_others(workspace: Path) -> None:
+    for number, peak in enumerate((1100, 1100, 90_000, 1100)):
+        measured.keep(a_run(workspace, f"r-{number}", peak=peak))
+    assert measured.correction("2 CPUs", "lora", 1000).memory == 1.1
+
+
+@pytest.mark.parametrize("change", [{"peak": None}, {"attempts": 2}])
+def test_a_run_without_a_peak_or_with_two_attempts_is_not_kept(workspace: Path, change: dict) -> None:
+    assert measured.keep(a_run(workspace, "r-1", **change)) is None
+    assert measured.read() == []
+
+
+def test_a_torn_or_foreign_line_is_passed_over(workspace: Path) -> None:
+    measured.keep(a_run(workspace, "r-1"))
+    with measured.path().open("a", encoding="utf-8") as file:
+        file.write('[]\n{"run_id": "x"}\n\x00\x01\n{"torn": ')
+    measured.keep(a_run(workspace, "r-2"))
+    assert [pair.run_id for pair in measured.read()] == ["r-1", "r-2"]
+
+
+def test_an_estimate_as_a_program_reads_it_is_json() -> None:
+    said = json.loads(json.dumps(of(Recipe(method="qlora")).as_dict()))
+    assert said["peak_bytes"] == pytest.approx(sum(part["bytes"] for part in said["parts"]), abs=10)
+    assert all(part["source"] for part in said["parts"])
