@@ -1,5 +1,6 @@
 """A run is what its events add up to, however the process that wrote them ended."""
 
+import dataclasses
 import errno
 import json
 import subprocess
@@ -98,7 +99,8 @@ def test_events_of_a_newer_version_change_nothing(tmp_path):
     write(tmp_path, CREATED)
     before = events.fold(events.read(tmp_path))
     write(tmp_path, ("teleported", {"to": "mars"}))
-    assert events.fold(events.read(tmp_path)) == before
+    after = events.fold(events.read(tmp_path))
+    assert after == dataclasses.replace(before, heard_s=after.heard_s)
 
 
 def test_more_levels_take_a_finished_run_up_again_and_keep_what_was_trained(tmp_path):
