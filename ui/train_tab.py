@@ -50,6 +50,7 @@ def build(shell: Shell) -> None:
             info=PRESET_HELP,
             elem_id="train-preset",
         )
+    with gr.Row(elem_classes=["fields"]), gr.Column(elem_classes=["wide"]):
         place = gr.Dropdown(places(), value=begin["place"], label="Where it runs", info=PLACE_HELP, elem_id="train-place")
     gr.HTML('<h2 class="part">Method</h2>', container=False, padding=False)
     made.fields["method"] = gr.Radio(
