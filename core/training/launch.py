@@ -17,7 +17,7 @@ DEEPSPEED = ("zero2", "zero2_offload", "zero3", "zero3_offload")
 OFFLOAD = ("zero2_offload", "zero3_offload")
 # On a CPU every large tensor is mapped by itself and given back when it is freed. From glibc's heap, which cannot fill the holes between
 # aligned blocks (sourceware.org/bugzilla 14581), a 134M LoRA took 3.9 GB instead of 3.0, for 7 % less CPU time.
-LARGE_TENSOR_BYTES = 2**20
+LARGE_TENSOR_BYTES = 2**18
 
 # Trackers write into the run's folder and never reach for a network (reliability rule R7 and its amendment).
 TRACKERS: dict[str, Callable[[Path], dict[str, str]]] = {

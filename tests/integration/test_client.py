@@ -66,6 +66,15 @@ def test_a_run_is_started_watched_and_stopped(client: Any) -> None:
     assert stopped["state"] == "cancelled" and stopped["step"] >= 1
 
 
+def test_a_recipe_is_estimated_before_it_is_started(client: Any) -> None:
+    recipe = {"base_model": "starter", "dataset": str(paths.EXAMPLES / "identity.json"), "max_length": 256, "method": "lora"}
+    found = client.predict(recipe, api_name="/estimate")
+    here = found["here"]
+    assert here["fits"] and here["steps"] > 1 and found["change"] is None
+    assert sum(part["bytes"] for part in here["parts"]) == pytest.approx(max(here["phases"].values()), abs=10)
+    assert {offer["flavour"] for offer in found["flavours"]} >= {"cpu-basic", "t4-small", "h200"}
+
+
 def test_models_are_listed_and_answer(client: Any) -> None:
     listed = client.predict(api_name="/list_artifacts")
     assert [(one["id"], one["kind"]) for one in listed if one["run_id"] == "r-starter"] == [(MODEL, "merged")]
@@ -85,6 +94,7 @@ def test_models_are_listed_and_answer(client: Any) -> None:
         ("/chat", (["nobody"], "hello"), "not there any more"),
         ("/chat", ([MODEL], "  "), "nothing to ask"),
         ("/start_run", ({"learning_rate": 7},), "learning_rate"),
+        ("/estimate", ({"learning_rate": 7},), "learning_rate"),
     ],
 )
 def test_an_error_is_one_sentence_with_its_remedy_and_no_path(client: Any, endpoint: str, values: Any, problem: str) -> None:

@@ -24,7 +24,7 @@ def test_one_process_needs_no_launcher():
     launch = command(RUN, Recipe(), CPU, threads=2)
     assert launch.argv == (sys.executable, "-m", "core.worker", "/w/runs/r")
     assert launch.env == {
-        "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "", "MALLOC_MMAP_THRESHOLD_": "1048576", "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "", "MALLOC_MMAP_THRESHOLD_": "262144", "ACCELERATE_USE_CPU": "true",
     }  # fmt: skip
     assert command(RUN, Recipe(), gpus(A100, 1), threads=8).argv == launch.argv
 

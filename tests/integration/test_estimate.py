@@ -1,0 +1,106 @@
+"""The estimate beside the real thing: parameters and saved tensors of real models, a real probe, and the exported script really training."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from core import paths
+from core.cli.app import app
+from core.process import child_environment
+from core.training import activations, exports, measured, shapes
+from core.training.hardware import detect
+from core.training.presets import demo
+from core.training.recipe import Recipe
+from core.training.setting import Batch
+from tests.integration.families import FAMILIES, config_of
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
+ROWS, LENGTH = 2, 96
+
+
+def shapes_of(family: str, **changes: int) -> shapes.Shapes:
+    return shapes.shapes(json.loads(config_of(family, **changes).to_json_string(use_diff=False)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parameters_are_counted_as_transformers_makes_them(family: str) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config_of(family))
+    assert shapes_of(family).total == sum(parameter.numel() for parameter in model.parameters())
+
+
+def saved_bytes(family: str, layers: int, recipe: Recipe) -> int:
+    """What autograd keeps of a real forward pass, parameters left out."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = config_of(family, num_hidden_layers=layers, sliding_window=512)
+    attention = "eager" if family == "gemma2" else "sdpa"
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
+    if recipe.is_adapter:
+        lora = LoraConfig(task_type="CAUSAL_LM", r=recipe.lora_r, lora_dropout=recipe.lora_dropout, target_modules="all-linear")
+        model = get_peft_model(model, lora)
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    decoder = (model.get_base_model() if recipe.is_adapter else model).train().model
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = decoder(input_ids=torch.randint(3, 100, (ROWS, LENGTH)), use_cache=False)
+    del out
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "gemma2", "phi3"])
+@pytest.mark.parametrize("method", ["lora", "fft"])
+def test_saved_tensors_of_a_layer_are_counted_as_torch_keeps_them(family: str, method: str) -> None:
+    recipe = Recipe(method=method, max_length=LENGTH, packing=False, micro_batch_size=ROWS)
+    counted = saved_bytes(family, 2, recipe) - saved_bytes(family, 1, recipe)
+    batch = Batch(ROWS, LENGTH, 0, 0, is_masked=False, is_flat=False)
+    kind = "adapts" if recipe.is_adapter else "learns"
+    told = activations.layer_saved(recipe, shapes_of(family, sliding_window=512), batch, 4, kind)
+    assert told == pytest.approx(counted, rel=0.07)
+
+
+def test_a_probe_runs_twenty_real_steps_and_corrects_the_estimate(workspace: Path) -> None:
+    result = CliRunner().invoke(app, ["estimate", "--preset", "demo", "--set", "method=lora", "--probe", "--json"])
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout.splitlines()[-1])
+    assert said["probe"]["peak_bytes"] > 10_000_000 and said["probe"]["step_s"] > 0
+    assert said["here"]["correction"]["runs"] == 1
+    assert said["here"]["peak_bytes"] == pytest.approx(said["probe"]["peak_bytes"], rel=0.05)
+    (pair,) = measured.read()
+    assert pair.measured_bytes == said["probe"]["peak_bytes"]
+    assert not list(paths.runs_dir().iterdir()), "the probe's run is gone"
+
+
+def test_the_exported_script_trains_with_trl_alone(tmp_path: Path) -> None:
+    recipe = demo().model_copy(update={"max_steps": 2, "method": "lora", "eval_dataset": "", "eval_fraction": 0.02, "micro_batch_size": 2})
+    file = tmp_path / "train.py"
+    file.write_text(exports.export(recipe, "script", detect()), encoding="utf-8")
+    out = tmp_path / "result"
+    arguments = [str(paths.EXAMPLES / "identity.json"), str(paths.STARTER), str(out)]
+    environment = child_environment({"CUDA_VISIBLE_DEVICES": ""})
+    del environment["PYTHONPATH"]  # nothing of Transmute is at hand
+    child = subprocess.run(
+        [sys.executable, "-W", "ignore", str(file), *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert child.returncode == 0, child.stderr[-3000:]
+    assert "294 conversations to train on, 6 to measure on" in child.stdout and "eval_loss" in child.stdout
+    assert (out / "adapter_model.safetensors").stat().st_size > 100_000
