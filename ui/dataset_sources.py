@@ -82,6 +82,10 @@ def _others() -> Shown:
 def attach(shell: Shell, at: Shown, slot: gr.HTML) -> None:
     settings = dataset_rows.settings(at)
     opens: dict[str, Any] = {"outputs": at, "slot": slot}
+    watched = [shell.import_id, *settings]
+    shell.listen(shell.demo.load, offer_paths, outputs=at["here"], slot=slot, queue=False)
+    reopened = shell.listen(shell.demo.load, reopen, inputs=[shell.dataset_id, *watched], **opens)
+    opens["cancels"] = reopened  # who chooses while the page still looks for what was open has chosen
     for button, handler in ((at["identity"], example_identity), (at["broken"], example_broken)):
         shell.listen(button.click, handler, inputs=settings, **opens)
     shell.listen(at["before"].input, on.choose, inputs=[at["before"], *settings], **opens)
@@ -90,10 +94,14 @@ def attach(shell: Shell, at: Shown, slot: gr.HTML) -> None:
     shell.listen([at["take"].click, at["path"].submit], take_path, inputs=at["path"], **opens)
     hub = [at["repo"], at["config"], at["split"], at["revision"]]
     shell.listen([at["fetch"].click, at["repo"].submit], take_hub, inputs=hub, **opens)
-    watched = [shell.import_id, *settings]
-    shell.listen(shell.import_timer.tick, look_after, inputs=watched, concurrency_limit=8, **opens)
+    shell.listen(shell.import_timer.tick, look_after, inputs=watched, concurrency_limit=8, **opens | {"cancels": None})
     shell.listen(at["stop"].click, stop, inputs=shell.import_id, **opens)
-    shell.listen(shell.demo.load, reopen, inputs=[shell.dataset_id, *watched], **opens)
+
+
+@allowed("public")
+def offer_paths(caller: Caller) -> gr.Tab:
+    """Files of this machine are for who sits at it."""
+    return gr.Tab(visible=caller.is_local)
 
 
 @allowed("public")
@@ -176,14 +184,13 @@ def stop(import_id: str) -> Shown:
 @allowed("public")
 def reopen(dataset_id: str, import_id: str, model: str, max_length: float, loss_on: LossOn, caller: Caller) -> Shown:
     """After a reload: the import that went on, or what became of it, and the dataset that was open."""
-    here = {"here": gr.Tab(visible=caller.is_local)}
     try:
         shown = on.opened(open_dataset(dataset_id), model, max_length, loss_on, caller)
     except UserError:
         shown = said_by_name(view.NOTHING, on.NO_DATA) | {"dataset_id": "", "before": on.before(caller)}
     if not import_id:
-        return shown | here
+        return shown
     try:
-        return shown | here | _followed(import_id, model, max_length, loss_on, caller)
+        return shown | _followed(import_id, model, max_length, loss_on, caller)
     except UserError:
-        return shown | here | {"import_id": ""}  # it is forgotten
+        return shown | {"import_id": ""}  # it is forgotten

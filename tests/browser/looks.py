@@ -40,9 +40,9 @@ def picture(browser: Any, page: Any, tab: str, ready: str, name: str, before: Ca
             viewport={"width": width, "height": height}, color_scheme=scheme, storage_state=page.context.storage_state()
         )
         seen = context.new_page()
-        seen.set_default_timeout(90_000)
         seen.set_default_timeout(90_000)  # three pages at once on a busy machine
         seen.goto(f"{url}?__theme={scheme}")
+        seen.locator("#header", has_text="Memory").wait_for()  # the page's own code is at work: a click before that is lost
         seen.get_by_role("tab", name=tab, exact=True).click()
         if before:
             before(seen)

@@ -178,7 +178,7 @@ def test_a_reload_finds_the_import_and_what_became_of_it() -> None:
 def test_a_reload_with_an_import_that_is_gone_begins_anew(import_id: str) -> None:
     shown = call(dataset_sources.reopen, "ds-gone", import_id, *SETTINGS)
     assert shown["import_id"] == "" and shown["dataset_id"] == "" and "Choose the conversations" in shown["sentence"]
-    assert shown["here"].visible, "at this machine files are taken by their path"
+    assert call(dataset_sources.offer_paths).visible, "at this machine files are taken by their path"
 
 
 def test_an_import_is_stopped_and_says_so(tmp_path: Path) -> None:
