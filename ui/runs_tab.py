@@ -110,7 +110,7 @@ def _buttons_of(run: Run) -> str:
 
 
 def _buttons(run: Run) -> dict[str, gr.Button]:
-    can_stop = run.state in ("running", "queued")
+    can_stop = run.state in ("running", "queued") or dispatch.may_go_on(run)
     can_resume = run.state in ("failed", "cancelled", "interrupted")
     from_step = f" from step {run.optimizer_step:,}" if run.stage == "train" and run.optimizer_step else ""
     stop = "Stopping" if run.state == "stopping" else "Leave the queue" if run.state == "queued" else "Stop run"

@@ -82,6 +82,14 @@ def stop(run_id: str, token: str | None) -> Run:
     return runs.load(run_id)
 
 
+def may_go_on(run: Run) -> bool:
+    """Whether a run that nobody here looks after has a job that was started and has not ended, as far as is known."""
+    if run.state != "interrupted" or not runs.is_elsewhere(runs.folder(run.run_id)):
+        return False
+    current = follower.submitted(list(events.read(runs.folder(run.run_id))))
+    return current is not None and not current.has_ended
+
+
 def take_up(token: str | None) -> list[str]:
     """Listen again to every job that nobody listens to since this machine went down; returns the ids of their runs."""
     left = [run for run in runs.list_runs() if token and run.error and run.error["code"] == "UNATTENDED"]

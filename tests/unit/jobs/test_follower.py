@@ -218,8 +218,9 @@ def test_events_that_the_log_lost_come_from_the_results(hub: Hub, run_dir: Path,
 def test_stop_without_a_follower_cancels_the_job(hub: Hub, run_dir: Path, say: Say):
     when_submitted(hub, lambda: say(hub.jobs[-1], BEGIN[:5]))
     hub.faults.append(Fault("GET /api/jobs/.*/logs", "status", 401))
-    attend(run_dir)
+    assert dispatch.may_go_on(attend(run_dir))
     assert dispatch.stop(RUN_ID, GOOD_TOKEN).state == "cancelled"
+    assert not dispatch.may_go_on(runs.load(RUN_ID))
     assert [path for path in hub.paths("POST") if path.endswith("/cancel")]
 
 
