@@ -95,7 +95,8 @@ def create(
     if not job:
         model = prepare.stretched_base(recipe, model, run_dir / "base")
     threads = max(1, hardware.cpu_count // max(1, recipe.num_processes or len(hardware.gpus) or 1))
-    launch = command(run_dir, recipe, hardware, threads)
+    estimate = predicted(recipe, model.path, hardware, dataset, tokenizer)
+    launch = command(run_dir, recipe, hardware, threads, estimate["peak_bytes"] if estimate else 0.0)
     paths.write_text(run_dir / "recipe.yaml", recipe.to_yaml())
     paths.write_json(run_dir / "dataset.json", data)
     paths.write_json(
@@ -109,7 +110,7 @@ def create(
             "model": dataclasses.asdict(model) | {"path": str(model.path)},
             "hardware": dataclasses.asdict(hardware),
             "transmute": core.__version__,
-            "estimate": predicted(recipe, model.path, hardware, dataset, tokenizer),
+            "estimate": estimate,
         },
     )
     if job:

@@ -15,8 +15,10 @@ from core.training.recipe import Recipe
 SHARDED = ("fsdp2", "zero3", "zero3_offload")
 DEEPSPEED = ("zero2", "zero2_offload", "zero3", "zero3_offload")
 OFFLOAD = ("zero2_offload", "zero3_offload")
-# On a CPU every large tensor is mapped by itself and given back when it is freed. From glibc's heap, which cannot fill the holes between
-# aligned blocks (sourceware.org/bugzilla 14581), a 134M LoRA took 3.9 GB instead of 3.0, for 7 % less CPU time.
+# A CPU run that takes much memory maps every large tensor by itself and gives it back when it is freed. From glibc's heap, which cannot
+# fill the holes between aligned blocks (sourceware.org/bugzilla 14581), a 134M LoRA took 3.9 GB instead of 3.0, for 7 % less CPU time;
+# small models lose a quarter of their speed by it and need no memory saved.
+LARGE_RUN_BYTES = 10**9
 LARGE_TENSOR_BYTES = 2**18
 
 # Trackers write into the run's folder and never reach for a network (reliability rule R7 and its amendment).
@@ -41,8 +43,10 @@ def num_processes(recipe: Recipe, hardware: Hardware) -> int:
     return recipe.num_processes or max(1, len(hardware.gpus))
 
 
-def command(run_dir: Path, recipe: Recipe, hardware: Hardware, threads: int) -> Launch:
+def command(run_dir: Path, recipe: Recipe, hardware: Hardware, threads: int, peak_bytes: float = 0.0) -> Launch:
     """The command that trains `recipe` in `run_dir` on `hardware`, each process with `threads` CPU threads.
+
+    `peak_bytes` is what a process is expected to take; 0 where that is not known.
 
     One process needs no launcher; two or more, and every DeepSpeed configuration, go through ``accelerate launch``.
     """
@@ -52,7 +56,9 @@ def command(run_dir: Path, recipe: Recipe, hardware: Hardware, threads: int) -> 
         config = "ddp" if count > 1 else ("single_gpu" if hardware.gpus else "cpu")
     env = {"OMP_NUM_THREADS": str(threads)} | TRACKERS.get(recipe.report_to, lambda _: {})(run_dir)
     if not hardware.gpus:
-        env |= {"CUDA_VISIBLE_DEVICES": "", "MALLOC_MMAP_THRESHOLD_": str(LARGE_TENSOR_BYTES)}
+        env["CUDA_VISIBLE_DEVICES"] = ""
+        if peak_bytes > LARGE_RUN_BYTES:
+            env["MALLOC_MMAP_THRESHOLD_"] = str(LARGE_TENSOR_BYTES)
         # accelerate's use_cpu would quietly turn DeepSpeed into plain data parallelism.
         env |= {"DS_ACCELERATOR": "cpu"} if config in DEEPSPEED else {"ACCELERATE_USE_CPU": "true"}
     worker = ("-m", "core.worker", str(run_dir))

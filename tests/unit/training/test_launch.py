@@ -23,10 +23,13 @@ def gpus(gpu, count):
 def test_one_process_needs_no_launcher():
     launch = command(RUN, Recipe(), CPU, threads=2)
     assert launch.argv == (sys.executable, "-m", "core.worker", "/w/runs/r")
-    assert launch.env == {
-        "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "", "MALLOC_MMAP_THRESHOLD_": "262144", "ACCELERATE_USE_CPU": "true",
-    }  # fmt: skip
+    assert launch.env == {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
     assert command(RUN, Recipe(), gpus(A100, 1), threads=8).argv == launch.argv
+
+
+def test_a_large_run_on_a_cpu_gives_freed_tensors_back_at_once():
+    assert command(RUN, Recipe(), CPU, threads=2, peak_bytes=2 * GB).env["MALLOC_MMAP_THRESHOLD_"] == "262144"
+    assert "MALLOC_MMAP_THRESHOLD_" not in command(RUN, Recipe(), gpus(A100, 1), threads=2, peak_bytes=2 * GB).env
 
 
 def test_four_gpus_go_through_accelerate_with_a_file_of_spaces():
