@@ -16,6 +16,7 @@ from core.training.shapes import Linear, Shapes
 TILE_TOKENS, TILE_VOCAB = 4096, 32_768  # trl/kernels/chunked_logprob.py, trl/trainer/utils.py
 # Bytes per score that live at once in the torch path of those tiles: the tile, and what is made of it.
 FORWARD_TILE, BACKWARD_TILE = 17, 33
+CAPPED_TILE = 4  # more, where the scores are capped: their tanh is kept
 TRITON_TILE = 2  # on a GPU the tile is folded in place by a kernel
 
 
@@ -96,7 +97,7 @@ def layer_working(recipe: Recipe, model: Shapes, tokens: int, element: int) -> f
 def logits(model: Shapes, tokens: int, setting: Setting, *, is_learning: bool, half: bool) -> float:
     """The largest moment of the output layer: a tile of scores with its temporaries, gradients of hidden states and of the layer itself."""
     cells = min(tokens, TILE_TOKENS) * min(model.vocab, TILE_VOCAB)
-    tile = cells * (BACKWARD_TILE if setting.device == "cpu" else TRITON_TILE if half else FP32)
+    tile = cells * (BACKWARD_TILE + CAPPED_TILE * model.is_head_capped if setting.device == "cpu" else TRITON_TILE if half else FP32)
     return float(tile + tokens * model.hidden * 2 * FP32 + (model.embedding * FP32 if is_learning else 0))
 
 

@@ -57,6 +57,7 @@ class Shapes:
     norms: int  # per layer, of `hidden`
     has_head_norms: bool
     is_capped: bool  # attention scores are capped, which takes eager attention
+    is_head_capped: bool  # the output layer's scores are
     window: int | None  # sliding attention sees so many tokens back
     positions: int | None
     stored_bytes: int  # per weight, in the files
@@ -139,6 +140,7 @@ def shapes(config: Config) -> Shapes:
         norms=4 if family in FOUR_NORMS else 2,
         has_head_norms=family in HEAD_NORMS,
         is_capped=bool(text.get("attn_logit_softcapping", 50.0 if family == "gemma2" else None)),
+        is_head_capped=bool(text.get("final_logit_softcapping", 30.0 if family == "gemma2" else None)),
         window=int(text["sliding_window"]) if text.get("sliding_window") and text.get("use_sliding_window", True) else None,
         positions=positions(config),
         stored_bytes=STORED_BYTES.get(
