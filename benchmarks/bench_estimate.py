@@ -1,0 +1,256 @@
+"""Predicted against measured peak memory on a CPU, over recipes and random-weight models of 100M parameters and more.
+
+Every pair is a real run of the real worker for a few steps, in a process and a workspace of its own; measured is the peak of its resident
+memory above what it held after its imports. Beside it stand two other estimates: ``accelerate estimate-memory`` (weights, gradients and
+Adam of the whole model, whatever the method) and LLaMA-Factory's table (GB for 7B: 120 in full, 60 pure bf16, 16 LoRA and freeze, 6
+QLoRA; scaled by the number of parameters). ``--save`` keeps the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parents[1]
+RESULT = Path(__file__).parent / "results" / "estimate.json"
+sys.path.insert(0, str(PROJECT))
+TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+STEPS = 2
+# LLaMA-Factory, README, "Hardware Requirement", column 7B, read 2026-08: full (bf16 or fp16 mixed), pure bf16, freeze and LoRA, QLoRA 4 bit.
+TABLE_GB = {"fft": 120, "sft": 16, "lora": 16, "qlora": 6}
+TABLE_PARAMETERS = 7e9
+
+LLAMA = {"model_type": "llama", "vocab_size": 32_000, "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12,
+         "num_attention_heads": 12, "num_key_value_heads": 12}  # fmt: skip
+MODELS: dict[str, dict[str, Any]] = {
+    "llama-134M": LLAMA,
+    "llama-272M": LLAMA | {"hidden_size": 1024,
+                           "intermediate_size": 2816, "num_hidden_layers": 18, "num_attention_heads": 16, "num_key_value_heads": 4},
+    "qwen3-148M": LLAMA | {"model_type": "qwen3", "vocab_size": 151_936, "hidden_size": 640, "intermediate_size": 1792, "num_hidden_layers": 10,
+                           "num_attention_heads": 10, "num_key_value_heads": 2, "head_dim": 64, "tie_word_embeddings": True},
+    "gemma2-143M": LLAMA | {"model_type": "gemma2", "vocab_size": 96_000, "num_hidden_layers": 9, "num_key_value_heads": 4,
+                    "head_dim": 64, "query_pre_attn_scalar": 64, "tie_word_embeddings": True},
+    "phi3-134M": LLAMA | {"model_type": "phi3"},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One recipe on one model. `knobs` are the recipe's, besides those that every pair has."""
+
+    model: str
+    method: str
+    max_length: int
+    micro_batch_size: int
+    knobs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        more = " ".join(f"{name}={value}" for name, value in self.knobs.items())
+        return f"{self.method} {self.model} {self.micro_batch_size}x{self.max_length} {more}".strip()
+
+
+PAIRS = (
+    Pair("llama-134M", "lora", 256, 4),
+    Pair("llama-134M", "lora", 512, 2, {"gradient_checkpointing": True}),
+    Pair("llama-134M", "fft", 256, 2),
+    Pair("llama-134M", "qlora", 256, 2),
+    Pair("llama-134M", "sft", 256, 2),
+    Pair("llama-134M", "sft", 256, 2, {"train_head": True, "train_norms": True}),
+    Pair("llama-134M", "lora", 256, 2, {"lora_dropout": 0.0, "packing": False}),
+    Pair("llama-134M", "fft", 256, 1, {"gradient_checkpointing": True, "gradient_accumulation_steps": 2}),
+    Pair("llama-134M", "fft", 256, 1, {"optim": "adafactor"}),
+    Pair("llama-272M", "qlora", 256, 1, {"lora_r": 64}),
+    Pair("llama-272M", "lora", 512, 1, {"target_modules": "q_proj,v_proj"}),
+    Pair("qwen3-148M", "lora", 512, 1),
+    Pair("gemma2-143M", "lora", 256, 2),
+    Pair("phi3-134M", "qlora", 256, 2, {"gradient_checkpointing": True}),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="pairs whose name holds this")
+    parser.add_argument("--again", action="store_true", help="measure nothing: set today's predictions beside what was measured before")
+    parser.add_argument("--save", action="store_true", help=f"write {RESULT.relative_to(PROJECT)}")
+    arguments = parser.parse_args()
+    chosen = [pair for pair in PAIRS if arguments.only in pair.name]
+    known = {one["pair"]: one for one in json.loads(RESULT.read_text(encoding="utf-8"))["pairs"]} if arguments.again else {}
+    chosen = [pair for pair in chosen if not arguments.again or pair.name in known]
+    found: list[dict[str, Any]] = []
+    result: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TRANSMUTE_HOME"] = str(Path(folder) / "workspace")
+        data = conversations(Path(folder) / "words.json")
+        for model in dict.fromkeys(pair.model for pair in chosen):
+            base = Path(folder) / model
+            make(MODELS[model], base)
+            for pair in chosen:
+                if pair.model == model:
+                    found.append(one(pair, base, data, known.get(pair.name)))
+                    print(line(found[-1]), flush=True)
+                    result = {"machine": machine(), "steps": STEPS, "summary": summary(found), "pairs": found}
+                    if arguments.save:
+                        RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            shutil.rmtree(base)
+    print(f"median error {result['summary']['median_error']:.1%}, worst under {result['summary']['worst_under']:.1%}")
+    print(json.dumps(result))
+
+
+def one(pair: Pair, base: Path, data: Path, known: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The prediction, made before the run, and what the run then held, or `known` says it held."""
+    from core.training.hardware import detect
+    from core.training.prospect import prospect
+    from core.training.recipe import build
+
+    values = {"base_model": str(base), "dataset": str(data), "method": pair.method, "max_length": pair.max_length,
+              "micro_batch_size": pair.micro_batch_size, "max_steps": STEPS, "eval_fraction": 0.05, "save_steps": 0} | pair.knobs  # fmt: skip
+    recipe = build(values, "the benchmark")
+    foreseen = prospect(recipe, detect()).estimate
+    assert foreseen
+    predicted = foreseen.memory
+    parts, threshold = (known["measured_phases"], known["mmap_threshold_bytes"]) if known else measure(pair, recipe)
+    measured = max(parts.values())
+    others = {name: known[name] for name in ("accelerate_bytes", "table_bytes")} if known else beside(pair, base)
+    return {
+        "pair": pair.name,
+        "method": pair.method,
+        "measured_bytes": measured,
+        "mmap_threshold_bytes": threshold,
+        "measured_phases": parts,
+        "predicted_bytes": round(predicted.peak_bytes),
+        "predicted_phases": {name: round(size) for name, size in predicted.phases.items()},
+        "predicted_parts": {part.name: round(part.size_bytes) for part in predicted.parts},
+        "error": predicted.peak_bytes / measured - 1,
+        **others,
+        **{f"{name.removesuffix('_bytes')}_error": size / measured - 1 for name, size in others.items() if size},
+    }
+
+
+def measure(pair: Pair, recipe: Any) -> tuple[dict[str, int], int | None]:
+    """Run the worker; the peak of each phase, and the size from which its tensors were mapped by themselves."""
+    from core import events, process
+    from core.running import runs
+
+    run_id = runs.create(recipe)
+    run_dir = runs.folder(run_id)
+    launch = json.loads((run_dir / "launch.json").read_text())
+    worker = subprocess.run(
+        launch["argv"], env=process.child_environment(launch["env"]), cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    if worker.returncode:
+        sys.exit(f"{pair.name}: {worker.stderr[-2000:]}")
+    parts = events.fold(events.read(run_dir)).facts["memory_bytes"]
+    runs.delete(run_id)
+    threshold = launch["env"].get("MALLOC_MMAP_THRESHOLD_")
+    return parts, int(threshold) if threshold else None
+
+
+def beside(pair: Pair, base: Path) -> dict[str, float | None]:
+    """What accelerate and LLaMA-Factory's table say of the same model."""
+    child = subprocess.run(
+        [sys.executable, "-c", ACCELERATE, str(base)],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if child.returncode:
+        sys.exit(child.stderr[-2000:])
+    said = json.loads(child.stdout.splitlines()[-1])
+    return {"accelerate_bytes": said["bytes"], "table_bytes": TABLE_GB[pair.method] * 1e9 * said["parameters"] / TABLE_PARAMETERS}
+
+
+# The arithmetic of `accelerate estimate-memory` (accelerate.commands.estimate) on a model of this disk; the command itself takes Hub names only.
+ACCELERATE = """
+import json, sys
+from accelerate import init_empty_weights
+from accelerate.commands.estimate import estimate_training_usage
+from accelerate.utils import calculate_maximum_sizes
+from transformers import AutoConfig, AutoModelForCausalLM
+with init_empty_weights():
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(sys.argv[1]))
+total, _ = calculate_maximum_sizes(model)
+parameters = sum(parameter.numel() for parameter in model.parameters())
+print(json.dumps({"bytes": max(size for size in estimate_training_usage(total, "float32").values()), "parameters": parameters}))
+"""
+
+
+def summary(found: list[dict[str, Any]]) -> dict[str, float]:
+    errors = [pair["error"] for pair in found]
+    return {
+        "pairs": len(errors),
+        "median_error": statistics.median(map(abs, errors)),
+        "worst_error": max(map(abs, errors)),
+        "worst_under": min(0.0, *errors),
+        "accelerate_median_error": statistics.median(abs(pair["accelerate_error"]) for pair in found),
+        "table_median_error": statistics.median(abs(pair["table_error"]) for pair in found),
+    }
+
+
+def line(pair: dict[str, Any]) -> str:
+    phases = " ".join(
+        f"{name} {pair['measured_phases'].get(name, 0) / 1e6:.0f}/{size / 1e6:.0f}" for name, size in pair["predicted_phases"].items()
+    )
+    return (
+        f"{pair['pair']:78} {pair['measured_bytes'] / 1e6:6.0f} MB, predicted {pair['predicted_bytes'] / 1e6:6.0f} ({pair['error']:+.1%});"
+        f" accelerate {pair['accelerate_error']:+.0%}, table {pair['table_error']:+.0%} | {phases}"
+    )
+
+
+def make(config: dict[str, Any], folder: Path) -> None:
+    """A model of random weights in bf16, as published models are stored, with the starter's tokenizer; made in a child, whose memory goes with it."""
+    program = (
+        "import json, sys, torch\nfrom transformers import CONFIG_MAPPING, AutoModelForCausalLM\ntorch.manual_seed(0)\n"
+        "values = json.loads(sys.argv[1])\nconfig = CONFIG_MAPPING[values.pop('model_type')](**values)\n"
+        "AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(sys.argv[2])\n"
+    )
+    more = {"max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program, json.dumps(config | more), str(folder)], check=True)
+    for name in TOKENIZER:
+        shutil.copyfile(PROJECT / "examples" / "starter" / name, folder / name)
+
+
+def conversations(path: Path) -> Path:
+    """Questions of a few random words with long answers, a hundred to more than a thousand tokens, so that rows are full at every length."""
+    chance = random.Random(0)
+    words = [line for line in (PROJECT / "README.md").read_text(encoding="utf-8").split() if line.isalpha()]
+    said = lambda least, most: " ".join(chance.choices(words, k=chance.randint(least, most)))
+    rows = [
+        {"id": str(number), "conversations": [{"from": "human", "value": said(5, 20)}, {"from": "gpt", "value": said(60, 600)}]}
+        for number in range(60)
+    ]
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    return path
+
+
+def machine() -> dict[str, Any]:
+    import torch
+    import transformers
+    import trl
+
+    cpu = next(
+        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), ""
+    )
+    versions = {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "trl": trl.__version__,
+        "python": platform.python_version(),
+    }
+    return {"cpu": cpu, "cpus": os.cpu_count(), **versions}
+
+
+if __name__ == "__main__":
+    main()
