@@ -52,9 +52,9 @@ def choose(dataset_id: str, model: str, max_length: float, loss_on: LossOn, call
 
 
 @allowed("public")
-def judge_again(dataset_id: str, model: str, max_length: float, loss_on: LossOn, caller: Caller) -> Shown:
-    """The first sentence after a change of model, maximum length or loss."""
-    return {"sentence": _lead(open_dataset(dataset_id), model, max_length, loss_on, caller)} if dataset_id else {}
+def judge_again(seen_as: list[Any] | None, dataset_id: str, caller: Caller) -> Shown:
+    """The first sentence after a change of model, maximum length or loss. A state tells of a change as it begins, too: then it is None."""
+    return {"sentence": _lead(open_dataset(dataset_id), *seen_as, caller)} if dataset_id and seen_as else {}
 
 
 def _lead(dataset: Dataset, model: str, max_length: float, loss_on: LossOn, caller: Caller) -> str:

@@ -53,8 +53,7 @@ def build(shell: Shell) -> None:
     dataset_statistics.attach(shell, at)
     dataset_clean.attach(shell, at, options)
     dataset_split.attach(shell, at)
-    judged = [shell.dataset_id, *dataset_rows.settings(at)]
-    shell.listen(at["seen_as"].change, on.judge_again, inputs=judged, outputs=at)
+    shell.listen(at["seen_as"].change, on.judge_again, inputs=[at["seen_as"], shell.dataset_id], outputs=at)
     shell.listen(shell.tab[DATASET].select, on.list_models, inputs=shell.dataset_id, outputs=at)
     shell.listen(top.action.click, on.go_on, inputs=shell.dataset_id, outputs=shell.tabs, slot=slot)
     shell.dataset_id.change(None, js=SHOW_TOP, api_visibility="private")
