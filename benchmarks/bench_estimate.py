@@ -141,7 +141,7 @@ def one(pair: Pair, base: Path, data: Path, known: dict[str, Any] | None = None)
 def measure(pair: Pair, recipe: Any) -> tuple[dict[str, int], int | None]:
     """Run the worker; the peak of each phase, and the size from which its tensors were mapped by themselves."""
     from core import events, process
-    from core.running import runs
+    from core.running import care, runs
 
     run_id = runs.create(recipe)
     run_dir = runs.folder(run_id)
@@ -152,7 +152,7 @@ def measure(pair: Pair, recipe: Any) -> tuple[dict[str, int], int | None]:
     if worker.returncode:
         sys.exit(f"{pair.name}: {worker.stderr[-2000:]}")
     parts = events.fold(events.read(run_dir)).facts["memory_bytes"]
-    runs.delete(run_id)
+    care.delete(run_id)
     threshold = launch["env"].get("MALLOC_MMAP_THRESHOLD_")
     return parts, int(threshold) if threshold else None
 

@@ -10,7 +10,7 @@ from core.events import Run
 from core.export import artifacts
 from core.export.artifacts import Artifact
 from core.export.levels import LEVELS
-from core.running import live, runs
+from core.running import care, live
 from ui import feedback, models_ladder, models_view, picks, run_view
 from ui.access import allowed
 from ui.opening import opening, said
@@ -138,7 +138,7 @@ def name_quantise(run_id: str, names: list[str]) -> gr.Button:
 
 @allowed("owner")
 def quantise_more(run_id: str, names: list[str]) -> tuple[()]:
-    runs.add_levels(run_id, names)
+    care.add_levels(run_id, names)
     return ()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from core.events import Run
-from core.running import bundle, compare, live, runs
+from core.running import bundle, care, compare, live, runs
 from core.running.live import Live
 from ui import downloads, form, run_view
 from ui.access import Caller, allowed
@@ -29,7 +29,7 @@ def build(shell: Shell, slot: gr.HTML) -> Shown:
             compared = gr.HTML("", container=False, padding=False)
         with gr.Accordion("Note", open=False, elem_classes=["group"], elem_id="runs-note") as note:
             help_text = "What you want to remember about this run. It stays with the run and is not published."
-            remark = gr.Textbox("", label="Your note", info=help_text, lines=3, max_lines=12, max_length=runs.LONGEST_REMARK)
+            remark = gr.Textbox("", label="Your note", info=help_text, lines=3, max_lines=12, max_length=care.LONGEST_REMARK)
             with gr.Row(elem_classes=["actions"]):
                 save = gr.Button("Save the note", scale=0, min_width=160)
         with gr.Accordion("Recipe, logs and deletion", open=False, elem_classes=["group"], elem_id="runs-files") as files:
@@ -94,7 +94,7 @@ def note_title(remark: str) -> str:
 def _facts(run: Run, caller: Caller) -> str:
     """What the run takes on the disk, and how to look at it in TensorBoard."""
     models = f", {count(len(run.artifacts), 'model')} among it" if run.artifacts else ""
-    takes = f"{size(runs.size_bytes(run.run_id))} on the disk{models}."
+    takes = f"{size(care.size_bytes(run.run_id))} on the disk{models}."
     folder = str(runs.folder(run.run_id) / "tensorboard") if caller.is_local else f"{run.run_id}/tensorboard"
     command = f"tensorboard --logdir {folder}"
     whence = "" if caller.is_local else " in the folder that the download of the logs unpacks to"
@@ -115,7 +115,7 @@ def compare_with(run_id: str, others: list[str]) -> str:
 @allowed("owner")
 def save_remark(run_id: str, remark: str) -> gr.Accordion:
     """Keep the note with its run."""
-    runs.remark(run_id, remark)
+    care.remark(run_id, remark)
     return gr.Accordion(label=note_title(remark))
 
 
@@ -139,7 +139,7 @@ def ask_to_delete(run_id: str) -> tuple[str, str, gr.Column]:
     """What would be lost; nothing is deleted yet."""
     run = live.watch(run_id).run
     models = f", with {count(len(run.artifacts), 'model')}" if run.artifacts else ""
-    lost = f"{run.name} ({run_id}){models} and its checkpoints: {size(runs.size_bytes(run_id))}. There is no way back."
+    lost = f"{run.name} ({run_id}){models} and its checkpoints: {size(care.size_bytes(run_id))}. There is no way back."
     return run_id, f'<p class="sum">Delete {text(lost)}</p>', gr.Column(visible=True)
 
 
@@ -151,5 +151,5 @@ def keep_run() -> tuple[str, gr.Column]:
 @allowed("owner")
 def delete_run(asked: str) -> tuple[str, gr.Column, str]:
     """Delete the run that the question was about, and show another."""
-    runs.delete(asked)
+    care.delete(asked)
     return "", gr.Column(visible=False), ""

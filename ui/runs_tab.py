@@ -11,7 +11,7 @@ from core import usage
 from core.errors import UserError
 from core.events import Run
 from core.jobs import dispatch
-from core.running import live, runs
+from core.running import care, live, runs
 from ui import feedback, gpu_panel, run_details, run_view
 from ui.access import Caller, allowed
 from ui.shell import MODELS, RUNS, TRAIN, Shell, listen_api
@@ -91,7 +91,7 @@ def look(run_id: str, seen: str, caller: Caller) -> dict[str, Any]:
     if is_other or has_points or is_new:
         shown["plots"] = run_view.curves_of(watched)
     if is_other or has_lines:
-        shown["log_title"], shown["log"] = run_view.log(tail)
+        shown["log_title"], shown["log"] = run_view.log(tail) if caller.may("owner") else run_view.LOG_KEPT_BACK
     return shown
 
 
@@ -131,7 +131,7 @@ def choose(run_id: str) -> str:
 def move_up(run_id: str) -> tuple[()]:
     """One place nearer to the front of the queue."""
     run = live.watch(run_id).run
-    runs.move(run_id, int(run.progress.get("place") or 1) - 1)
+    care.move(run_id, int(run.progress.get("place") or 1) - 1)
     return ()
 
 

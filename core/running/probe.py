@@ -9,7 +9,7 @@ from typing import Any
 
 from core import events
 from core.errors import UserError
-from core.running import runs
+from core.running import care, runs
 from core.training.recipe import Recipe
 
 STEPS = 20
@@ -74,5 +74,5 @@ def result(run_id: str) -> Probe:
     phases: dict[str, int] = run.facts["memory_bytes"]
     step_s = statistics.median(gaps[WARM_STEPS:] or gaps or [run.facts["train_s"]])
     packs = runs.recipe_of(run_id).packing
-    runs.delete(run_id)
+    care.delete(run_id)
     return Probe(run_id, max(phases.values()), phases, step_s, longest_first=not packs)

@@ -1,17 +1,16 @@
-"""Runs on disk: create, start, list, load, stop, resume. The folder is written before any process starts."""
+"""Runs on disk: create, start, load, list, stop, follow. The folder is written before any process starts."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,6 @@ LOG = "worker.log"
 JOB = "job.json"  # in the folder of a run that happens on a rented machine
 STOP_GRACE_S = 33.0
 LOOKED_AT_S = 0.5  # a lock that is ours to take may be looked at by others for an instant
-LONGEST_REMARK = 10_000  # characters
 GONE_S = 5.0
 
 
@@ -222,33 +220,6 @@ def list_runs() -> list[Run]:
     return [load(run_id) for run_id in found if paths.ID_PATTERN.fullmatch(run_id)]
 
 
-def add_levels(run_id: str, names: Iterable[str]) -> None:
-    """Quantise the run's merged model to more levels: the run is taken up again, and makes, measures and proves what is new.
-
-    Raises:
-        UserError: an unknown level, one that needs an importance matrix, nothing new, no merged model yet, or the run is going on.
-    """
-    from core.export import artifacts
-    from core.export.levels import parse_levels
-
-    run_dir = folder(run_id)
-    made = artifacts.of_run(run_dir)
-    known = {artifact.level for artifact in made}
-    wanted = [level for level in parse_levels(names) if level.name not in known]
-    if blind := next((level.name for level in wanted if level.needs_imatrix), None):
-        raise UserError(f"{blind} needs an importance matrix, which is not made here.", "levels", "Choose a level of 3 bits or more.")
-    if not wanted:
-        raise UserError("Every level asked for is there already.", run_id, "Choose one that is not in the list yet.")
-    if not any(artifact.kind == "merged" for artifact in made):
-        raise UserError(f"Run {run_id} has no merged model yet.", run_id, "Let the run finish its merge first.")
-    if is_held(run_dir / RUN_LOCK):
-        raise UserError(f"Run {run_id} is already going on.", run_id, "Wait until it ends, or stop it.")
-    levels = tuple(level.name for level in wanted)
-    run = load(run_id)
-    events.append(run_dir, "extended", levels=levels, steps=plan(recipe_of(run_id), (*run.more_levels, *levels)))
-    start(run_id)
-
-
 def pids(run_id: str) -> list[int]:
     """The live processes of the run: its supervisor and everything below it."""
     return [living.pid for living in _processes(run_id)]
@@ -300,47 +271,6 @@ def ask_to_stop(run_dir: Path) -> None:
     with unless_full():
         (run_dir / STOP_FILE).touch()
         events.append(run_dir, "stop_requested")
-
-
-def move(run_id: str, number: int) -> None:
-    """Give a run that waits the place `number` in the queue; 1 is the next one to start.
-
-    Raises:
-        UserError: the run does not wait.
-    """
-    queue.move(str(paths.read_json(folder(run_id) / "launch.json")["device"]), run_id, number)
-
-
-def remark(run_id: str, text: str) -> None:
-    """Keep what the owner writes about the run; the newest text stands.
-
-    Raises:
-        UserError: the text is too long.
-    """
-    if len(text) > LONGEST_REMARK:
-        raise UserError(f"The note has {len(text):,} characters.", run_id, f"Keep it to {LONGEST_REMARK:,}.")
-    events.append(folder(run_id), "remark", text=text)
-
-
-def size_bytes(run_id: str) -> int:
-    """What the run takes on the disk, checkpoints and models included."""
-    return sum(path.stat().st_size for path in folder(run_id).rglob("*") if path.is_file() and not path.is_symlink())
-
-
-def delete(run_id: str) -> int:
-    """Remove a run that is not going on, with its artifacts; returns the bytes freed."""
-    run_dir = folder(run_id)
-    lock = FileLock(run_dir / RUN_LOCK)
-    if not lock.acquire(LOOKED_AT_S):
-        raise UserError(f"Run {run_id} is going on.", run_id, "Stop it first.")
-    try:
-        if is_elsewhere(run_dir) and load(run_id, lock_is_ours=True).state not in ("failed", "cancelled"):
-            raise UserError(f"The job of run {run_id} may still go on, and cost.", run_id, "Stop the run first, or resume it to its end.")
-        freed_bytes = size_bytes(run_id)
-        shutil.rmtree(run_dir)
-    finally:
-        lock.release()
-    return freed_bytes
 
 
 def follow(run_id: str, poll_s: float = 0.2) -> Iterator[Run]:

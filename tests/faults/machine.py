@@ -16,7 +16,7 @@ from core import paths
 from core.errors import UserError
 from core.locks import is_held
 from core.process import child_environment
-from core.running import live, runs
+from core.running import care, live, runs
 from core.running.queue import RUN_LOCK
 from tests.faults import fleet
 
@@ -119,5 +119,5 @@ class Runs(RuleBasedStateMachine):
                 fleet.ended(run_id)
             fleet.finish(run_id)
             assert live.watch(run_id).run == runs.load(run_id), "the page sees another run than the disk has"
-            runs.delete(run_id)
+            care.delete(run_id)
             COUNTS["runs that ended whole"] += 1

@@ -14,7 +14,7 @@ from core.errors import UserError
 from core.events import Run
 from core.export import artifacts
 from core.jobs import dispatch, follower
-from core.running import runs
+from core.running import care, runs
 from tests.hub.faults import Fault
 from tests.hub.repos import GOOD_TOKEN, OTHER_TOKEN
 from tests.hub.server import Hub
@@ -279,6 +279,6 @@ def test_a_run_whose_job_may_go_on_is_not_deleted(hub: Hub, run_dir: Path, say: 
     hub.faults.append(Fault("GET /api/jobs/.*/logs", "status", 401))
     attend(run_dir)
     with pytest.raises(UserError, match="may still go on"):
-        runs.delete(RUN_ID)
+        care.delete(RUN_ID)
     dispatch.stop(RUN_ID, GOOD_TOKEN)
-    assert runs.delete(RUN_ID) > 0 and not run_dir.exists()
+    assert care.delete(RUN_ID) > 0 and not run_dir.exists()

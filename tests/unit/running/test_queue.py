@@ -16,7 +16,7 @@ from core import events, paths
 from core.errors import UserError
 from core.locks import FileLock, is_held
 from core.process import child_environment
-from core.running import live, queue, runs
+from core.running import care, live, queue, runs
 from tests.unit.running.waiting import is_training, wait_for
 
 
@@ -156,7 +156,7 @@ def test_a_waiting_run_survives_the_app_that_started_it_and_can_be_moved_and_can
     app.stdout.close()
     wait_for(lambda: live.watch(third).run.progress.get("place") == 2)
     before = live.watch(third).version
-    runs.move(third, 1)
+    care.move(third, 1)
     assert live.watch(third).run.progress["waiting_for"] == "its turn: first in the queue, behind m"
     assert live.watch(third).version != before, "the page must show it"
     assert runs.stop(second).state == "cancelled"

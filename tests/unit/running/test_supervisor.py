@@ -8,7 +8,7 @@ import pytest
 
 from core import events, paths, process
 from core.errors import UserError
-from core.running import runs
+from core.running import care, runs
 from tests.unit.running.waiting import is_training, wait_for
 
 
@@ -110,7 +110,7 @@ def test_only_ids_of_this_workspace_are_accepted(identifier, make_run):
 def test_more_levels_are_refused_with_the_reason_before_anything_starts(levels, problem, make_run):
     run_id = make_run("well")
     with pytest.raises(UserError, match=problem):
-        runs.add_levels(run_id, levels)
+        care.add_levels(run_id, levels)
     assert not (runs.folder(run_id) / "process.json").exists()
 
 
@@ -184,19 +184,19 @@ def test_a_run_is_deleted_with_everything_but_not_while_it_goes_on(make_run):
     runs.start(run_id)
     wait_for(lambda: is_training(run_id))
     with pytest.raises(UserError, match="is going on"):
-        runs.delete(run_id)
+        care.delete(run_id)
     runs.stop(run_id)
-    expected = runs.size_bytes(run_id)
-    assert runs.delete(run_id) == expected > 0
+    expected = care.size_bytes(run_id)
+    assert care.delete(run_id) == expected > 0
     with pytest.raises(UserError, match="There is no run"):
         runs.load(run_id)
 
 
 def test_what_the_owner_writes_stays_with_the_run_and_is_no_novel(make_run):
     run_id = make_run("well")
-    runs.remark(run_id, "higher rate\n你好")
+    care.remark(run_id, "higher rate\n你好")
     assert runs.load(run_id).remark == "higher rate\n你好"
-    runs.remark(run_id, "")
+    care.remark(run_id, "")
     assert runs.load(run_id).remark == ""
     with pytest.raises(UserError, match="characters"):
-        runs.remark(run_id, "x" * 10_001)
+        care.remark(run_id, "x" * 10_001)

@@ -1,0 +1,82 @@
+"""What is done with a run that is there: more levels, another place in the queue, a note, its size, its removal."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+
+from core import events, paths
+from core.errors import UserError
+from core.locks import FileLock, is_held
+from core.running import queue, runs
+from core.running.queue import RUN_LOCK
+
+LONGEST_REMARK = 10_000  # characters
+
+
+def add_levels(run_id: str, names: Iterable[str]) -> None:
+    """Quantise the run's merged model to more levels: the run is taken up again, and makes, measures and proves what is new.
+
+    Raises:
+        UserError: an unknown level, one that needs an importance matrix, nothing new, no merged model yet, or the run is going on.
+    """
+    from core.export import artifacts
+    from core.export.levels import parse_levels
+
+    run_dir = runs.folder(run_id)
+    made = artifacts.of_run(run_dir)
+    known = {artifact.level for artifact in made}
+    wanted = [level for level in parse_levels(names) if level.name not in known]
+    if blind := next((level.name for level in wanted if level.needs_imatrix), None):
+        raise UserError(f"{blind} needs an importance matrix, which is not made here.", "levels", "Choose a level of 3 bits or more.")
+    if not wanted:
+        raise UserError("Every level asked for is there already.", run_id, "Choose one that is not in the list yet.")
+    if not any(artifact.kind == "merged" for artifact in made):
+        raise UserError(f"Run {run_id} has no merged model yet.", run_id, "Let the run finish its merge first.")
+    if is_held(run_dir / RUN_LOCK):
+        raise UserError(f"Run {run_id} is already going on.", run_id, "Wait until it ends, or stop it.")
+    levels = tuple(level.name for level in wanted)
+    run = runs.load(run_id)
+    events.append(run_dir, "extended", levels=levels, steps=runs.plan(runs.recipe_of(run_id), (*run.more_levels, *levels)))
+    runs.start(run_id)
+
+
+def move(run_id: str, number: int) -> None:
+    """Give a run that waits the place `number` in the queue; 1 is the next one to start.
+
+    Raises:
+        UserError: the run does not wait.
+    """
+    queue.move(str(paths.read_json(runs.folder(run_id) / "launch.json")["device"]), run_id, number)
+
+
+def remark(run_id: str, text: str) -> None:
+    """Keep what the owner writes about the run; the newest text stands.
+
+    Raises:
+        UserError: the text is too long.
+    """
+    if len(text) > LONGEST_REMARK:
+        raise UserError(f"The note has {len(text):,} characters.", run_id, f"Keep it to {LONGEST_REMARK:,}.")
+    events.append(runs.folder(run_id), "remark", text=text)
+
+
+def size_bytes(run_id: str) -> int:
+    """What the run takes on the disk, checkpoints and models included."""
+    return sum(path.stat().st_size for path in runs.folder(run_id).rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def delete(run_id: str) -> int:
+    """Remove a run that is not going on, with its artifacts; returns the bytes freed."""
+    run_dir = runs.folder(run_id)
+    lock = FileLock(run_dir / RUN_LOCK)
+    if not lock.acquire(runs.LOOKED_AT_S):
+        raise UserError(f"Run {run_id} is going on.", run_id, "Stop it first.")
+    try:
+        if runs.is_elsewhere(run_dir) and runs.load(run_id, lock_is_ours=True).state not in ("failed", "cancelled"):
+            raise UserError(f"The job of run {run_id} may still go on, and cost.", run_id, "Stop the run first, or resume it to its end.")
+        freed_bytes = size_bytes(run_id)
+        shutil.rmtree(run_dir)
+    finally:
+        lock.release()
+    return freed_bytes
