@@ -177,6 +177,9 @@ def _notes(run: Run) -> str:
     return f'<ul class="notes" aria-label="Notes">{items}</ul>'
 
 
+LOG_KEPT_BACK = ("", '<p class="quiet">The log is shown to the owner.</p>')
+
+
 def log(tail: LogTail) -> tuple[str, str]:
     """(title, text) of the end of the log, without secrets and without the server's folders."""
     if not tail.total:

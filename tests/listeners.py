@@ -1,0 +1,83 @@
+"""Every listener of the page, and one call of it over HTTP as a browser makes it."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from core.paths import PROJECT
+from core.process import child_environment
+
+# In a process of its own: building a page leaves event loops behind, and a Space's page has listeners of its own.
+PROGRAM = """
+import json
+from ui import layout
+page = layout.build()
+print(json.dumps([
+    {"number": number, "name": f"{fn.fn.__module__}.{fn.fn.__name__}", "role": getattr(fn.fn, "allowed_role", None),
+     "queue": fn.queue is not False, "is_event": any(name in str(fn.fn.__annotations__) for name in ("EventData", "SelectData"))}
+    for number, fn in page.fns.items() if fn.fn is not None
+]))
+"""
+
+
+@dataclass(frozen=True)
+class Listener:
+    number: int
+    name: str
+    role: str | None
+    queue: bool
+    is_event: bool
+
+
+def of_page(variables: dict[str, str]) -> list[Listener]:
+    """The listeners of the page as it is built with these environment variables."""
+    argv = [sys.executable, "-W", "ignore", "-c", PROGRAM]
+    built = subprocess.run(argv, cwd=PROJECT, env=child_environment(variables), capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    return [Listener(**each) for each in json.loads(built.stdout.splitlines()[-1])]
+
+
+class Visitor:
+    """A browser at the page. `cookie` is its session, `more` goes into the body of every call."""
+
+    def __init__(self, url: str, *, cookie: str = "", headers: dict[str, str] | None = None, **more: Any) -> None:
+        sent = (headers or {}) | ({"cookie": f"session={cookie}"} if cookie else {})
+        self._http = httpx.Client(base_url=url, headers=sent, timeout=120, trust_env=False)
+        self._more = more
+        config = self._http.get("/config").json()
+        values = {part["id"]: part["props"].get("value") for part in config["components"] if part["type"] not in ("state", "browserstate")}
+        self._inputs = {each["id"]: [values.get(number) for number in each["inputs"]] for each in config["dependencies"]}
+
+    def get(self, path: str) -> httpx.Response:
+        return self._http.get(path)
+
+    def call(self, listener: Listener, *, empty: bool = False) -> str:
+        """What the page answers to a listener's event, with the values of the page as it opens; or with no values, when `empty`."""
+        data = [None if empty else value for value in self._inputs[listener.number]]
+        body: dict[str, Any] = {"fn_index": listener.number, "data": data, **self._more}
+        body |= {
+            "session_hash": secrets.token_hex(6),
+            "event_data": {"value": "Dataset", "index": 0, "row": 0} if listener.is_event else None,
+        }
+        if not listener.queue:
+            return self._http.post("/gradio_api/run/predict", json=body).text
+        joined = self._http.post("/gradio_api/queue/join", json=body)
+        if joined.status_code != 200:
+            return joined.text
+        said: list[str] = []
+        with self._http.stream("GET", "/gradio_api/queue/data", params={"session_hash": body["session_hash"]}) as stream:
+            for line in stream.iter_lines():
+                said.append(line)
+                if '"process_generating"' in line or '"process_completed"' in line:
+                    break
+        return "\n".join(said)
+
+    def close(self) -> None:
+        self._http.close()
