@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from ui import chat_tab, dataset_tab, feedback, header, models_tab, publish_tab, runs_tab, train_tab
+from ui import chat_tab, dataset_tab, feedback, header, models_tab, programs, publish_tab, runs_tab, train_tab
 from ui.access import allowed
 from ui.shell import CHAT, DATASET, MODELS, PUBLISH, RUNS, TABS, TRAIN, Shell, kept
 
@@ -43,6 +43,7 @@ def build() -> gr.Blocks:
             for tab_id, title in TABS:
                 with gr.Tab(title, id=tab_id) as shell.tab[tab_id]:
                     BUILD[tab_id](shell)
+        programs.offer()
         for tab in shell.tab.values():
             shell.listen(tab.select, remember, outputs=[opened, *timers.values()], queue=False)
         shell.listen(demo.load, reopen, inputs=opened, outputs=[tabs, *timers.values()], queue=False)

@@ -9,6 +9,7 @@ import gradio as gr
 
 from core.errors import UserError
 from core.export import ladder
+from core.export.artifacts import Artifact
 from core.export.native_support import free_bytes
 from core.running import runs
 from ui import background, feedback, models_view, picks
@@ -40,7 +41,7 @@ def build(shell: Shell, run: Any, table: Any, plot: Any) -> None:
     changes = [how.input, gigabytes.change, share.release, run.change]
     shell.listen(changes, advise, inputs=knobs, outputs=answer, slot=slot, queue=False)
     measuring = shell.listen(
-        go.click, measure, inputs=[run, passage], outputs=[state, go, halt, table, plot], slot=slot, concurrency_limit=1
+        go.click, measure_run, inputs=[run, passage], outputs=[state, go, halt, table, plot], slot=slot, concurrency_limit=1
     )
     shell.listen(halt.click, cancelled, outputs=[state, go, halt], slot=slot, queue=False, cancels=[measuring])
 
@@ -62,16 +63,26 @@ def advise(run_id: str | None, how: str, gigabytes: float | None, share: float) 
     return models_view.advice(found)
 
 
-@allowed("owner")
-def measure(run_id: str, passage: str) -> Iterator[tuple[Any, ...]]:
-    """Measure every level of the run, with how far it is; what was measured on the same text before is not measured again."""
-    from core.export.measure import measure as measure_levels
-    from core.training.samples import conversations_of
+def levels_of(run_id: str) -> tuple[list[Artifact], Artifact]:
+    """The run's levels, and the one among them that the others are measured against.
 
+    Raises:
+        UserError: no such run, or it has no f16 level.
+    """
     levels = [artifact for artifact in picks.of_run(run_id) if artifact.kind == "gguf"]
     reference = next((level for level in levels if (level.level or "").lower() in ("f16", "bf16", "f32")), None)
     if reference is None:
         raise UserError("KL is measured against the model's own f16, which is not there.", "measuring", "Quantise the level f16 first.")
+    return levels, reference
+
+
+@allowed("owner")
+def measure_run(run_id: str, passage: str) -> Iterator[tuple[Any, ...]]:
+    """Measure every level of the run, with how far it is; what was measured on the same text before is not measured again."""
+    from core.export.measure import measure as measure_levels
+    from core.training.samples import conversations_of
+
+    levels, reference = levels_of(run_id)
     is_text = bool((passage or "").strip())
     conversations = [] if is_text else conversations_of(runs.folder(run_id))[1]
 

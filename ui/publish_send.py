@@ -47,7 +47,7 @@ def send(
     token = pasted.strip() or caller.token
 
     def work(tell: Any) -> Pushed:
-        with _only_one(repo_id):
+        with only_one(repo_id):
             return push(
                 plan,
                 token,
@@ -65,7 +65,8 @@ def send(
 
 
 @contextmanager
-def _only_one(repo_id: str) -> Iterator[None]:
+def only_one(repo_id: str) -> Iterator[None]:
+    """Two publications to one repository at a time would overtake each other: the second is refused."""
     with _lock:
         if repo_id in _going:
             raise UserError(f"{repo_id} is being sent to already.", repo_id, "Wait until that has ended.")

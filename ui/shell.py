@@ -83,7 +83,7 @@ class Shell:
         return gr.on(triggers, **wired)
 
 
-def listen_api(handler: Callable[..., Any], name: str) -> None:
-    """Offer `handler`, which must carry `@allowed` and typed parameters, as the public endpoint `name`."""
+def listen_api(handler: Callable[..., Any], name: str, **options: Any) -> None:
+    """Offer `handler`, which must carry `@allowed` and typed parameters, as the public endpoint `name`. `options` are Gradio's."""
     assert hasattr(handler, "allowed_role"), f"{handler.__name__} has no @allowed mark"
-    gr.api(feedback.for_programs(handler), api_name=name)
+    gr.api(feedback.for_programs(handler), api_name=name, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ import pytest
 from core import events, paths
 from core.export import artifacts
 from core.export.artifacts import Artifact
+from tests.hub.repos import GOOD_TOKEN
+from tests.hub.server import Hub
 from tests.page import App, free_port, stop_runs
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
@@ -32,17 +35,28 @@ def a_finished_run(home: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def hub() -> Iterator[Hub]:
+    with Hub() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from gradio_client import Client
 
     home = tmp_path_factory.mktemp("client") / "workspace"
     home.mkdir()
     a_finished_run(home)
-    app = App(home, free_port())
+    app = App(home, free_port(), more=environment(hub.url))
     app.start()
     yield Client(app.url, verbose=False)
     app.kill()
     stop_runs(home)
+
+
+def environment(hub_url: str) -> dict[str, str]:
+    """Where the person at the machine is logged in to the Hub."""
+    return {"HF_ENDPOINT": hub_url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "HF_TOKEN": GOOD_TOKEN}
 
 
 def test_a_dataset_is_validated(client: Any) -> None:
@@ -85,6 +99,38 @@ def test_models_are_listed_and_answer(client: Any) -> None:
     assert again["text"] == answer["text"], "the same seed gives the same answer"
 
 
+def test_the_readmes_example_runs_as_it_stands(client: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It validates, estimates, trains, quantises, measures, chats, and plans a publication."""
+    readme = (paths.PROJECT / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", readme.split("## From a program")[1].split("\n## ")[0], re.DOTALL)
+    assert set(re.findall(r"api_name=\"/(\w+)", example)) >= {
+        "validate_dataset",
+        "estimate",
+        "start_run",
+        "run_status",
+        "quantize",
+        "measure",
+    }
+    monkeypatch.chdir(paths.PROJECT)
+    known: dict[str, Any] = {}
+    exec(compile(example.replace("http://127.0.0.1:7860", client.src), "README.md", "exec"), known)
+    printed = capfd.readouterr().out
+    assert printed.count("done\n") == 2 and "it fits" in printed
+    assert re.findall(r"^(f16|q8_0|q4_0) \d+ \d", printed, re.MULTILINE) == ["f16", "q8_0", "q4_0"]
+    assert len(known["levels"]) == 3 and known["plan"]["problems"] == []
+    assert {"README.md", "transmute.json"} < {file["name"] for file in known["plan"]["files"]}
+    assert str(paths.home().parent) not in printed
+
+
+def test_a_model_is_published_with_the_login_of_the_machine(client: Any, hub: Hub) -> None:
+    pushed = client.predict([MODEL], "someone/By-Program", api_name="/publish")
+    repo = hub.repos[("models", "someone/By-Program")]
+    assert repo.access == "private" and "model.safetensors" in repo.files
+    assert set(pushed["sent"]) == set(repo.files) and pushed["commit"] == repo.commit(repo.files)
+    again = client.predict([MODEL], "someone/By-Program", api_name="/publish")
+    assert again["commit"] == "" and again["sent_bytes"] == 0
+
+
 @pytest.mark.parametrize(
     ("endpoint", "values", "problem"),
     [
@@ -95,6 +141,12 @@ def test_models_are_listed_and_answer(client: Any) -> None:
         ("/chat", ([MODEL], "  "), "nothing to ask"),
         ("/start_run", ({"learning_rate": 7},), "learning_rate"),
         ("/estimate", ({"learning_rate": 7},), "learning_rate"),
+        ("/quantize", ("nothing", ["q4_0"]), "There is no run"),
+        ("/quantize", ("r-starter", ["q99"]), "q99"),
+        ("/measure", ("r-starter",), "f16"),
+        ("/publish", (["nobody"], "someone/X"), "not there any more"),
+        ("/publish", ([], "someone/X"), "Nothing is chosen"),
+        ("/publish", ([MODEL], "../../etc"), "cannot be published"),
     ],
 )
 def test_an_error_is_one_sentence_with_its_remedy_and_no_path(client: Any, endpoint: str, values: Any, problem: str) -> None:

@@ -50,13 +50,22 @@ def test_the_public_api_is_the_one_that_was_agreed(page):
     assert found == json.loads(GOLDEN.read_text(encoding="utf-8"))
 
 
+def test_every_endpoint_says_what_it_does_and_types_what_it_takes(page):
+    for name, known in page["endpoints"].items():
+        assert known["description"], name
+        assert all(one["python_type"]["type"] != "Any" for one in known["parameters"]), name
+
+
 def test_every_listener_knows_who_may_call_it_and_only_named_ones_are_shown(page):
     assert [one["name"] for one in page["listeners"] if one["role"] is None] == []
     public = {one["api_name"] for one in page["listeners"] if one["visibility"] == "public"}
-    assert public == {"validate_dataset", "estimate", "start_run", "run_status", "stop_run", "list_artifacts", "chat"}
+    assert public == {
+        *("validate_dataset", "estimate", "start_run", "run_status", "stop_run", "list_artifacts", "quantize", "measure", "chat", "publish")
+    }
 
 
 def test_what_changes_anything_is_for_the_owner(page):
     owners = {one["name"] for one in page["listeners"] if one["role"] == "owner"}
+    assert {"quantize", "measure", "publish", "estimate"} <= owners
     assert {"start_run", "stop_run", "stop_chosen", "resume_chosen", "quantise_more"} <= owners
     assert {"move_up", "save_remark", "clone", "pack_logs", "ask_to_delete", "delete_run"} <= owners
