@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from core.cli.nodes import place, tell
 from core.cli.output import Json, console, finish, print_error
 from core.errors import UserError
 from core.events import Run, stalled_s
@@ -36,6 +37,10 @@ def train(
     image: Annotated[str, typer.Option(help="With --on: the image, for example hf.co/spaces/USER/NAME.")] = "",
     timeout: Annotated[str, typer.Option(help="With --on: the time limit, like 90m or 6h; else three times the expectation.")] = "",
     results: Annotated[str, typer.Option(help="With --on: home, or repo to leave them in the run's private repository.")] = "home",
+    nodes: Annotated[int, typer.Option(help="How many machines train together; without --rank it prints the command for each.")] = 1,
+    rank: Annotated[int | None, typer.Option(help="With --nodes: which of them this machine is; the first is 0.")] = None,
+    address: Annotated[str, typer.Option(help="With --nodes: where the others reach the first machine.")] = "",
+    port: Annotated[int, typer.Option(help="With --nodes: the port there.")] = 29500,
     detach: Detach = False,
     json: Json = False,
 ) -> None:
@@ -44,12 +49,17 @@ def train(
 
     chosen = chosen_recipe(recipe, preset, model, data, set_, "train")
     token = hub_token()
+    node = place(nodes, rank, address, port) if nodes != 1 and not on else None
+    if rank is not None and node is None:
+        raise UserError("--rank is for one of several machines.", "train", "Give --nodes 2 or more too, or leave it out.")
+    if node and rank is None:
+        finish(json, {"commands": tell(node, console(json))})
     if on:
         run_id = _dispatch(chosen, on, (image, timeout, results), console(json))
     elif image or timeout:
         raise UserError("--image and --timeout are for a rented machine.", "train", "Give --on jobs:FLAVOUR too, or leave them out.")
     else:
-        run_id = runs.create(chosen, token=token)
+        run_id = runs.create(chosen, token=token, node=node)
     runs.start(run_id, token)
     _watch_or_leave(run_id, detach, json)
 

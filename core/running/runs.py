@@ -26,11 +26,11 @@ from core.locks import FileLock, is_held
 from core.running import endings, queue
 from core.running.queue import RUN_LOCK
 from core.training import models, prepare
-from core.training.checks import check
+from core.training.checks import check, check_nodes
 from core.training.estimate import left_out, predicted
 from core.training.failures import disk_full, is_disk_full, unless_full
 from core.training.hardware import Hardware, detect
-from core.training.launch import command
+from core.training.launch import Node, command
 from core.training.recipe import Recipe
 from core.training.recipe import load as load_recipe
 
@@ -57,6 +57,7 @@ def create(
     run_id: str = "",
     job: dict[str, Any] | None = None,
     steps: tuple[str, ...] | None = None,
+    node: Node | None = None,
 ) -> str:
     """Write the folder of a new run and return its id. Models and datasets are fetched here, with the caller's token; nothing starts yet.
 
@@ -65,6 +66,7 @@ def create(
         run_id: of a run that was created elsewhere and shall happen here.
         job: what `core.jobs` keeps of a run that happens on a rented machine of kind `hardware`; the weights are then left to that machine.
         steps: what the run does, where that is less than its recipe asks for (see `plan`).
+        node: this machine's place among several that train together; the model is written, and all after it done, on the first.
 
     Raises:
         UserError: the recipe cannot work here, the model or the data is missing, or nothing in the data can be trained.
@@ -73,6 +75,8 @@ def create(
 
     hardware = hardware or detect()
     check(recipe, hardware)
+    if node:
+        check_nodes(recipe)
     parse_levels(recipe.levels)
     model = (models.outline if job else models.resolve)(recipe.base_model, recipe.base_revision, token)
     recipe = prepare.settled(recipe, model)
@@ -82,7 +86,7 @@ def create(
     data = {"train": _dataset_entry(dataset)}
     if recipe.eval_dataset:
         data["eval"] = _dataset_entry(take_data(recipe.eval_dataset))
-    prepare.check_data(recipe, dataset, hardware)
+    prepare.check_data(recipe, dataset, hardware, node.count if node else 1)
     tokenizer = prepare.tokenizer_of(recipe, model)
     note = left_out(dataset, tokenizer, recipe)
     run_id = run_id or paths.new_run_id()
@@ -94,7 +98,10 @@ def create(
         model = prepare.stretched_base(recipe, model, run_dir / "base")
     threads = max(1, hardware.cpu_count // max(1, recipe.num_processes or len(hardware.gpus) or 1))
     estimate = predicted(recipe, model.path, hardware, dataset, tokenizer)
-    launch = command(run_dir, recipe, hardware, threads, estimate["peak_bytes"] if estimate else 0.0)
+    launch = command(run_dir, recipe, hardware, threads, estimate["peak_bytes"] if estimate else 0.0, node)
+    if node and node.rank:
+        steps = ("train",)
+        note = f"{note} Machine {node.rank} of {node.count}: the model is written on the first one, machine 0.".strip()
     paths.write_text(run_dir / "recipe.yaml", recipe.to_yaml())
     paths.write_json(run_dir / "dataset.json", data)
     paths.write_json(

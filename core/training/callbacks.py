@@ -14,6 +14,7 @@ from core import events
 from core.errors import UserError
 from core.training import checkpoints
 from core.training.peak import Peak
+from core.training.together import agreed
 
 MAX_BAD_STEPS = 3
 ALIVE_S = 60.0  # between two signs of life while nothing is logged
@@ -30,14 +31,14 @@ class RunCallback(TrainerCallback):
         self._heard_s = time.monotonic()
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.is_world_process_zero:
+        if state.is_local_process_zero:
             checkpoints.set_aside_after(Path(str(args.output_dir)), state.global_step)
             events.append(self.run_dir, "train_began", step=state.global_step, max_steps=state.max_steps)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
     ) -> None:
-        if state.is_world_process_zero and logs and "loss" in logs:
+        if state.is_local_process_zero and logs and "loss" in logs:
             values = {name: float(logs[name]) for name in LOGGED if name in logs}
             events.append(self.run_dir, "train_log", step=state.global_step, memory_bytes=self.peak.now(), **values)
             said = ", ".join(f"{name} {values[name]:.4g}" for name in SAID if name in values)
@@ -52,14 +53,14 @@ class RunCallback(TrainerCallback):
 
     def _still_here(self, state: TrainerState) -> None:
         """A sign of life now and then, so that slow work can be told from a worker that hangs."""
-        if state.is_world_process_zero and time.monotonic() - self._heard_s > ALIVE_S:
+        if state.is_local_process_zero and time.monotonic() - self._heard_s > ALIVE_S:
             events.append(self.run_dir, "alive", step=state.global_step)
             self._heard_s = time.monotonic()
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float] | None = None, **_: Any
     ) -> None:
-        if state.is_world_process_zero and metrics:
+        if state.is_local_process_zero and metrics:
             events.append(self.run_dir, "evaluated", step=state.global_step, eval_loss=metrics["eval_loss"])
             print(f"step {state.global_step}: eval_loss {metrics['eval_loss']:.4g}", flush=True)
             if state.global_step == 0:
@@ -70,20 +71,21 @@ class RunCallback(TrainerCallback):
             remedy = "Lower learning_rate (a tenth of it is a good start), or set dtype=bf16 or fp32; then start again."
             raise UserError(f"The loss was not a number for {MAX_BAD_STEPS} steps.", f"step {state.global_step}", remedy, code="NAN")
         if agreed((self.run_dir / "stop").exists(), args.device):
+            (self.run_dir / "stop").touch()  # asked on another machine, it is a stop here too
             self.trainer.was_stopped = True
             control.should_save = True
             control.should_training_stop = True
         if control.should_save and agreed(bool(self.trainer.bad_steps), args.device):
             control.should_save = False  # weights that may be no numbers must not become the last good ones
-        if control.should_save and state.is_world_process_zero:
+        if control.should_save and state.is_local_process_zero:
             events.append(self.run_dir, "saving", step=state.global_step)
         self._still_here(state)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Rank 0 vouches for the checkpoint once every rank has written its part; only then may an older one go."""
+        """The first rank of each machine vouches for its checkpoint once every rank has written its part; only then may an older one go."""
         self.trainer.accelerator.wait_for_everyone()
         is_bad = agreed(not is_finite(self.trainer.model), args.device)
-        if state.is_world_process_zero:
+        if state.is_local_process_zero:
             root = Path(str(args.output_dir))
             folder = root / f"{checkpoints.PREFIX}{state.global_step}"
             if is_bad:
@@ -98,12 +100,3 @@ class RunCallback(TrainerCallback):
 def is_finite(model: torch.nn.Module) -> bool:
     """Whether every weight that learns, as far as it lies on this rank, is a number."""
     return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters() if parameter.requires_grad)
-
-
-def agreed(flag: bool, device: torch.device) -> bool:
-    """Whether any rank says so; ranks that disagreed would wait for each other forever."""
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return flag
-    votes = torch.tensor(int(flag), device=device)
-    torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX)
-    return bool(votes.item())

@@ -60,6 +60,19 @@ def _check_distribution(recipe: Recipe, hardware: Hardware) -> None:
         )
 
 
+def check_nodes(recipe: Recipe) -> None:
+    """Refuse what several machines without a common disk cannot do.
+
+    Raises:
+        UserError: with the reason and the nearest that works.
+    """
+    if recipe.accelerate_config in ("cpu", "single_gpu"):
+        raise UserError(f"{recipe.accelerate_config} is for one process on one machine.", WHERE, "Set accelerate_config=auto.")
+    if recipe.accelerate_config == "fsdp2":
+        remedy = "Set accelerate_config=zero3, whose checkpoints each machine keeps by itself, or ddp."
+        raise UserError("A checkpoint of fsdp2 is in parts that every machine must see.", WHERE, remedy)
+
+
 def _check_gpus(recipe: Recipe, hardware: Hardware) -> None:
     old = next((gpu for gpu in hardware.gpus if not gpu.has_bf16), None)
     if old and recipe.dtype == "bf16":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.errors import UserError
 from core.paths import SPACES
 from core.training.hardware import Hardware
 from core.training.recipe import Recipe
@@ -20,12 +22,34 @@ OFFLOAD = ("zero2_offload", "zero3_offload")
 # small models lose a quarter of their speed by it and need no memory saved.
 LARGE_RUN_BYTES = 10**9
 LARGE_TENSOR_BYTES = 2**18
+ADDRESS = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.:-]{0,252}[A-Za-z0-9])?|::1")  # a name, IPv4 or IPv6
 
 # Trackers write into the run's folder and never reach for a network (reliability rule R7 and its amendment).
 TRACKERS: dict[str, Callable[[Path], dict[str, str]]] = {
     "wandb": lambda run_dir: {"WANDB_MODE": "offline", "WANDB_DIR": str(run_dir), "WANDB_PROJECT": "transmute", "WANDB_SILENT": "true"},
     "trackio": lambda run_dir: {"TRACKIO_DIR": str(run_dir / "trackio")},
 }
+
+
+@dataclass(frozen=True)
+class Node:
+    """One of `count` machines that train together: `rank` counts from 0, and the first one is reached by all at `address` and `port`."""
+
+    count: int
+    rank: int
+    address: str
+    port: int = 29500
+
+    def __post_init__(self) -> None:
+        if self.count < 2:
+            raise UserError(f"{self.count} machines are no several.", "--nodes", "Give --nodes 2 or more, or leave it out.")
+        if not 0 <= self.rank < self.count:
+            raise UserError(f"There is no machine {self.rank} among {self.count}.", "--rank", f"Give 0 to {self.count - 1}.")
+        if not ADDRESS.fullmatch(self.address):
+            remedy = "Give the name or the IP address at which the other machines reach the first one."
+            raise UserError(f"{self.address!r} is no address.", "--address", remedy)
+        if not 1 <= self.port <= 65535:
+            raise UserError(f"{self.port} is no port.", "--port", "Give 1 to 65535, for example 29500.")
 
 
 @dataclass(frozen=True)
@@ -43,17 +67,17 @@ def num_processes(recipe: Recipe, hardware: Hardware) -> int:
     return recipe.num_processes or max(1, len(hardware.gpus))
 
 
-def command(run_dir: Path, recipe: Recipe, hardware: Hardware, threads: int, peak_bytes: float = 0.0) -> Launch:
+def command(run_dir: Path, recipe: Recipe, hardware: Hardware, threads: int, peak_bytes: float = 0.0, node: Node | None = None) -> Launch:
     """The command that trains `recipe` in `run_dir` on `hardware`, each process with `threads` CPU threads.
 
-    `peak_bytes` is what a process is expected to take; 0 where that is not known.
+    `peak_bytes` is what a process is expected to take; 0 where that is not known. `node` is this machine's place among several.
 
     One process needs no launcher; two or more, and every DeepSpeed configuration, go through ``accelerate launch``.
     """
     count = num_processes(recipe, hardware)
     config = recipe.accelerate_config
     if config == "auto":
-        config = "ddp" if count > 1 else ("single_gpu" if hardware.gpus else "cpu")
+        config = "ddp" if count > 1 or node else ("single_gpu" if hardware.gpus else "cpu")
     env = {"OMP_NUM_THREADS": str(threads)} | TRACKERS.get(recipe.report_to, lambda _: {})(run_dir)
     if not hardware.gpus:
         env["CUDA_VISIBLE_DEVICES"] = ""
@@ -62,9 +86,15 @@ def command(run_dir: Path, recipe: Recipe, hardware: Hardware, threads: int, pea
         # accelerate's use_cpu would quietly turn DeepSpeed into plain data parallelism.
         env |= {"DS_ACCELERATOR": "cpu"} if config in DEEPSPEED else {"ACCELERATE_USE_CPU": "true"}
     worker = ("-m", "core.worker", str(run_dir))
-    if count == 1 and config in ("cpu", "single_gpu", "ddp"):
+    if count == 1 and not node and config in ("cpu", "single_gpu", "ddp"):
         return Launch((sys.executable, *worker), env, config, 1)
     file = "cpu" if config == "ddp" and not hardware.gpus else config
     launcher = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(SPACES / "accelerate" / f"{file}.yaml"))
-    options = ("--num_processes", str(count), "--num_machines", "1", "--main_process_port", "0")
-    return Launch((*launcher, *options, *worker), env, config, count)
+    if node is None:
+        options = ("--num_processes", str(count), "--num_machines", "1", "--main_process_port", "0")
+        return Launch((*launcher, *options, *worker), env, config, count)
+    total = count * node.count
+    options = ("--num_processes", str(total), "--num_machines", str(node.count), "--machine_rank", str(node.rank))
+    reached = ("--main_process_ip", node.address, "--main_process_port", str(node.port))
+    alone = ("--deepspeed_multinode_launcher", "standard") if config in DEEPSPEED else ()  # not pdsh: every machine starts its own
+    return Launch((*launcher, *options, *reached, *alone, *worker), env, config, total)

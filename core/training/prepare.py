@@ -9,6 +9,7 @@ from core import paths
 from core.errors import UserError
 from core.training import architecture, checks
 from core.training.hardware import Hardware
+from core.training.launch import num_processes
 from core.training.models import ModelRef
 from core.training.recipe import Recipe
 
@@ -46,9 +47,10 @@ def count(recipe: Recipe, dataset: Dataset) -> tuple[int, int]:
     return len(train), len(held_out)
 
 
-def check_data(recipe: Recipe, dataset: Dataset, hardware: Hardware) -> None:
-    """Refuse a recipe whose numbers cannot work with this dataset; see `checks.check_data`."""
-    checks.check_data(recipe, *count(recipe, dataset), hardware)
+def check_data(recipe: Recipe, dataset: Dataset, hardware: Hardware, machines: int = 1) -> None:
+    """Refuse a recipe whose numbers cannot work with this dataset on so many machines like `hardware`; see `checks.check_data`."""
+    processes = num_processes(recipe, hardware) * machines
+    checks.check_data(recipe.model_copy(update={"num_processes": processes}), *count(recipe, dataset), hardware)
 
 
 def tokenizer_of(recipe: Recipe, model: ModelRef) -> ChatTokenizer:

@@ -19,7 +19,6 @@ from core import events, paths
 from core.data.tokenizer import load_tokenizer
 from core.errors import UserError
 from core.export import artifacts
-from core.training import checkpoints
 from core.training.callbacks import RunCallback
 from core.training.evaluation import EarlyStop, Samples
 from core.training.layers import keep_float32, keep_gradients, targets, train_last_layers
@@ -28,6 +27,7 @@ from core.training.recipe import Recipe
 from core.training.recipe import load as load_recipe
 from core.training.samples import Rows, rows_of
 from core.training.threads import fastest_thread_count
+from core.training.together import newest_common, require_same
 from core.training.tracking import TensorBoard
 from core.training.trainer import AnswerTrainer
 
@@ -74,14 +74,15 @@ def train(run_dir: Path) -> None:
     trainer.remove_callback(PrinterCallback)  # RunCallback writes the log
     for listener in (callback, *samples):
         listener.trainer = trainer
-    is_main = trainer.accelerator.is_main_process
+    is_main = trainer.accelerator.is_local_main_process  # each machine has its own run to write into
+    require_same(run_dir, recipe, launch, trainer.args.device)
     peak.end("load")
     threads = known.facts.get("threads") or fastest_thread_count(trainer)
     torch.set_num_threads(threads)
     if is_main:
         events.append(run_dir, "facts", facts=facts_of(trainer, recipe, train_rows, threads))
 
-    checkpoint, refused = checkpoints.newest_whole(run_dir / "checkpoints")
+    checkpoint, refused = newest_common(run_dir / "checkpoints", trainer.args.device)
     for problem in refused if is_main else ():
         events.append(run_dir, "note", text=problem)
     arguments.eval_on_start = bool(eval_rows) and checkpoint is None
@@ -184,6 +185,7 @@ def training_arguments(run_dir: Path, recipe: Recipe) -> SFTConfig:
         logging_nan_inf_filter=False,
         save_strategy="steps" if recipe.save_steps else "no",
         save_steps=recipe.save_steps or 500,
+        save_on_each_node=True,
         eval_strategy="steps" if recipe.eval_steps else "no",
         eval_steps=recipe.eval_steps or None,
         train_sampling_strategy="group_by_length" if recipe.group_by_length else "random",

@@ -3,6 +3,10 @@
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -95,6 +99,46 @@ def test_two_ranks_see_the_rows_of_one_rank_with_twice_the_batch(config):
     assert all(
         weight.numel() and torch.isfinite(weight).all() for file in first.glob("*.safetensors") for weight in load_file(file).values()
     )
+
+
+def on_two_machines(folder, recipes):
+    """(exit codes, what each said) of `train` on two machines that reach each other at 127.0.0.1, each with its own workspace."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    machines = []
+    for rank, recipe in enumerate(recipes):
+        file = folder / f"recipe{rank}.yaml"
+        file.write_text(recipe.to_yaml(), encoding="utf-8")
+        place = ("--nodes", "2", "--rank", str(rank), "--address", "127.0.0.1", "--port", str(port))
+        argv = [sys.executable, "-m", "core", "train", str(file), *place, "--json"]
+        env = os.environ | {"TRANSMUTE_HOME": str(folder / f"machine{rank}")}
+        machines.append(subprocess.Popen(argv, cwd=paths.PROJECT, env=env, stdout=subprocess.PIPE, text=True))
+    said = [machine.communicate(timeout=500)[0] for machine in machines]
+    return [machine.returncode for machine in machines], [json.loads(text.splitlines()[-1]) for text in said]
+
+
+def test_two_machines_of_one_rank_each_see_the_rows_of_one_with_twice_the_batch(tmp_path):
+    shared = {"method": "lora", "lora_dropout": 0.0, "max_steps": 3, "save_steps": 2, "packing": False}
+    one = finished(start(**shared, micro_batch_size=4))
+    assert one.state == "done", log_of(one.run_id)
+    recipe = demo().model_copy(update=QUICK | shared | {"micro_batch_size": 2})
+    codes, (first, second) = on_two_machines(tmp_path, (recipe, recipe))
+    assert codes == [0, 0], (first, second)
+    for told in (first, second):
+        assert [loss for _, loss in told["losses"]] == pytest.approx([one.losses[step] for step in (1, 2, 3)], rel=2e-3)
+        assert told["facts"]["num_processes"] == 2
+        assert told["facts"]["eval_loss_after"] == pytest.approx(one.facts["eval_loss_after"], rel=2e-3)
+        newest, refused = checkpoints.newest_whole(Path(told["run_dir"]) / "checkpoints")
+        assert newest and not refused and checkpoints.step_of(newest) == 3
+    assert {entry["kind"] for entry in first["artifacts"]} == {"adapter", "merged"} and first["facts"]["proofs"]["passed"]
+    assert second["artifacts"] == [] and list(second["steps"]) == ["train"] and "machine 0" in second["notes"][0]
+
+
+def test_machines_that_do_not_train_the_same_thing_end_both_with_a_word(tmp_path):
+    recipes = tuple(demo().model_copy(update=QUICK | {"method": "lora", "seed": seed}) for seed in (0, 1))
+    codes, told = on_two_machines(tmp_path, recipes)
+    assert codes == [1, 1] and [each["error"]["code"] for each in told] == ["NODES", "NODES"], told
 
 
 def test_a_killed_run_goes_on_to_exactly_the_losses_of_one_that_was_left_alone():

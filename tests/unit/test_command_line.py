@@ -136,3 +136,29 @@ def test_a_worker_has_deepspeed_only_where_the_recipe_uses_it(tmp_path: Path, co
         [sys.executable, "-c", program, str(tmp_path)], cwd=paths.PROJECT, env=child_environment(), capture_output=True, text=True
     )
     assert child.stdout.strip() == str(is_there), child.stderr
+
+
+def test_several_machines_are_told_what_to_type_and_nothing_starts():
+    result = shell("train", "--preset", "demo", "--set", "name=a b", "--nodes", "2", "--address", "10.0.0.1", "--detach", "--json")
+    kept = "python -m core train --preset demo --set 'name=a b' --nodes 2 --address 10.0.0.1 --port 29500"
+    assert result.returncode == 2 and "name" in result.stderr  # a recipe that cannot work is refused here already
+    result = shell("train", "--preset", "demo", "--set", "name=a", "--nodes", "2", "--address", "10.0.0.1", "--detach", "--json")
+    kept = kept.replace("'name=a b'", "name=a")
+    assert json.loads(result.stdout.splitlines()[-1])["commands"] == [f"{kept} --rank 0", f"{kept} --rank 1"]
+    assert not paths.runs_dir().exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--rank", "0"),
+        ("--nodes", "2", "--rank", "1"),
+        ("--nodes", "2", "--rank", "2", "--address", "a"),
+        ("--nodes", "0"),
+        ("--nodes", "2", "--rank", "0", "--address", "a", "--set", "accelerate_config=fsdp2"),
+    ],
+)
+def test_a_place_among_machines_that_cannot_be_is_refused(options):
+    result = shell("train", "--preset", "demo", *options)
+    assert result.returncode == 2 and "Remedy" in result.stderr
+    assert not paths.runs_dir().exists()

@@ -53,6 +53,7 @@ WORKER_SIDE = {
     "core.training.layers",
     "core.training.evaluation",
     "core.training.tracking",
+    "core.training.together",
 }
 
 

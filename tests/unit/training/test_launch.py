@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import UserError
 from core.paths import SPACES
 from core.training.hardware import Gpu, Hardware, TorchBuild
-from core.training.launch import command
+from core.training.launch import Node, command
 from core.training.recipe import Recipe
 
 GB = 2**30
@@ -49,6 +50,27 @@ def test_deepspeed_goes_through_the_launcher_even_alone():
     launch = command(RUN, Recipe(accelerate_config="zero2", num_processes=1), CPU, threads=1)
     assert "accelerate.commands.launch" in launch.argv
     assert launch.env["DS_ACCELERATOR"] == "cpu" and "ACCELERATE_USE_CPU" not in launch.env
+
+
+def test_each_of_two_machines_gets_its_rank_and_where_the_first_one_is():
+    launch = command(RUN, Recipe(), gpus(A100, 4), threads=4, node=Node(2, 1, "10.0.0.1", 29501))
+    assert launch.argv[3:] == (
+        "--config_file", str(SPACES / "accelerate" / "ddp.yaml"), "--num_processes", "8", "--num_machines", "2", "--machine_rank", "1",
+        "--main_process_ip", "10.0.0.1", "--main_process_port", "29501", "-m", "core.worker", "/w/runs/r",
+    )  # fmt: skip
+    assert launch.num_processes == 8 and launch.accelerate_config == "ddp"
+    one_each = command(RUN, Recipe(), CPU, threads=2, node=Node(2, 0, "first.local"))
+    assert "accelerate.commands.launch" in one_each.argv and one_each.num_processes == 2
+    zero = command(RUN, Recipe(accelerate_config="zero3"), gpus(A100, 4), threads=4, node=Node(2, 0, "10.0.0.1")).argv
+    assert zero[zero.index("--deepspeed_multinode_launcher") + 1] == "standard"
+
+
+@pytest.mark.parametrize(
+    "place", [(1, 0, "a", 1), (2, 2, "a", 1), (2, -1, "a", 1), (2, 0, "", 1), (2, 0, "--rm", 1), (2, 0, "a b", 1), (2, 0, "a", 0)]
+)
+def test_a_place_that_cannot_be_is_refused(place):
+    with pytest.raises(UserError):
+        Node(*place)
 
 
 @pytest.mark.parametrize("config", ["zero2_offload", "zero3_offload"])
