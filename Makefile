@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help setup demo app test test-all faults lint format types docs bench clean check-tools converter
+.PHONY: help setup demo app test test-all faults lint format types audit docs bench clean check-tools converter
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ format: $(VENV)/.setup-dev ## let ruff mend what it can
 
 types: $(VENV)/.setup-dev ## pyright, strict on core
 	$(BIN)/pyright
+
+audit: $(VENV)/.setup-dev ## known vulnerabilities of packages, risky calls, secrets (needs the network)
+	$(BIN)/python -m tests.audit
 
 docs: $(VENV)/.setup-dev ## write the generated tables of the README anew
 	$(BIN)/python -m core.docs
