@@ -50,12 +50,14 @@ def train(
     chosen = chosen_recipe(recipe, preset, model, data, set_, "train")
     token = hub_token()
     node = place(nodes, rank, address, port) if nodes != 1 and not on else None
+    if on and (rank is not None or address):
+        raise UserError("Rented machines find each other.", "train", "Leave --rank and --address out.")
     if rank is not None and node is None:
         raise UserError("--rank is for one of several machines.", "train", "Give --nodes 2 or more too, or leave it out.")
     if node and rank is None:
         finish(json, {"commands": tell(node, console(json))})
     if on:
-        run_id = _dispatch(chosen, on, (image, timeout, results), console(json))
+        run_id = _dispatch(chosen, on, (image, timeout, results), nodes, console(json))
     elif image or timeout:
         raise UserError("--image and --timeout are for a rented machine.", "train", "Give --on jobs:FLAVOUR too, or leave them out.")
     else:
@@ -64,7 +66,7 @@ def train(
     _watch_or_leave(run_id, detach, json)
 
 
-def _dispatch(recipe: Recipe, on: str, options: tuple[str, str, str], out: Console) -> str:
+def _dispatch(recipe: Recipe, on: str, options: tuple[str, str, str], nodes: int, out: Console) -> str:
     """Create the run for a rented machine, saying what it may cost."""
     from core.jobs import dispatch, target
     from core.running import runs
@@ -72,10 +74,13 @@ def _dispatch(recipe: Recipe, on: str, options: tuple[str, str, str], out: Conso
     image, timeout, results = options
     if results not in ("home", "repo"):
         raise UserError(f"{results!r} is no place for results.", "--results", "Write home or repo.")
-    run_id = dispatch.create(recipe, target.Target(target.parse(on), image, timeout, results), hub_token())
+    run_id = dispatch.create(recipe, target.Target(target.parse(on), image, timeout, results, nodes), hub_token())
     job = target.of_run(runs.folder(run_id))
-    cost = "" if job.most_usd is None else f", ${job.usd_per_h:.2f} per hour, at most ${job.most_usd:.2f}"
-    out.print(f"On {job.flavour} with the image {job.image}: at most {duration(job.timeout_s)}{cost}.", markup=False)
+    cost = (
+        "" if job.most_usd is None or job.usd_per_h is None else f", ${job.usd_per_h * job.nodes:.2f} per hour, at most ${job.most_usd:.2f}"
+    )
+    machines = job.flavour if job.nodes == 1 else f"{job.nodes} x {job.flavour}"
+    out.print(f"On {machines} with the image {job.image}: at most {duration(job.timeout_s)}{cost}.", markup=False)
     return run_id
 
 

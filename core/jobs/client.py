@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,13 @@ from core.errors import UserError
 from core.hubclient import api, patiently, status
 from core.jobs.target import Job
 from core.redact import redact
+from core.training.launch import Node
 
 BOOTSTRAP = Path(__file__).with_name("bootstrap.py")
-RUN_LABEL, ATTEMPT_LABEL = "transmute-run", "transmute-attempt"
+RUN_LABEL, ATTEMPT_LABEL, NODE_LABEL = "transmute-run", "transmute-attempt", "transmute-node"
 TERMINAL = ("COMPLETED", "CANCELED", "ERROR", "DELETED")  # huggingface_hub 2.4, _jobs_api.TERMINAL_JOB_STAGES
 WHERE = "HF Jobs"
+ALIAS = "node-"  # and the rank; behind HF_NETWORK_GROUP_PREFIX it is an address
 
 
 @dataclass(frozen=True)
@@ -37,15 +39,33 @@ def command(repo_id: str, commit: str, sha256: str, run_id: str) -> list[str]:
     return ["python", "-c", BOOTSTRAP.read_text(encoding="utf-8"), repo_id, commit, sha256, run_id]
 
 
-def environment(job: Job) -> dict[str, str]:
+def environment(job: Job, rank: int = 0) -> dict[str, str]:
     endpoint = os.environ.get("HF_ENDPOINT")
     quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     named = {"TRANSMUTE_JOB_REPO": job.repo_id, "PYTHONUNBUFFERED": "1"} | quiet
-    return named | ({"HF_ENDPOINT": endpoint} if endpoint else {})
+    placed = {"TRANSMUTE_NODES": str(job.nodes), "TRANSMUTE_NODE": str(rank)} if job.nodes > 1 else {}
+    return named | placed | ({"HF_ENDPOINT": endpoint} if endpoint else {})
 
 
-def submit(job: Job, run_id: str, attempt: int, bundle: dict[str, str], token: str | None) -> tuple[str, str]:
-    """(id, page) of the job. One that an unanswered try has started already is found by its labels and taken over, never doubled.
+def network(job: Job, run_id: str, attempt: int, rank: int) -> dict[str, Any]:
+    """What puts the machines of one attempt into a network of their own, where each is reached by its alias (see `node`)."""
+    if job.nodes == 1:
+        return {}
+    return {"network_group": f"transmute-{run_id}-{attempt}", "network_aliases": [f"{ALIAS}{rank}"]}
+
+
+def node(environment: Mapping[str, str]) -> Node | None:
+    """On a rented machine: its place among several; None where it is alone."""
+    count = int(environment.get("TRANSMUTE_NODES", "1"))
+    if count == 1:
+        return None
+    return Node(count, int(environment["TRANSMUTE_NODE"]), f"{environment['HF_NETWORK_GROUP_PREFIX']}{ALIAS}0")
+
+
+def submit(job: Job, run_id: str, attempt: int, bundle: dict[str, str], token: str | None, rank: int = 0) -> tuple[str, str]:
+    """(id, page) of the job, or of machine `rank` of several.
+
+    One that an unanswered try has started already is found by its labels and taken over, never doubled.
 
     Args:
         bundle: ``commit`` and ``sha256`` of what was sent to the job's repository.
@@ -54,7 +74,7 @@ def submit(job: Job, run_id: str, attempt: int, bundle: dict[str, str], token: s
         UserError: the login may not start jobs (LOGIN, ACCESS), the Hub refuses it, or cannot be reached (NET).
     """
     hub = api(token)
-    labels = {RUN_LABEL: run_id, ATTEMPT_LABEL: str(attempt)}
+    labels = {RUN_LABEL: run_id, ATTEMPT_LABEL: str(attempt)} | ({NODE_LABEL: str(rank)} if job.nodes > 1 else {})
 
     def once() -> Any:
         found = hub.list_jobs(labels=labels, namespace=job.namespace)
@@ -62,16 +82,17 @@ def submit(job: Job, run_id: str, attempt: int, bundle: dict[str, str], token: s
         return known[0] if known else hub.run_job(
             image=job.image,
             command=command(job.repo_id, bundle["commit"], bundle["sha256"], run_id),
-            env=environment(job),
+            env=environment(job, rank),
             secrets={"HF_TOKEN": token},
             flavor=job.flavour,
             timeout=job.timeout_s,
             name=name,
             labels=labels,
             namespace=job.namespace,
+            **network(job, run_id, attempt, rank),
         )  # fmt: skip
 
-    name = f"transmute-{run_id}"
+    name = f"transmute-{run_id}" + (f"-{rank}" if rank else "")
     made = patiently(once, lambda error: explain(error, job.namespace))
     return str(made.id), str(made.url)
 
@@ -102,6 +123,23 @@ def lines(job: Job, job_id: str, token: str | None, follow: bool = True) -> Iter
 def cancel(job: Job, job_id: str, token: str | None) -> None:
     hub = api(token)
     patiently(lambda: hub.cancel_job(job_id=job_id, namespace=job.namespace), lambda error: explain(error, job_id))
+
+
+def end(job: Job, job_ids: Iterable[str], token: str | None) -> None:
+    """Cancel those that have not ended, the first of them first: it saves what there is.
+
+    Raises:
+        UserError: as `submit`, after every one was tried.
+    """
+    failed: UserError | None = None
+    for job_id in job_ids:
+        try:
+            if not stage(job, job_id, token).is_terminal:
+                cancel(job, job_id, token)
+        except UserError as error:
+            failed = failed or error
+    if failed:
+        raise failed
 
 
 def explain(error: BaseException, where: str) -> UserError:

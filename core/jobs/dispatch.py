@@ -15,7 +15,7 @@ from core.publish.push import explain
 from core.running import runs
 from core.running.queue import RUN_LOCK
 from core.training import models, prepare
-from core.training.checks import check
+from core.training.checks import check, check_nodes
 from core.training.recipe import Recipe
 
 
@@ -27,6 +27,10 @@ def create(recipe: Recipe, wanted: Target, token: str | None, owner: str = "") -
     """
     machine = target.hardware(wanted.flavour)
     check(recipe, machine)
+    if not 1 <= wanted.nodes <= target.MOST_NODES:
+        raise UserError(f"{wanted.nodes} machines are too few or too many.", "--nodes", f"Give 1 to {target.MOST_NODES}.")
+    if wanted.nodes > 1:
+        check_nodes(recipe)
     namespace = caller(token)
     run_id = paths.new_run_id()
     model = models.outline(recipe.base_model, recipe.base_revision, token)
@@ -44,6 +48,7 @@ def create(recipe: Recipe, wanted: Target, token: str | None, owner: str = "") -
         timeout_s=limit_s,
         results=wanted.results,
         usd_per_h=_price(wanted.flavour, token),
+        nodes=wanted.nodes,
     )
     runs.create(recipe, token, machine, owner, run_id, job.model_dump(mode="json"))
     if os.environ.get("SPACE_ID") and limit_s > target.LOGIN_S:
@@ -75,8 +80,7 @@ def stop(run_id: str, token: str | None) -> Run:
     if current is None or current.has_ended or is_held(run_dir / RUN_LOCK):
         return runs.stop(run_id)
     job = target.of_run(run_dir)
-    if not client.stage(job, current.job_id, token).is_terminal:
-        client.cancel(job, current.job_id, token)
+    client.end(job, current.all_ids, token)
     events.append(run_dir, "job_ended", stage="CANCELED")
     events.append(run_dir, "finished", state="cancelled")
     return runs.load(run_id)

@@ -6,6 +6,7 @@ Whatever it has done stands in the run's events, so that it can be killed at any
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -78,6 +79,11 @@ class Submitted:
     attempt: int
     first: int  # number of the next event that is not here yet
     has_ended: bool
+    others: tuple[str, ...] = ()  # jobs of the other machines, where several train together
+
+    @property
+    def all_ids(self) -> tuple[str, ...]:
+        return (self.job_id, *self.others)
 
 
 def submitted(log: list[Event]) -> Submitted | None:
@@ -86,7 +92,8 @@ def submitted(log: list[Event]) -> Submitted | None:
         return None
     made, since = log[attempts[-1]], log[attempts[-1] :]
     first = max((int(event["n"]) + 1 for event in since if "n" in event), default=0)
-    return Submitted(made["job_id"], made["url"], len(attempts), first, any(event["kind"] == "job_ended" for event in since))
+    others = tuple(str(event["job_id"]) for event in since if event["kind"] == "job_joined")
+    return Submitted(made["job_id"], made["url"], len(attempts), first, any(event["kind"] == "job_ended" for event in since), others)
 
 
 def attend(run_dir: Path, token: str | None) -> None:
@@ -99,10 +106,13 @@ def attend(run_dir: Path, token: str | None) -> None:
     current = submitted(log)
     if current is None or current.has_ended:
         current = _start(run_dir, job, log, 1 + (current.attempt if current else 0), token)
+    elif len(current.all_ids) < job.nodes:
+        current = _join(run_dir, job, current, log, token)
     else:
         _take_up(run_dir, log)
     listener = Listener(run_dir, job, current.job_id, current.first, token)
     listener.listen()
+    client.end(job, current.others, token)  # without the first machine the others cannot go on
     _conclude(run_dir, job, listener, token)
 
 
@@ -114,7 +124,26 @@ def _start(run_dir: Path, job: target.Job, log: list[Event], attempt: int, token
         job_id, url = client.submit(job, run_dir.name, attempt, sent, token)
         events.append(run_dir, "job_submitted", job_id=job_id, url=url, flavour=job.flavour, image=job.image, timeout_s=job.timeout_s)
     events.append(run_dir, "note", text=f"Job {job_id} on {job.flavour}, at most {job.timeout_s // 60} minutes: {url}")
-    return Submitted(job_id, url, attempt, 0, False)
+    return _join(run_dir, job, Submitted(job_id, url, attempt, 0, False), list(events.read(run_dir)), token)
+
+
+def _join(run_dir: Path, job: target.Job, first: Submitted, log: list[Event], token: str | None) -> Submitted:
+    """Start the other machines of the job that are not there yet. Where one cannot be had, none goes on."""
+    sent = next(event for event in log if event["kind"] == "bundled")
+    joined = list(first.others)
+    try:
+        for rank in range(1 + len(joined), job.nodes):
+            with whole():
+                job_id, url = client.submit(job, run_dir.name, first.attempt, sent, token, rank)
+                events.append(run_dir, "job_joined", job_id=job_id, url=url, rank=rank)
+            joined.append(job_id)
+            events.append(run_dir, "note", text=f"Machine {rank} of {job.nodes} is job {job_id}: {url}")
+    except UserError:
+        with contextlib.suppress(UserError):
+            client.end(job, (first.job_id, *joined), token)
+            events.append(run_dir, "job_ended", stage="CANCELED")
+        raise
+    return dataclasses.replace(first, others=tuple(joined))
 
 
 def _send_bundle(run_dir: Path, job: target.Job, token: str | None) -> Event:
@@ -189,9 +218,7 @@ def end(run_dir: Path, token: str | None) -> None:
         events.append(run_dir, "finished", state="cancelled")
         return
     try:
-        stage = client.stage(job, current.job_id, token)
-        if not stage.is_terminal:
-            client.cancel(job, current.job_id, token)
+        client.end(job, current.all_ids, token)
         deadline = time.monotonic() + CANCEL_S
         while not (stage := client.stage(job, current.job_id, token)).is_terminal and time.monotonic() < deadline:
             time.sleep(LOOK_S)

@@ -17,10 +17,11 @@ from typing import Any, TextIO
 from core import events, paths
 from core.errors import UserError
 from core.events import Event
-from core.jobs import bundle, keeping, results, wire
+from core.jobs import bundle, client, keeping, results, wire
 from core.publish.push import remember
 from core.redact import redact
 from core.running import runs
+from core.training.launch import DEEPSPEED
 from core.training.recipe import load as load_recipe
 
 LOOK_S = 0.2
@@ -72,7 +73,8 @@ def main(run_id: str) -> int:
     telling = Telling(run_dir, sys.stdout)
     try:
         unpack()
-        runs.create(load_recipe(Path(bundle.RECIPE)), token, run_id=run_id)
+        recipe, node = load_recipe(Path(bundle.RECIPE)), client.node(os.environ)
+        runs.create(recipe, token, run_id=run_id, node=node)
         remember(repo_id, "created")  # made for this run by who started the job
         if kept := keeping.fetch(run_dir, repo_id, token):
             events.append(run_dir, "note", text=f"It goes on from {kept}, which an earlier job had kept.")
@@ -81,16 +83,21 @@ def main(run_id: str) -> int:
         telling.say({"t": round(time.time(), 3), "kind": "finished", "state": "failed", "error": error.as_dict()})
         return 1
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=_stop, args=(run_id,), daemon=True).start())
-    keeper = keeping.Keeper(run_dir, repo_id, token)
+    if node and node.rank:
+        return _attend(run_id, telling)
+    # Under ZeRO every machine has a part of the checkpoint, and only the first one's would be kept.
+    keeper = None if node and recipe.accelerate_config in DEEPSPEED else keeping.Keeper(run_dir, repo_id, token)
     while not runs.load(run_id).is_terminal:
         telling.look()
-        keeper.look()
+        if keeper:
+            keeper.look()
         time.sleep(LOOK_S)
     run = runs.load(run_id)
     if not events.fold(events.read(run_dir)).is_terminal:  # its supervisor was killed: nobody else can say so any more
         events.append(run_dir, "finished", state="failed", error=run.error)
     telling.look()
-    keeper.close()
+    if keeper:
+        keeper.close()
     try:
         if run.state == "done":
             keeping.forget(repo_id, token)
@@ -100,6 +107,15 @@ def main(run_id: str) -> int:
         telling.look()
         return 1
     events.append(run_dir, "sent", **sent)
+    telling.look()
+    return 0 if run.state == "done" else 1
+
+
+def _attend(run_id: str, telling: Telling) -> int:
+    """Another machine than the first: its part of the run to its end; there is nothing of it to be sent."""
+    while not (run := runs.load(run_id)).is_terminal:
+        telling.look()
+        time.sleep(LOOK_S)
     telling.look()
     return 0 if run.state == "done" else 1
 

@@ -21,6 +21,7 @@ from core.training.hardware import Flavour, Hardware, flavours
 PREFIX = "jobs:"
 GPU_IMAGE, CPU_IMAGE = "huggingface/trl", "python:3.12"
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+MOST_NODES = 64
 LOGIN_S = 8 * 3600  # how long a login on a Space lasts (platform documentation, read 2026-08-21)
 Results = Literal["home", "repo"]
 
@@ -36,22 +37,24 @@ class Job(BaseModel):
     repo_id: str  # private; the bundle goes there, and the results come from there
     timeout_s: int
     results: Results = "home"
-    usd_per_h: float | None = None
+    usd_per_h: float | None = None  # of one machine
+    nodes: int = 1
 
     @property
     def most_usd(self) -> float | None:
-        """What it costs when it takes all its time."""
-        return None if self.usd_per_h is None else self.usd_per_h * self.timeout_s / 3600
+        """What it costs when it takes all its time, on every machine."""
+        return None if self.usd_per_h is None else self.usd_per_h * self.nodes * self.timeout_s / 3600
 
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of machine, as somebody asks for it. `timeout` is empty for the estimate with its margin, else ``90m``, ``6h``, ``2d``."""
+    """A kind of machine, and how many of them, as somebody asks for it. `timeout` is empty for the estimate with its margin, else ``90m``, ``6h``, ``2d``."""
 
     flavour: str
     image: str = ""
     timeout: str = ""
     results: Results = "home"
+    nodes: int = 1
 
 
 def parse(on: str) -> str:
