@@ -19,7 +19,7 @@ BIN = Path(sys.executable).parent
 # assert marks our own mistakes; subprocess is used with argument lists only, which ruff's S602, S604 and S605 check.
 NOT_ASKED = "B101,B404,B603"
 OFFLINE = "loads a folder of this machine with HF_HUB_OFFLINE=1 and local_files_only or a path, so there is no revision to pin"
-TOKEN_OF_TEXT = "a token of text, not of a login"  # noqa: S105
+TOKEN_OF_TEXT = "a token of text, not of a login"
 DRAWS = "draws samples or an order; nothing secret depends on it"
 CODE: dict[tuple[str, str], str] = {
     ("B104", "app.py"): "on a Space the container's port is the platform's; elsewhere an open address needs a password",
