@@ -55,6 +55,12 @@ def places() -> list[tuple[str, str]]:
     return [("This machine", ""), *rented]
 
 
+def known_place(kept: dict[str, Any] | None) -> str:
+    """Where the form that the browser kept wants to run; this machine where that is not offered any more."""
+    place = kept.get("place") if isinstance(kept, dict) else ""
+    return str(place) if place in [value for _, value in places()] else ""
+
+
 def machine_at(place: str) -> Hardware:
     return target.hardware(target.parse(place)) if place else machine()
 

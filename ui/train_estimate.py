@@ -11,6 +11,7 @@ from core import paths
 from core.data.dataset import open_dataset
 from core.errors import UserError
 from core.export import artifacts
+from core.jobs import target
 from core.training import fits, forecast, prospect, shapes, workload
 from core.training.architecture import read_config
 from core.training.hardware import prices_read
@@ -31,19 +32,21 @@ NAMES = {
 SMALLEST = 0.005  # of the peak: parts below it are not drawn
 
 
-def add(shell: Shell) -> gr.HTML:
-    """Put the estimate onto the page; it follows the form, whatever changed it."""
+def add(shell: Shell) -> gr.Button:
+    """Put the estimate onto the page; it follows the form, whatever changed it. Returns the button that makes the recipe fit."""
     shown = gr.HTML("", container=False, padding=False, elem_id="train-estimate")
-    wired: dict[str, Any] = {"inputs": shell.form, "outputs": {"estimate": shown}}
+    fit = gr.Button("Make it fit", visible=False, size="sm", elem_id="train-fit")
+    wired: dict[str, Any] = {"inputs": shell.form, "outputs": {"estimate": shown, "fit": fit}}
     shell.listen(shell.form.change, look, **wired, trigger_mode="always_last")
     shell.listen([shell.demo.load, shell.tab[TRAIN].select], look, **wired)
-    return shown
+    return fit
 
 
 @allowed("public")
 def look(kept: dict[str, Any] | None, caller: Caller) -> dict[str, Any]:
-    """The estimate of the form as it stands; nothing where it makes no recipe."""
-    return {"estimate": estimated((kept or {}).get("values") or {}, caller)}
+    """The estimate of the form as it stands, on the machine chosen there; nothing where it makes no recipe."""
+    values, place = (kept or {}).get("values") or {}, data.known_place(kept)
+    return {"estimate": estimated(values, caller, place), "fit": gr.Button(visible=change_for(values, caller, place) is not None)}
 
 
 @allowed("owner")
@@ -61,24 +64,49 @@ def estimate(recipe: dict[str, Any], caller: Caller) -> dict[str, Any]:
     }
 
 
-def estimated(values: dict[str, Any], caller: Caller) -> str:
-    """The HTML of the estimate."""
+def change_for(values: dict[str, Any], caller: Caller, place: str) -> fits.Change | None:
+    """The smallest change that makes the form's recipe fit at `place`; None where it fits, cannot run there, or nothing helps."""
+    known, machine = _known(values, caller), data.machine_at(place)
+    if known is None or known[1] is None:
+        return None
+    recipe, model = known[0], known[1]
+    try:
+        fits.checks.check_machine(recipe, machine)
+    except UserError:
+        return None
+    return fits.smallest_change(recipe, model, machine, work_of(recipe))
+
+
+def _known(values: dict[str, Any], caller: Caller) -> tuple[Recipe, Shapes | None] | None:
+    """The form's recipe and its model's shapes, where it makes one."""
     try:
         recipe = data.recipe_of(values, caller)
-        model = model_of(recipe.base_model)
+        return recipe, model_of(recipe.base_model)
     except (UserError, KeyError, TypeError):  # the fields say what is wrong with them
+        return None
+
+
+def estimated(values: dict[str, Any], caller: Caller, place: str = "") -> str:
+    """The HTML of the estimate, of a run at `place`."""
+    if (known := _known(values, caller)) is None:
         return ""
+    recipe, model = known
     if model is None:
         return _said("What it takes is not known before this model is fetched.", "Its config.json says how large it is.")
     work = work_of(recipe)
     offers = fits.offers(recipe, model, work)
     try:
-        fits.checks.check_machine(recipe, data.machine())
+        fits.checks.check_machine(recipe, data.machine_at(place))
     except UserError:
-        return _said("It cannot run on this machine.", _where(fits.cheapest(offers))) + _flavours(offers)
-    here = forecast.of_shapes(recipe, model, data.machine(), work)
-    change = None if here.fits else fits.smallest_change(recipe, model, data.machine(), work)
-    return _verdict(here, change) + _bar(here) + _figures(here, fits.cheapest(offers)) + _honest(here) + _flavours(offers)
+        return _said(f"It cannot run {_on(place)}.", _where(fits.cheapest(offers))) + _flavours(offers)
+    there = forecast.of_shapes(recipe, model, data.machine_at(place), work)
+    change = None if there.fits else fits.smallest_change(recipe, model, data.machine_at(place), work)
+    figures = _figures(there, fits.cheapest(offers), place)
+    return _verdict(there, change, place) + _bar(there) + figures + _honest(there) + _flavours(offers)
+
+
+def _on(place: str) -> str:
+    return f"on {target.flavour(target.parse(place)).title}" if place else "on this machine"
 
 
 def model_of(name: str) -> Shapes | None:
@@ -115,19 +143,19 @@ def _said(lead: str, rest: str) -> str:
     return f'<p class="estimate-lead"><b>{text(lead)}</b> {text(rest)}</p>'
 
 
-def _verdict(here: forecast.Estimate, change: fits.Change | None) -> str:
+def _verdict(here: forecast.Estimate, change: fits.Change | None, place: str = "") -> str:
     is_gpu = here.memory.device == "gpu"
     need, room = (here.peak_bytes, here.room_bytes) if is_gpu else (here.host_bytes, here.host_room_bytes)
     kind = "GPU memory" if is_gpu else "main memory, libraries included"
-    lead = f"Needs about {size(need)} of {kind}; {size(room)} can be used here."
-    label = chip("Fits here", "good") if here.fits else chip("Does not fit here", "warning")
+    lead = f"Needs about {size(need)} of {kind}; {size(room)} can be used {_on(place)}."
+    label = chip("Fits", "good") if here.fits else chip("Does not fit", "warning")
     rest = ""
     if not here.fits:
-        rest = f"It would fit with {_knobs(change)}. {change.said}" if change else "No change of batch, length or method makes it fit."
+        rest = f"It would fit with {knobs_said(change)}. {change.said}" if change else "No change of batch, length or method makes it fit."
     return f'<p class="estimate-lead">{label} <b>{text(lead)}</b> {text(rest)}</p>'
 
 
-def _knobs(change: fits.Change) -> str:
+def knobs_said(change: fits.Change) -> str:
     """The knobs by their titles, as the form has them: ``micro batch size 2, gradient checkpointing on``."""
     titles = form.rows()
     shown = {True: "on", False: "off"}
@@ -153,10 +181,10 @@ def _bar(here: forecast.Estimate) -> str:
     return f'<div class="parts" role="img" aria-label="{text(label)}">{spans}</div><ul class="parts-key">{legend}</ul>'
 
 
-def _figures(here: forecast.Estimate, best: fits.Offer | None) -> str:
+def _figures(here: forecast.Estimate, best: fits.Offer | None, place: str = "") -> str:
     pairs = [
         ("Optimizer steps", f"{'' if here.is_counted else 'about '}{here.steps:,}"),
-        ("Time here", f"about {duration(here.total_s)}"),
+        ("Time there" if place else "Time here", f"about {duration(here.total_s)}"),
         ("Disk", size(here.disk_bytes)),
         ("Cheapest machine on the Hub", _where(best)),
     ]

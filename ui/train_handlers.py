@@ -9,7 +9,7 @@ import gradio as gr
 
 from core.training.presets import PRESETS, preset
 from core.training.recipe import ADAPTER_METHODS, Recipe
-from ui import background, form, methods
+from ui import background, form, methods, train_estimate
 from ui import train_data as data
 from ui.access import Caller, allowed
 from ui.opening import said_by_name
@@ -74,6 +74,18 @@ def adapt(kept: Kept, caller: Caller, **values: Any) -> Shown:
     return _filled(typed | {"values": data.adapted(typed["values"])}, caller)
 
 
+@allowed("public")
+def fit(kept: Kept, caller: Caller, **values: Any) -> Shown:
+    """The smallest change that makes the recipe fit where it shall run."""
+    typed = _typed(kept, values)
+    change = train_estimate.change_for(typed["values"], caller, typed["place"])
+    if change is None:
+        return _filled(typed, caller)
+    return _filled(
+        typed | {"values": typed["values"] | change.knobs}, caller, f"Changed: {train_estimate.knobs_said(change)}. {change.said}"
+    )
+
+
 @allowed("owner")
 def start(kept: Kept, caller: Caller, **values: Any) -> Iterator[Shown]:
     """Create and start the run, with a word while a model is fetched; then on to Runs."""
@@ -102,8 +114,7 @@ def _known(kept: Kept | None) -> Kept:
         return base
     values = form.to_values(preset(kept["preset"]))
     values |= {name: value for name, value in kept["values"].items() if name in values}
-    place = kept.get("place") if kept.get("place") in [value for _, value in data.places()] else ""
-    return {"preset": kept["preset"], "values": values, "carried": str(kept.get("carried") or ""), "place": place}
+    return {"preset": kept["preset"], "values": values, "carried": str(kept.get("carried") or ""), "place": data.known_place(kept)}
 
 
 def _typed(kept: Kept | None, values: Shown) -> Kept:
@@ -130,12 +141,13 @@ def _with_dataset(values: Shown, dataset: str) -> Shown:
     return values | {"dataset": dataset} | share
 
 
-def _filled(kept: Kept, caller: Caller) -> Shown:
+def _filled(kept: Kept, caller: Caller, note: str = "") -> Shown:
     """Every field with its value, and what `_judged` says of them."""
     fields: Shown = dict(kept["values"])
     for name in form.HAS_CHOICES:
-        fields[name] = gr.Dropdown(form.choices(name, caller), value=fields[name])
-    return fields | _judged(kept, caller)
+        has_many = isinstance(fields[name], list | tuple)
+        fields[name] = gr.Dropdown(form.choices(name, caller), value=fields[name], multiselect=has_many or None)
+    return fields | _judged(kept, caller, note)
 
 
 def _judged(kept: Kept, caller: Caller, note: str = "") -> Shown:

@@ -40,7 +40,7 @@ def build(shell: Shell) -> None:
     slot = feedback.slot()
     progress = gr.HTML("", container=False, padding=False, elem_classes=["working"])
     adapt = gr.Button("Adapt the recipe to this machine", visible=False, size="sm", elem_id="train-adapt")
-    train_estimate.add(shell)
+    fit = train_estimate.add(shell)
     made = form.Form()
     with gr.Row(elem_classes=["fields"]), gr.Column(elem_classes=["wide"]):
         preset = gr.Dropdown(
@@ -78,6 +78,7 @@ def build(shell: Shell) -> None:
         "place": place,
         "comparison": comparison,
         "adapt": adapt,
+        "make_fit": fit,
         "command": command,
         "yaml": yaml,
     }
@@ -97,6 +98,7 @@ def _attach(shell: Shell, made: form.Form, at: dict[str, Any], slot: gr.HTML) ->
     shell.listen(typed, on.check, **judged, trigger_mode="always_last")
     shell.listen(fields["method"].input, on.choose_method, **judged)
     shell.listen(at["adapt"].click, on.adapt, **judged)
+    shell.listen(at["make_fit"].click, on.fit, **judged)
     shell.listen(at["preset"].input, on.take_preset, **judged | {"inputs": [at["preset"], state]})
     shell.listen(at["place"].input, on.choose_place, **judged | {"inputs": [at["place"], state]})
     shell.listen([shell.demo.load, shell.tab[TRAIN].select], on.restore, inputs=[shell.dataset_id, state], outputs=at, slot=slot)

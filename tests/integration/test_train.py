@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from core import paths
 from core.export import artifacts
 from core.running import runs
-from core.training import checkpoints
+from core.training import checkpoints, exports
+from core.training.hardware import detect
 from core.training.presets import demo
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600), pytest.mark.usefixtures("workspace")]
@@ -99,6 +100,17 @@ def test_two_ranks_see_the_rows_of_one_rank_with_twice_the_batch(config):
     assert all(
         weight.numel() and torch.isfinite(weight).all() for file in first.glob("*.safetensors") for weight in load_file(file).values()
     )
+
+
+def test_exported_yaml_runs_with_train(tmp_path):
+    recipe = demo().model_copy(update=QUICK | {"method": "lora", "max_steps": 2, "save_steps": 0})
+    file = tmp_path / "recipe.yaml"
+    file.write_text(exports.export(recipe, "yaml", detect()), encoding="utf-8")
+    argv = [sys.executable, "-m", "core", "train", str(file), "--json"]
+    done = subprocess.run(argv, cwd=paths.PROJECT, capture_output=True, text=True, timeout=300)
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == 0 and said["state"] == "done" and said["step"] == 2, done.stderr
+    assert runs.recipe_of(said["run_id"]) == exports.portable(recipe)
 
 
 def on_two_machines(folder, recipes):

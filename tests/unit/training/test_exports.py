@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.cli.run import chosen_recipe
+from core.running import runs
 from core.training import exports, script
 from core.training.hardware import Gpu, Hardware, TorchBuild
 from core.training.presets import PRESETS
@@ -90,3 +92,13 @@ def test_no_path_of_this_machine_is_exported() -> None:
     for to in exports.FORMATS:
         assert str(PROJECT) not in exports.export(PRESETS["demo"](), to, CPU)
     assert json.loads(exports.export(PRESETS["demo"](), "notebook", CPU))["nbformat"] == 4
+
+
+def test_exported_yaml_is_taken_by_train(workspace: Path, tmp_path: Path) -> None:
+    """The whole way, without its last step: file, command line's reading of it, a run's folder with the same recipe."""
+    recipe = PRESETS["demo"]().model_copy(update={"max_steps": 2, "levels": (), "learning_rate": 3e-4})
+    file = tmp_path / "recipe.yaml"
+    file.write_text(exports.export(recipe, "yaml", CPU), encoding="utf-8")
+    chosen = chosen_recipe(file, None, None, None, None, "train")
+    run_id = runs.create(chosen)
+    assert runs.recipe_of(run_id) == exports.portable(recipe)

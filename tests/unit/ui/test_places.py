@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from core.jobs import target
-from ui import train_data, train_handlers
+from ui import train_data, train_estimate, train_handlers
 from ui.access import Caller
 
 LOGGED_IN = Caller("someone", "owner", is_local=True, token="hf_" + "x" * 24)
@@ -48,3 +48,32 @@ def test_the_command_names_the_place():
     values = train_handlers.fresh()["values"]
     assert train_data.command_text(values, L4).endswith("train recipe.yaml --on jobs:l4x1")
     assert "--on" not in train_data.command_text(values)
+
+
+def too_large() -> dict:
+    return train_handlers.fresh()["values"] | {
+        "base_model": "lmsys/vicuna-7b-v1.5", "method": "qlora", "max_length": 2048, "micro_batch_size": 64, "gradient_accumulation_steps": 1,
+    }  # fmt: skip
+
+
+def test_the_estimate_judges_the_machine_that_was_chosen(workspace: Path):
+    small, large = f"{target.PREFIX}t4-small", f"{target.PREFIX}a100-large"
+    assert "Does not fit" in train_estimate.estimated(too_large(), LOGGED_IN, small)
+    said = train_estimate.estimated(too_large() | {"micro_batch_size": 1}, LOGGED_IN, large)
+    assert "Does not fit" not in said and f"can be used on {target.flavour('a100-large').title}" in said
+    shown = train_estimate.look.__wrapped__({"values": too_large(), "place": small}, caller=LOGGED_IN)
+    assert shown["fit"].visible and "Does not fit" in shown["estimate"]
+
+
+def test_one_click_makes_the_recipe_fit_where_it_shall_run(workspace: Path):
+    place = f"{target.PREFIX}l4x1"
+    kept = train_handlers.fresh() | {"values": too_large(), "place": place}
+    change = train_estimate.change_for(too_large(), LOGGED_IN, place)
+    assert change and "micro_batch_size" in change.knobs
+    shown = train_handlers.fit.__wrapped__(kept, caller=LOGGED_IN, **too_large())
+    after = shown["kept"]["values"]
+    assert after == too_large() | change.knobs and shown["kept"]["place"] == place
+    assert after["micro_batch_size"] * after["gradient_accumulation_steps"] == 64
+    assert train_estimate.change_for(after, LOGGED_IN, place) is None
+    assert "Does not fit" not in train_estimate.estimated(after, LOGGED_IN, place)
+    assert train_handlers.fit.__wrapped__(shown["kept"], caller=LOGGED_IN, **after)["kept"]["values"] == after
