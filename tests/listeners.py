@@ -58,9 +58,10 @@ class Visitor:
     def get(self, path: str) -> httpx.Response:
         return self._http.get(path)
 
-    def call(self, listener: Listener, *, empty: bool = False) -> str:
-        """What the page answers to a listener's event, with the values of the page as it opens; or with no values, when `empty`."""
-        data = [None if empty else value for value in self._inputs[listener.number]]
+    def call(self, listener: Listener, *, empty: bool = False, data: list[Any] | None = None) -> str:
+        """What the page answers to a listener's event: with `data`, else the values of the page as it opens, or none when `empty`."""
+        if data is None:
+            data = [None if empty else value for value in self._inputs[listener.number]]
         body: dict[str, Any] = {"fn_index": listener.number, "data": data, **self._more}
         body |= {
             "session_hash": secrets.token_hex(6),
