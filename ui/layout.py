@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,13 @@ BUILD: dict[str, Callable[[Shell], None]] = {
 TIMED = {RUNS: 1.0, MODELS: 2.0}  # tabs that look again every so many seconds while they are open
 IMPORT_S = 0.5  # between two looks at an import that goes on
 SWEEP_S = (3600, 24 * 3600)  # every hour, uploads and other temporary files that are a day old are deleted
+BEGINS = """async () => {
+    const began = window.transmuteBegan
+    window.transmuteBegan = true
+    await new Promise(requestAnimationFrame)
+    const chosen = document.querySelector("[role=tab][aria-selected=true]")
+    return began && chosen?.textContent.trim() === "Dataset" ? %s : Array(%d).fill({__type__: "update"})
+}"""
 
 
 def build() -> gr.Blocks:
@@ -44,27 +52,24 @@ def build() -> gr.Blocks:
                 with gr.Tab(title, id=tab_id) as shell.tab[tab_id]:
                     BUILD[tab_id](shell)
         programs.offer()
-        for tab in shell.tab.values():
-            shell.listen(tab.select, remember, outputs=[opened, *timers.values()], queue=False)
-        shell.listen(demo.load, reopen, inputs=opened, outputs=[tabs, *timers.values()], queue=False)
+        for tab_id, tab in shell.tab.items():
+            tab.select(None, js=_opened(tab_id), outputs=[opened, *timers.values()], api_visibility="private")
+        shell.listen(demo.load, reopen, inputs=opened, outputs=tabs, queue=False)
     demo.queue(default_concurrency_limit=8, max_size=256)
     return demo
 
 
-@allowed("public")
-def remember(event: gr.SelectData) -> tuple[Any, ...]:
-    """The id of the tab that was opened, and which timers tick from now on."""
-    tab_id = next((tab_id for tab_id, title in TABS if title == event.value), DATASET)
-    return tab_id, *_timers(tab_id)
+def _opened(tab_id: str) -> str:
+    """Keeps which tab was opened and lets its timer tick, in the browser itself and so in the order of the clicks.
+
+    When the page begins, the first tab is told as opened too, even after a click on another one; then nothing is changed.
+    """
+    ticking = ", ".join(f'{{__type__: "update", active: {json.dumps(timed == tab_id)}}}' for timed in TIMED)
+    told = f"[{json.dumps(tab_id)}, {ticking}]"
+    return f"() => {told}" if tab_id != DATASET else BEGINS % (told, 1 + len(TIMED))
 
 
 @allowed("public")
-def reopen(tab_id: str) -> tuple[Any, ...]:
-    """The tab that was open before the page was reloaded."""
-    if tab_id not in BUILD or tab_id == DATASET:
-        return (gr.skip(),) * (1 + len(TIMED))  # it is open already, unless the person has clicked meanwhile
-    return gr.Tabs(selected=tab_id), *_timers(tab_id)
-
-
-def _timers(tab_id: str) -> list[gr.Timer]:
-    return [gr.Timer(active=timed == tab_id) for timed in TIMED]
+def reopen(tab_id: str) -> Any:
+    """The tab that was open before the page was reloaded; the first is open already, unless the person has clicked meanwhile."""
+    return gr.skip() if tab_id not in BUILD or tab_id == DATASET else gr.Tabs(selected=tab_id)
