@@ -1,9 +1,13 @@
 """Transmute's page: ``python app.py`` on your own machine, or the entry point of a Space. It builds the page and launches it."""
 
+import os
+
+if os.environ.get("SYSTEM") == "spaces":
+    os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"  # noqa: S105 - a Space's own HF_TOKEN is not lent to who has none; read at the first import
+
 import spaces  # isort: skip  # noqa: F401 - a Space wants it before gradio and torch
 
 import argparse
-import os
 import sys
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")

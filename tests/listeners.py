@@ -44,6 +44,14 @@ def of_page(variables: dict[str, str]) -> list[Listener]:
     return [Listener(**each) for each in json.loads(built.stdout.splitlines()[-1])]
 
 
+def result(answer: str) -> Any:
+    """The first value of a queued call's last message."""
+    completed = next(line for line in answer.splitlines() if "process_completed" in line)
+    output = json.loads(completed.removeprefix("data: "))["output"]
+    assert "data" in output, output
+    return output["data"][0]
+
+
 class Visitor:
     """A browser at the page. `cookie` is its session, `more` goes into the body of every call."""
 

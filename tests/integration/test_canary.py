@@ -19,9 +19,9 @@ import pytest
 
 from core import paths
 from tests import listeners, space
-from tests.hub.repos import GOOD_TOKEN, Repo
+from tests.hub.repos import GOOD_TOKEN, OTHER_TOKEN, Repo
 from tests.hub.server import Hub
-from tests.listeners import Listener, Visitor
+from tests.listeners import Listener, Visitor, result
 from tests.page import App, free_port, stop_runs
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
@@ -82,7 +82,7 @@ def at_the_space(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     places = {"HOME": str(folder / "home"), "HF_HOME": str(folder / "huggingface"), "TMPDIR": str(folder / "tmp")}
     for place in places.values():
         Path(place).mkdir()
-    app = App(home, free_port(), more=space.environment(hub.url) | places)
+    app = App(home, free_port(), more=space.environment(hub.url) | places | {"HF_TOKEN": OTHER_TOKEN})
     app.start()
     yield app
     app.kill()
@@ -101,23 +101,17 @@ def test_a_token_goes_through_every_flow_and_is_nowhere_afterwards(at_the_space:
         bodies.append(owner.call(named(found, name), data=list(data)))
         return bodies[-1]
 
-    def value(answer: str) -> Any:
-        completed = next(line for line in answer.splitlines() if "process_completed" in line)
-        output = json.loads(completed.removeprefix("data: "))["output"]
-        assert "data" in output, output
-        return output["data"][0]
-
     with Watch(at_the_space.home) as watch:
         fetched = ask("ui.dataset_sources.take_hub", "someone/data", "", "", "")
         assert "message error" not in fetched, fetched
         wait_until(lambda: list(at_the_space.home.glob(f"datasets/ds-{'?' * 12}")))
         recipe = {"name": "Canary", "base_model": "someone/base", "dataset": "examples/identity.json", "method": "lora", "max_steps": 2}
         started = ask("ui.train_handlers.start_run", recipe | {"levels": ["f16"], "max_length": 256, "save_steps": 1, "eval_fraction": 0.1})
-        run_id = value(started)["run_id"]
-        wait_until(lambda: value(ask("ui.runs_tab.run_status", run_id))["state"] not in ("queued", "running"))
-        assert value(ask("ui.runs_tab.run_status", run_id))["state"] == "done", bodies[-1]
-        models = [each["id"] for each in value(ask("ui.models_tab.list_artifacts")) if each["kind"] == "gguf"]
-        pushed = value(ask("ui.programs.publish", models, "someone/Canary-GGUF", True, False, False))
+        run_id = result(started)["run_id"]
+        wait_until(lambda: result(ask("ui.runs_tab.run_status", run_id))["state"] not in ("queued", "running"))
+        assert result(ask("ui.runs_tab.run_status", run_id))["state"] == "done", bodies[-1]
+        models = [each["id"] for each in result(ask("ui.models_tab.list_artifacts")) if each["kind"] == "gguf"]
+        pushed = result(ask("ui.programs.publish", models, "someone/Canary-GGUF", True, False, False))
         assert pushed["commit"]
         added = ask("ui.chat_tab.add_model", [], "someone/base", "")
         assert "message error" not in added, added
@@ -127,16 +121,24 @@ def test_a_token_goes_through_every_flow_and_is_nowhere_afterwards(at_the_space:
         for listener in found:
             if listener.role == "public" and not listener.queue:
                 bodies.append(owner.call(listener))
+    stranger = Visitor(at_the_space.url)
+    for name, data in (("ui.chat_tab.add_model", [[], "someone/base", ""]), ("ui.train_handlers.start_run", [recipe])):
+        bodies.append(stranger.call(named(found, name), data=data))
+    assert [asked for asked in hub.asked if OTHER_TOKEN in asked.headers.get("authorization", "")] == [], "the Space's own is not lent"
     sent_to_the_hub = [asked for asked in hub.asked if asked.headers.get("authorization") == f"Bearer {CANARY}"]
     assert len(sent_to_the_hub) > 10, "the flows did use the token"
     assert len(watch.seen) > 4, "the page, the import, a supervisor and its children were looked at"
     assert watch.hits == []
-    assert [body for body in bodies if CANARY in body] == []
-    assert [path for path in files_under(at_the_space.home.parent) if CANARY.encode() in path.read_bytes()] == []
+    assert [body for body in bodies if CANARY in body or OTHER_TOKEN in body] == []
+    assert [path for path in files_under(at_the_space.home.parent) if holds_a_token(path.read_bytes())] == []
     pushed_files = {(name, path): content for (_, name), repo in hub.repos.items() for path, content in repo.files.items()}
     assert ("someone/Canary-GGUF", "README.md") in pushed_files
-    assert [name for name, content in pushed_files.items() if CANARY.encode() in content] == []
+    assert [name for name, content in pushed_files.items() if holds_a_token(content)] == []
     assert not list(at_the_space.home.parent.rglob("huggingface/token"))
+
+
+def holds_a_token(content: bytes) -> bool:
+    return CANARY.encode() in content or OTHER_TOKEN.encode() in content
 
 
 def files_under(root: Path) -> list[Path]:
