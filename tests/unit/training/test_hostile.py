@@ -1,0 +1,101 @@
+"""Models and adapters that want to be executed, on a Hub of this machine: each is refused in words, and nothing of them runs (R15, R16, R19)."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core import paths
+from core.data.tokenizer import load_tokenizer
+from core.errors import UserError
+from core.training import models
+from tests.hub.repos import Repo
+from tests.hub.server import Hub
+
+STARTER = {file.name: file.read_bytes() for file in paths.STARTER.iterdir() if file.is_file()}
+CONFIG = json.loads(STARTER["config.json"])
+MARK = "executed"
+
+
+class Bomb:
+    """Unpickled, it leaves a file behind."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self._mark,)
+
+
+def without_weights() -> dict[str, bytes]:
+    return {name: content for name, content in STARTER.items() if not name.endswith(".safetensors")}
+
+
+def configured(**more: Any) -> dict[str, bytes]:
+    return STARTER | {"config.json": json.dumps(CONFIG | more).encode()}
+
+
+def repos(mark: Path) -> list[Repo]:
+    code = f"open({str(mark)!r}, 'w').close()\n".encode()
+    bomb = pickle.dumps(Bomb(mark))
+    files = {
+        "code": configured(auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}) | {"evil.py": code},
+        "kernel": configured(_attn_implementation_internal="evil/kernel"),
+        "pickle": without_weights() | {"pytorch_model.bin": bomb},
+        "both": STARTER | {"pytorch_model.bin": bomb, "training_args.bin": bomb, "evil.py": code, "optimizer.pt": bomb},
+        "named": without_weights() | {"model.safetensors": bomb},
+    }
+    return [Repo(f"evil/{name}", held, kind="models") for name, held in files.items()]
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Path:
+    return tmp_path / MARK
+
+
+@pytest.fixture
+def hub(mark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    from huggingface_hub import constants
+
+    with Hub(repos(mark)) as running:
+        monkeypatch.setattr(constants, "ENDPOINT", running.url)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.url + "/{repo_id}/resolve/{revision}/{filename}")
+        yield running
+
+
+def test_the_bomb_is_one(mark: Path) -> None:
+    pickle.loads(pickle.dumps(Bomb(mark)))
+    assert mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("code", "code of its own"), ("kernel", "attention kernel from elsewhere"), ("pickle", "no safetensors weights")],
+)
+def test_what_wants_to_run_is_refused(name: str, said: str, hub: Hub, mark: Path) -> None:
+    with pytest.raises(UserError, match=said):
+        models.resolve(f"evil/{name}")
+    assert not mark.exists()
+
+
+def test_pickles_and_code_beside_good_weights_are_not_even_fetched(hub: Hub, mark: Path) -> None:
+    folder = models.resolve("evil/both").path
+    assert not [path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".py")]
+    assert not [path for path in hub.paths() if path.endswith((".bin", ".pt", ".py"))]
+    load_tokenizer(folder)
+    assert not mark.exists()
+
+
+def test_a_pickle_under_the_name_of_safetensors_is_an_error_and_no_more(hub: Hub, mark: Path) -> None:
+    from core.training.architecture import linear_names
+
+    folder = models.resolve("evil/named").path
+    with pytest.raises(UserError):
+        linear_names(folder)
+    assert not mark.exists()
