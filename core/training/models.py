@@ -102,6 +102,8 @@ def _snapshot(name: str, revision: str | None, token: str | None, patterns: list
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
         remedy = "Check the network; without one, take base_model=starter or a local folder."
         raise UserError(f"{name} could not be fetched from the Hub.", where, remedy, code="NET") from None
+    except ValueError as error:  # a file named out of its folder
+        raise UserError(f"{name} is refused: {error}", where, "Take another model.") from None
 
 
 def check_folder(folder: Path) -> Path:

@@ -99,3 +99,12 @@ def test_a_pickle_under_the_name_of_safetensors_is_an_error_and_no_more(hub: Hub
     with pytest.raises(UserError):
         linear_names(folder)
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["../escaped.json", "a/../../escaped.json", "/escaped.json"])
+def test_a_file_that_is_named_out_of_its_folder_is_refused_and_written_nowhere(name: str, hub: Hub, tmp_path: Path) -> None:
+    hub.repos["models", "evil/path"] = Repo("evil/path", STARTER | {name: b"{}"}, kind="models")
+    with pytest.raises(UserError, match="Invalid filename"):
+        models.resolve("evil/path")
+    assert not list(tmp_path.rglob("escaped.json"))
+    assert not Path("/escaped.json").exists()
