@@ -108,7 +108,7 @@ def tokenizer_in(folder: Path) -> ChatTokenizer:
 
 @lru_cache(maxsize=16)
 def report_of(dataset_id: str) -> Report:
-    """The report on a dataset; it never changes, since its id is its content."""
+    """The report on a dataset; it changes only when near-duplicates are looked for, which empties this cache."""
     return open_dataset(dataset_id).report()
 
 

@@ -9,11 +9,13 @@ import gradio as gr
 
 from core.data.dataset import open_dataset
 from core.data.findings_export import export
+from core.data.likeness import CODE, find_near_duplicates
+from ui import background, downloads
 from ui import dataset_data as data
 from ui import dataset_view as view
-from ui import downloads
-from ui.access import allowed
+from ui.access import Caller, allowed
 from ui.shell import Shell
+from ui.view import count, text
 
 Shown = dict[str, Any]  # values by the names of the tab's outputs
 JUMP = """element.addEventListener('click', event => {
@@ -40,9 +42,12 @@ def part() -> Shown:
         with gr.Row(elem_classes=["pager", "saves"]) as saves:
             csv = gr.Button("Download these findings as CSV", size="sm", scale=0, min_width=210)
             jsonl = gr.Button("As JSONL", size="sm", scale=0, min_width=100)
+        near = gr.Button("Look for near-duplicates", size="sm", elem_id="dataset-near")
+        near_said = gr.HTML("", container=False, padding=False, elem_id="dataset-near-said")
     return {
         "findings": whole, "severity": severity, "code": code, "table": table, "pager": pager,
         "earlier": earlier, "page": page, "pages": pages, "later": later, "saving": saving, "saves": saves, "save_csv": csv, "save_jsonl": jsonl,
+        "find_near": near, "near_said": near_said,
     }  # fmt: skip
 
 
@@ -55,6 +60,7 @@ def attach(shell: Shell, at: Shown, slot: gr.HTML) -> None:
         shell.listen(event, handler, inputs=[*filters, at["page"]], **turns)
     for kind, handler in (("csv", save_csv), ("jsonl", save_jsonl)):
         shell.listen(at[f"save_{kind}"].click, handler, inputs=filters, outputs=at, slot=slot, concurrency_limit=2)
+    shell.listen(at["find_near"].click, look_for_near, inputs=shell.dataset_id, outputs=at, slot=slot, concurrency_limit=1)
     jumped = shell.listen(at["table"].click, jump, outputs=at["row"], slot=at["row_slot"])
     jumped.then(None, js=SHOW_ROWS)
 
@@ -63,7 +69,7 @@ def opened(dataset_id: str) -> Shown:
     """What the part shows of a dataset that was just opened: its first page of all findings."""
     report = data.report_of(dataset_id)
     severities = gr.Radio(view.severities(report), value="", visible=bool(report.counts))
-    shown = {"severity": severities, "saving": "", "saves": gr.Row(visible=bool(report.counts))}
+    shown = {"severity": severities, "saving": "", "near_said": "", "saves": gr.Row(visible=bool(report.counts))}
     return {**shown, **_codes(dataset_id, ""), **_page(dataset_id, "", "", 1)}
 
 
@@ -128,6 +134,24 @@ def _saved(dataset_id: str, severity: str, code: str, suffix: str) -> Iterator[S
     found = dataset.findings(code or "", severity or "")
     path = downloads.place(f"{dataset.name}-findings", suffix)
     yield from downloads.sent(path, lambda: export(found, path), "saving")
+
+
+@allowed("owner")
+def look_for_near(dataset_id: str, caller: Caller) -> Iterator[Shown]:
+    """Compare every conversation with every other by its words, and list those that are almost the same among the findings."""
+    dataset = open_dataset(dataset_id)
+    data.check_size(dataset.manifest.size_bytes, caller)
+    for work in background.watch(lambda tell: find_near_duplicates(dataset, on_progress=tell), may_be_abandoned=True):
+        if not work.is_finished:
+            yield {"near_said": background.bar(work, "Compared")}
+            continue
+        data.report_of.cache_clear()
+        number = work.result.counts.get(CODE, 0)
+        if number:
+            said = f"{count(number, 'conversation')} almost the same as an earlier one, listed above. Clean can drop them."
+        else:
+            said = "No two conversations are almost the same."
+        yield opened(dataset_id) | {"near_said": f'<p class="quiet" role="status">{text(said)}</p>'}
 
 
 @allowed("public")

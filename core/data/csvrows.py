@@ -96,6 +96,8 @@ def _file_findings(path: Path, dialect: Dialect) -> Iterator[Finding]:
         yield Finding("byte-order-mark", {"encoding": encoding.name.upper()})
     if not encoding.is_utf8:
         yield Finding("not-utf-8", {"encoding": encoding.name.upper()})
+    if encoding.likely:
+        yield Finding("other-encoding", {"encoding": encoding.likely})
     if next((line.endswith(b"\r\n") for line in _Lines(path, encoding)), False):
         yield Finding("crlf-line-ends")
     yield from dialect.faults

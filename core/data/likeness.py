@@ -20,14 +20,28 @@ from core.data.twins import repeated
 from core.data.validate import MAX_KEPT_ISSUES, Report
 
 CODE = "near-duplicate"
+PROGRESS_ROWS = 500
+OnProgress = Callable[[int, int], None]
 
 
-def near_duplicates(path: Path, mapping: ColumnMapping | None = None, threshold: float = THRESHOLD) -> Iterator[Issue]:
-    """Every conversation of the file that is almost the same as an earlier one. Those that are the same word for word are not among them."""
+def _within(on_progress: OnProgress, dataset: Dataset) -> Callable[[int], None]:
+    return lambda row: on_progress(row, dataset.manifest.num_rows)
+
+
+def near_duplicates(
+    path: Path, mapping: ColumnMapping | None = None, threshold: float = THRESHOLD, on_row: Callable[[int], None] | None = None
+) -> Iterator[Issue]:
+    """Every conversation of the file that is almost the same as an earlier one. Those that are the same word for word are not among them.
+
+    Args:
+        on_row: hears now and then how many rows were read.
+    """
     rows, lines, places = array("q"), array("q"), array("q")
     prints = array("q")
     with NearIndex() as index:
         for record, conversation, _ in check_rows(path, mapping=mapping):
+            if on_row and record.row % PROGRESS_ROWS == 0:
+                on_row(record.row)
             if conversation is not None:
                 prints.append(fingerprint(conversation))
                 rows.append(record.row)
@@ -66,9 +80,13 @@ def with_near_duplicates(
     return report.model_copy(update={"issues": merged, "counts": _counted(report, count)})
 
 
-def find_near_duplicates(dataset: Dataset, threshold: float = THRESHOLD) -> Report:
-    """Look for the near-duplicates of a dataset and keep them among its findings, in the place of those found before; returns its report."""
-    found = list(near_duplicates(dataset.source, dataset.manifest.mapping, threshold))
+def find_near_duplicates(dataset: Dataset, threshold: float = THRESHOLD, on_progress: OnProgress | None = None) -> Report:
+    """Look for the near-duplicates of a dataset and keep them among its findings, in the place of those found before; returns its report.
+
+    Args:
+        on_progress: called with the rows compared and their number; may raise to give up, and nothing is kept.
+    """
+    found = list(near_duplicates(dataset.source, dataset.manifest.mapping, threshold, on_progress and _within(on_progress, dataset)))
     before = (issue for issue in dataset.findings() if issue.code != CODE)
     keep(dataset.folder, chain(before, found))
     report = dataset.report()

@@ -49,6 +49,8 @@ def read_batches(
         tell(FileFinding(Finding("byte-order-mark", {"encoding": encoding.name.upper()})))
     if not encoding.is_utf8:
         tell(FileFinding(Finding("not-utf-8", {"encoding": encoding.name.upper()})))
+    if encoding.likely:
+        tell(FileFinding(Finding("other-encoding", {"encoding": encoding.likely})))
     cursor = Cursor(utf8_chunks(path, encoding, on_bytes), encoding)
     for item in _records(cursor):
         for finding in cursor.file_findings:

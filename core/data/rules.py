@@ -56,6 +56,9 @@ _TABLE: tuple[Rule, ...] = (
          "Save the file as UTF-8 without a byte order mark for tools that stumble over it."),
     Rule("not-utf-8", "warning", "UTF-16, UTF-32 or GB18030 file", "The file is encoded in {encoding}, not in UTF-8; it is decoded.",
          "Save the file as UTF-8: other tools refuse {encoding} or read it wrongly."),
+    Rule("other-encoding", "warning", "File in an old encoding", "The file is not in UTF-8; it may be in {encoding}.",
+         "Convert it and look at its accents, for which encoding cannot be told for certain (Central Europe has WINDOWS-1250): "
+         "iconv -f {encoding} -t UTF-8 FILE > NEW."),
     Rule("crlf-line-ends", "note", "Windows line ends", "The lines end in CR LF.", "Nothing need be done; some line-based tools keep the CR."),
     Rule("content-after-list", "warning", "Content after the list", "After the list's closing bracket the file goes on with {text}.",
          "Put all records into one list; those after the bracket are read here, but by no other tool."),

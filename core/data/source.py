@@ -13,6 +13,7 @@ CHUNK_BYTES = 1 << 20
 FIRST_LETTERS = bytes(range(0x20, 0x7F)) + b"\t\r\n"  # what a text without a byte order mark begins with
 SAMPLE_BYTES = 1 << 18
 REMEMBERED_BYTES = 16 << 20
+CYRILLIC_SHARE = 0.8  # of the letters of such words; French has a quarter
 
 # What a file that is not text begins with, whatever its name says. Nothing is ever decompressed or unpickled.
 MAGIC: tuple[tuple[int, bytes, str], ...] = (
@@ -68,6 +69,7 @@ class Encoding:
 
     name: str
     bom_bytes: int
+    likely: str = ""  # of a file that is read as UTF-8 and for the greater part is none: what it may be in; too uncertain to be decoded by
 
     @property
     def is_utf8(self) -> bool:
@@ -126,26 +128,44 @@ def _detect_encoding(path: Path) -> Encoding:
         first = re.search(rb"[\x80-\xff]", chunk)
         start = first.start() if first else 0
         sample = (chunk + file.read(SAMPLE_BYTES))[start : start + SAMPLE_BYTES]
-    return Encoding("gb18030" if _looks_gb18030(sample) else "utf-8", 0)
+    if not _is_other(sample):
+        return Encoding("utf-8", 0)
+    return Encoding("gb18030", 0) if _looks_gb18030(sample) else Encoding("utf-8", 0, _likely(sample))
 
 
-def _looks_gb18030(sample: bytes) -> bool:
-    """Whether `sample` is no UTF-8 and reads as Chinese.
-
-    UTF-8 text with a few broken bytes, and Latin-1 text, also decode as GB18030. But the first is made of valid UTF-8 sequences for
-    the greater part (Chinese in GB18030 by chance for about a quarter), and the second gives characters that GB 2312 does not have.
-    """
+def _is_other(sample: bytes) -> bool:
+    """Whether `sample` is no UTF-8, not even with a few broken bytes: that is made of valid sequences for the greater part."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(sample)
         return False
     except UnicodeDecodeError:
         pass
+    num_high = len(re.findall(rb"[\x80-\xff]", sample))
+    num_valid = sum(len(character.encode()) for character in sample.decode("utf-8", "ignore") if character >= "\x80")
+    return num_valid < 0.6 * num_high
+
+
+def _likely(sample: bytes) -> str:
+    """Windows' encoding for Cyrillic where words have no other letters, else that for Western Europe, of which Latin-1 is a part.
+
+    Empty where one and the same byte is wrong, which is rather damage than a language.
+    """
+    if len(set(sample) - set(range(0x80))) < 2:
+        return ""
+    words = b"".join(re.findall(rb"[A-Za-z]*[\x80-\xff][A-Za-z\x80-\xff]*", sample))
+    num_high = len(re.findall(rb"[\x80-\xff]", words))
+    return "WINDOWS-1251" if num_high > CYRILLIC_SHARE * len(words) else "WINDOWS-1252"
+
+
+def _looks_gb18030(sample: bytes) -> bool:
+    """Whether `sample`, which is no UTF-8, reads as Chinese.
+
+    Latin-1 text also decodes as GB18030, but gives characters that GB 2312 does not have.
+    """
     text = codecs.getincrementaldecoder("gb18030")(KEEP_BYTES).decode(sample)
     wide = "".join(character for character in text if character >= "\x80")
     known = wide.encode("gb2312", "ignore").decode("gb2312")
-    num_high = len(re.findall(rb"[\x80-\xff]", sample))
-    num_valid = sum(len(character.encode()) for character in sample.decode("utf-8", "ignore") if character >= "\x80")
-    return len(known) >= 0.9 * len(wide) and num_valid < 0.6 * num_high
+    return len(known) >= 0.9 * len(wide)
 
 
 def utf8_chunks(path: Path, encoding: Encoding, on_bytes: Callable[[int], None] | None = None) -> Iterator[bytes]:

@@ -206,6 +206,35 @@ def test_other_encodings_are_named_and_read(tmp_path: Path, encoding: str) -> No
 
 def test_a_latin_1_file_is_not_taken_for_chinese(tmp_path: Path) -> None:
     content = dump([talk(("human", "Où est le café à côté de l'hôtel ?"), ("gpt", "Là-bas, près de la forêt."))]).encode("latin-1")
+    assert report_on(tmp_path / "data.json", content).counts == {"other-encoding": 1, "undecodable-bytes": 1}
+
+
+FRENCH = "Où est le café à côté de l'hôtel ? Là-bas, près de la forêt, où l'été a été très chaud."
+RUSSIAN = "Где находится кафе рядом с гостиницей? Там, у леса, где летом было очень жарко."
+
+
+@pytest.mark.parametrize(
+    ("text", "codec", "named"),
+    [(FRENCH, "latin-1", "WINDOWS-1252"), (FRENCH, "cp1252", "WINDOWS-1252"), (RUSSIAN, "cp1251", "WINDOWS-1251")],
+)
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_file_in_an_old_encoding_says_what_to_convert_it_from(tmp_path: Path, text: str, codec: str, named: str, suffix: str) -> None:
+    content = f"question,answer\n{text.replace(',', '')},ok\n" if suffix == "csv" else dump(talk(("human", text), ("gpt", "ok")))
+    (tmp_path / f"data.{suffix}").write_bytes(content.encode(codec))
+    report = validate(tmp_path / f"data.{suffix}")
+    (issue,) = [issue for issue in report.issues if issue.code == "other-encoding"]
+    assert f"iconv -f {named} -t UTF-8" in issue.remedy and report.num_rejected == 1
+    (tmp_path / f"new.{suffix}").write_bytes((tmp_path / f"data.{suffix}").read_bytes().decode(named).encode())
+    assert validate(tmp_path / f"new.{suffix}").counts == {}
+
+
+@pytest.mark.parametrize("content", [b"\xff", b'[{"id": "1", "conversations": []}, "\xe9\xe9"]'])
+def test_one_wrong_byte_is_damage_and_no_old_encoding(tmp_path: Path, content: bytes) -> None:
+    assert "other-encoding" not in report_on(tmp_path / "data.json", content).counts
+
+
+def test_utf_8_with_a_broken_byte_is_no_old_encoding(tmp_path: Path) -> None:
+    content = dump([talk(("human", FRENCH), ("gpt", "ok")), record(1)]).encode().replace(b"caf\xc3\xa9", b"caf\xe9")
     assert report_on(tmp_path / "data.json", content).counts == {"undecodable-bytes": 1}
 
 

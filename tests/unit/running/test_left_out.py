@@ -8,9 +8,10 @@ import pytest
 
 from core import paths
 from core.data.dataset import import_dataset
+from core.data.measures import measure
 from core.errors import UserError
 from core.running import runs
-from core.training import estimate
+from core.training import estimate, models, prepare
 from core.training.presets import demo
 from core.training.recipe import Recipe, build
 from tests.unit.data.files import dump, record, talk
@@ -52,3 +53,14 @@ def test_a_large_dataset_is_not_audited_for_the_start(workspace: Path, tmp_path:
     monkeypatch.setattr(estimate, "AUDITED_AT_ONCE", 1)
     monkeypatch.setattr(estimate, "audit", None)
     assert runs.load(runs.create(recipe_for(tmp_path, [*LONG, record(1)], 128))).notes == ()
+
+
+def test_a_large_dataset_that_was_measured_has_its_conversations_without_loss_counted(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "AUDITED_AT_ONCE", 1)
+    recipe = recipe_for(tmp_path, [*LONG, record(1)], 128)
+    model = models.resolve(recipe.base_model)
+    measure(runs.take_data(recipe.dataset), prepare.tokenizer_of(recipe, model), recipe.max_length, recipe.loss_on)
+    (note,) = runs.load(runs.create(recipe)).notes
+    assert note.startswith("3 of 4 conversations carry no loss and are left out")

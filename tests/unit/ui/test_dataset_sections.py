@@ -155,3 +155,23 @@ def test_names_of_other_datasets_are_text(dataset: Dataset) -> None:
     from core.data.split import Leakage
 
     assert "<b>" not in split_view.leakage(Leakage(num_exact=1), "<b>x</b>").replace("<b>1", "")
+
+
+def test_near_duplicates_are_counted_and_listed_when_they_are_asked_for(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Caller, "may", lambda self, role: True)
+    words = "the quick brown fox jumps over the lazy dog while nobody in the village looks at it for even one moment today"
+    rows = [talk("Tell me.", words, identifier="1"), talk("Quite another question?", "Yes.", identifier="2")]
+    dataset = make(tmp_path, [*rows, talk("Tell me.", words + "!", identifier="3"), talk("Tell me!", words, identifier="4")])
+    before = call(dataset_findings.first_page, dataset.id, "", "near-duplicate")["table"]
+    assert "Almost the same" not in visible(before)
+    shown = call(dataset_findings.look_for_near, dataset.id)
+    assert "2 conversations almost the same as an earlier one" in visible(shown["near_said"])
+    assert visible(shown["table"]).count("almost the same as that of row 0") == 2
+    assert (
+        open_dataset(dataset.id).report().counts["near-duplicate"] == 2 and dataset_data.report_of(dataset.id).counts["near-duplicate"] == 2
+    )
+    assert call(dataset_findings.look_for_near, dataset.id)["near_said"] == shown["near_said"]
+    other = make(tmp_path, rows, "other")
+    assert "No two conversations" in call(dataset_findings.look_for_near, other.id)["near_said"]
