@@ -23,6 +23,7 @@ TOKEN_OF_TEXT = "a token of text, not of a login"
 DRAWS = "draws samples or an order; nothing secret depends on it"
 CODE: dict[tuple[str, str], str] = {
     ("B104", "app.py"): "on a Space the container's port is the platform's; elsewhere an open address needs a password",
+    ("B105", "app.py"): "a switch of huggingface_hub whose name ends in TOKEN",
     ("B105", "core/chat/answer.py"): TOKEN_OF_TEXT,
     ("B105", "core/data/tokenizer.py"): TOKEN_OF_TEXT,
     ("B105", "ui/shell.py"): "only ids and form values are kept in the browser under it",
