@@ -12,9 +12,9 @@ def size(size_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``8.4 s``, ``3 min 12 s``, ``2 h 05 min``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
+    """``8.4 s``, ``42 s``, ``3 min 12 s``, ``2 h 05 min``."""
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"

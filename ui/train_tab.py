@@ -42,16 +42,12 @@ def build(shell: Shell) -> None:
     adapt = gr.Button("Adapt the recipe to this machine", visible=False, size="sm", elem_id="train-adapt")
     fit = train_estimate.add(shell)
     made = form.Form()
-    with gr.Row(elem_classes=["fields"]), gr.Column(elem_classes=["wide"]):
-        preset = gr.Dropdown(
-            [(TITLES.get(name, name), name) for name in PRESETS],
-            value=begin["preset"],
-            label="Preset",
-            info=PRESET_HELP,
-            elem_id="train-preset",
-        )
-    with gr.Row(elem_classes=["fields"]), gr.Column(elem_classes=["wide"]):
-        place = gr.Dropdown(places(), value=begin["place"], label="Where it runs", info=PLACE_HELP, elem_id="train-place")
+    with gr.Row(elem_classes=["fields"], equal_height=False):
+        with gr.Column(min_width=320):
+            presets = [(TITLES.get(name, name), name) for name in PRESETS]
+            preset = gr.Dropdown(presets, value=begin["preset"], label="Preset", info=PRESET_HELP, elem_id="train-preset")
+        with gr.Column(min_width=320):
+            place = gr.Dropdown(places(), value=begin["place"], label="Where it runs", info=PLACE_HELP, elem_id="train-place")
     gr.HTML('<h2 class="part">Method</h2>', container=False, padding=False)
     made.fields["method"] = gr.Radio(
         methods.CHOICES,
