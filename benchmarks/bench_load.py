@@ -108,7 +108,7 @@ class Crowd:
     def _live(self, number: int) -> None:
         draw = random.Random(number)
         time.sleep(draw.uniform(0, POLL_S))
-        page = Visitor(self._url)
+        page = Visitor(self._url, session_hash=f"user{number:08}")
         polls = [self._found[name] for name in ("ui.runs_tab.look", "ui.header.show")]
         queued = self._found["ui.dataset_sources.example_identity"]
         for round_number in itertools.count(draw.randrange(PAGE_EVERY)):

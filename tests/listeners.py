@@ -53,7 +53,10 @@ def result(answer: str) -> Any:
 
 
 class Visitor:
-    """A browser at the page. `cookie` is its session, `more` goes into the body of every call."""
+    """A browser at the page. `cookie` is its session, `more` goes into the body of every call.
+
+    Every call is a page of its own, unless `more` has a ``session_hash``; a new page costs the app as much as many calls.
+    """
 
     def __init__(self, url: str, *, cookie: str = "", headers: dict[str, str] | None = None, **more: Any) -> None:
         sent = (headers or {}) | ({"cookie": f"session={cookie}"} if cookie else {})
@@ -70,11 +73,9 @@ class Visitor:
         """What the page answers to a listener's event: with `data`, else the values of the page as it opens, or none when `empty`."""
         if data is None:
             data = [None if empty else value for value in self._inputs[listener.number]]
-        body: dict[str, Any] = {"fn_index": listener.number, "data": data, **self._more}
-        body |= {
-            "session_hash": secrets.token_hex(6),
-            "event_data": {"value": "Dataset", "index": 0, "row": 0} if listener.is_event else None,
-        }
+        event = {"value": "Dataset", "index": 0, "row": 0} if listener.is_event else None
+        own = {"session_hash": secrets.token_hex(6), "event_data": event}
+        body: dict[str, Any] = {"fn_index": listener.number, "data": data, **own, **self._more}
         if not listener.queue:
             return self._http.post("/gradio_api/run/predict", json=body).text
         joined = self._http.post("/gradio_api/queue/join", json=body)
