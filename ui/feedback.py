@@ -7,10 +7,12 @@ import inspect
 import logging
 import re
 import secrets
+import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
+from pydantic import TypeAdapter, ValidationError
 
 from core import paths
 from core.errors import UserError
@@ -99,13 +101,30 @@ def mapped(handler: Callable[..., Any], outputs: Sequence[Any] | dict[str, Any])
     return answered
 
 
+def _as(kind: TypeAdapter[Any], name: str, value: Any) -> Any:
+    try:
+        return kind.validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = "".join(f"[{part!r}]" for part in first["loc"])
+        raise UserError(
+            f"{first['msg']}.", f"{name}{place}", "See the endpoint's parameters under /gradio_api/info.", code="USAGE"
+        ) from None
+
+
 def for_programs(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """`handler` as a named endpoint: an error reaches the client as one sentence."""
+    """`handler` as a named endpoint: what it is given is held against its annotations, and an error reaches the client as one sentence."""
+    own = [name for name in inspect.signature(handler).parameters if not name.startswith("_")]
+    hints = typing.get_type_hints(handler)
+    kinds = {name: TypeAdapter(hints[name]) for name in own if hints[name] is not gr.FileData}
 
     @functools.wraps(handler)
-    def answered(*values: Any, **named: Any) -> Any:
+    def answered(request: Any, token: Any, /, *values: Any, **named: Any) -> Any:
         try:
-            return handler(*values, **named)
+            given = dict(zip(own, values, strict=False)) | named
+            return handler(
+                request, token, **{name: _as(kinds[name], name, value) if name in kinds else value for name, value in given.items()}
+            )
         except Exception as error:  # noqa: BLE001 - the endpoint's last line of defence; the log keeps the traceback
             raise gr.Error(str(as_user_error(error)), print_exception=False) from None
 

@@ -67,8 +67,13 @@ def test_a_stream_that_says_nothing_changes_nothing() -> None:
 
 
 def test_a_program_gets_one_sentence() -> None:
+    def endpoint(_request: None, _token: None, levels: list[str]) -> None:
+        fails_as_foreseen()
+
     with pytest.raises(gr.Error, match="Write it again"):
-        feedback.for_programs(fails_as_foreseen)()
+        feedback.for_programs(endpoint)(None, None, ["q4_0"])
+    with pytest.raises(gr.Error, match=r"valid string.*levels\[1\]"):
+        feedback.for_programs(endpoint)(None, None, ["q4_0", {"name": "q8_0"}])
 
 
 @pytest.mark.parametrize(
