@@ -104,10 +104,14 @@ def _marks(x: Axis, y: Axis, number: Number) -> str:
         for tick in y.ticks
         if y.low <= tick <= y.high
     )
-    along = "".join(
-        f'<span class="tick" style="left:{x.place(tick):.2f}%">{tick:,.0f}</span>' for tick in x.ticks if x.low <= tick <= x.high
-    )
+    along = "".join(_tick(x, tick, f"{tick:,.0f}") for tick in x.ticks if x.low <= tick <= x.high)
     return f'<div class="marks" aria-hidden="true">{across}{along}</div>'
+
+
+def _tick(x: Axis, tick: float, label: str) -> str:
+    """A label under its place; at the right end it ends there, so that it does not stand out of the page."""
+    last = " last" if x.place(tick) > 97 else ""
+    return f'<span class="tick{last}" style="left:{x.place(tick):.2f}%">{text(label)}</span>'
 
 
 def _path(line: Line, points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
@@ -154,7 +158,7 @@ def ladder(points: Sequence[Point], size: Number, number: Number) -> str:
     """Size against KL: what lies lower left is better; hollow points are beaten by another in both."""
     x, y = axis([0.0, *(point.size_bytes for point in points)], 4), axis([0.0, *(point.kl for point in points)], 4)
     across = "".join(f'<div class="rule" style="bottom:{y.place(tick):.2f}%"><span>{text(number(tick))}</span></div>' for tick in y.ticks)
-    along = "".join(f'<span class="tick" style="left:{x.place(tick):.2f}%">{text(size(tick))}</span>' for tick in x.ticks)
+    along = "".join(_tick(x, tick, size(tick)) for tick in x.ticks)
     dots = "".join(
         f'<i class="dot{" hollow" if point.is_dominated else ""}" style="left:{x.place(point.size_bytes):.2f}%;bottom:{y.place(point.kl):.2f}%">'
         f"<b{_side(point, points, x, y)}>{text(point.name)}</b></i>"
