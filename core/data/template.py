@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from jinja2 import Template, nodes
     from jinja2.ext import Extension
     from jinja2.parser import Parser
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    from core.data.sandbox import Sandbox
 
 MAX_TEMPLATE_BYTES = 1 << 17
 MARK = "\0\x01\0"  # no fit conversation holds NUL
@@ -65,10 +66,10 @@ def compile_template(template: str) -> ChatTemplate:
         raise _refusal(f"The chat template is longer than {MAX_TEMPLATE_BYTES >> 10} KB.", "Choose another base model.")
     environment = _environment()
     try:
-        plain = environment.from_string(template)
+        plain = environment.from_string(environment.limited(environment.parse(template)))
         tree = environment.parse(template)
         prompt = _mark(tree)
-        marked = None if prompt is None else environment.from_string(tree)
+        marked = None if prompt is None else environment.from_string(environment.limited(tree))
     except (TemplateError, RecursionError) as error:
         raise _refusal(f"The chat template is no valid Jinja: {error}", "Correct the template, or choose another base model.") from error
     return ChatTemplate(plain, marked, prompt or "")
@@ -81,9 +82,22 @@ def _refusal(problem: str, remedy: str) -> UserError:
 def _render(compiled: Template, messages: list[Message], bos_token: str | None, eos_token: str | None, asks: bool) -> str:
     from jinja2 import TemplateError
 
+    from core.data.sandbox import budget
+
     try:
-        return compiled.render(messages=messages, add_generation_prompt=asks, bos_token=bos_token or "", eos_token=eos_token or "")
-    except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError) as error:
+        with budget():
+            return compiled.render(messages=messages, add_generation_prompt=asks, bos_token=bos_token or "", eos_token=eos_token or "")
+    except (
+        TemplateError,
+        MemoryError,
+        TypeError,
+        ValueError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise UserError(
             f"The chat template refuses these turns: {error}",
             "the model's chat template",
@@ -174,11 +188,11 @@ def _looks_back_only(tree: nodes.Template, loop: nodes.For) -> bool:
 # --- the sandbox -----------------------------------------------------------------------------------------------------------------------
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
+def _environment() -> Sandbox:
     """A sandbox set up as transformers does it."""
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from core.data.sandbox import Sandbox
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=_extensions())
+    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=_extensions())
     environment.filters["tojson"] = _to_json
     names: Any = environment.globals
     names.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
