@@ -26,6 +26,7 @@ ONLY_UNDER: dict[str, tuple[str, ...]] = {
 }
 EXAMPLES = "examples/"  # how the page names a file that ships with Transmute
 HAS_CHOICES = ("base_model", "dataset", "eval_dataset", "levels")
+TRIMMED = ("base_model", "base_revision", "dataset", "eval_dataset")
 NUMBER_PROBLEMS = {"int_type", "float_type", "int_parsing", "float_parsing", "finite_number"}
 
 
@@ -141,16 +142,18 @@ def to_values(recipe: Recipe) -> dict[str, Any]:
 
 
 def to_recipe(values: dict[str, Any]) -> dict[str, Any]:
-    """What stands in the form as a recipe's plain values, not yet checked."""
-    plain = dict(values)
-    plain["base_revision"] = (plain.get("base_revision") or "").strip() or None
+    """What stands in the form as a recipe's plain values, not yet checked: what is of another type is left for the check to name."""
+    plain = {name: value.strip() if name in TRIMMED and isinstance(value, str) else value for name, value in values.items()}
+    plain["base_revision"] = plain.get("base_revision") or None
     for name in ("dataset", "eval_dataset"):
-        given = (plain.get(name) or "").strip()
-        file = given.removeprefix(EXAMPLES)
-        is_example = given.startswith(EXAMPLES) and "/" not in file and (paths.EXAMPLES / file).is_file()
-        plain[name] = str(paths.EXAMPLES / file) if is_example else given
-    plain["base_model"] = (plain.get("base_model") or "").strip()
-    plain["levels"] = tuple(plain.get("levels") or ())
+        given = plain.setdefault(name, "") or ""
+        if isinstance(given, str) and given.startswith(EXAMPLES):
+            file = given.removeprefix(EXAMPLES)
+            is_example = "/" not in file and (paths.EXAMPLES / file).is_file()
+            given = str(paths.EXAMPLES / file) if is_example else given
+        plain[name] = given
+    plain["base_model"] = plain.get("base_model") or ""
+    plain["levels"] = plain.get("levels") or ()
     return plain
 
 

@@ -41,7 +41,7 @@ def test_an_endpoint_answers_anything_with_a_value_or_a_sentence(name):
     handler, values = ENDPOINTS[name]
     endpoint = feedback.for_programs(handler)
 
-    @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(values)
     def fuzz(given):
         try:
