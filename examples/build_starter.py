@@ -9,6 +9,7 @@ from its last checkpoint in `--work`. Everything is seeded; on two CPU cores it 
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import json
 import platform
@@ -87,7 +88,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1600, help="optimizer steps of about 4,000 tokens")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--work", type=Path, default=Path("build/starter"), help="checkpoints and the tokenizer's training text")
+    parser.add_argument("--work", type=Path, default=Path("build/starter"), help="checkpoints and the tokenizer")
     parser.add_argument("--out", type=Path, default=EXAMPLES, help="where starter/, starter_eval.jsonl and starter_result.json go")
     return parser.parse_args()
 
@@ -121,11 +122,11 @@ def train_tokenizer(categories: Sequence[Category], work: Path) -> ChatTokenizer
     """A SentencePiece BPE model with Llama's settings, trained on the starter's own conversations. Kept in `work` once trained."""
     model_file = work / "tokenizer.model"
     if not model_file.is_file():
-        text = work / "tokenizer.txt"
-        text.write_text("\n".join(tokenizer_lines(categories)), encoding="utf-8")
+        lines = "\n".join(tokenizer_lines(categories)).split("\n")
+        trained = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(
-            input=str(text),
-            model_prefix=str(work / "tokenizer"),
+            sentence_iterator=iter(lines),  # not a file, whose path would be kept in the model
+            model_writer=trained,
             model_type="bpe",
             vocab_size=VOCABULARY,
             byte_fallback=True,
@@ -138,6 +139,7 @@ def train_tokenizer(categories: Sequence[Category], work: Path) -> ChatTokenizer
             num_threads=1,
             minloglevel=2,
         )
+        model_file.write_bytes(trained.getvalue())
     names: dict[str, str | None] = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
     return chat_tokenizer(rebuild_sentencepiece(model_file), VICUNA_TEMPLATE, names, str(work))
 
