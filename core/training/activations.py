@@ -4,7 +4,8 @@ Counted in bytes of one process; `core.training.memory` adds them up. Sources:
 
 - Saved tensors of a layer: counted with torch's `saved_tensors_hooks` over transformers 5.23's layers, sdpa and eager, with and without
   adapters; `tests/integration/test_estimate.py` counts again.
-- Tiles of the output layer: trl 1.16, kernels/chunked_logprob.py (TOKEN_CHUNK_SIZE, and the temporaries of its torch path).
+- Tiles of the output layer: core/training/head.py on a CPU; elsewhere, and for capped scores, trl 1.16, kernels/chunked_logprob.py
+  (TOKEN_CHUNK_SIZE, and the temporaries of its torch path).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ TILE_TOKENS, TILE_VOCAB = 4096, 32_768  # trl/kernels/chunked_logprob.py, trl/tr
 FORWARD_TILE, BACKWARD_TILE = 17, 33
 CAPPED_TILE = 4  # more, where the scores are capped: their tanh is kept
 TRITON_TILE = 2  # on a GPU the tile is folded in place by a kernel
+CHUNK_SCORES = 2**23  # core/training/head.py: scores that live at once, with their logarithms
 
 
 def activations(recipe: Recipe, model: Shapes, batch: Batch, element: int) -> float:
@@ -62,6 +64,8 @@ def layer_saved(recipe: Recipe, model: Shapes, batch: Batch, element: int, kind:
         attention = (2 * queries + repeated) * element + model.heads * FP32
         if masked:  # the mask as numbers, (T, T) for every row; packed rows are one row of all tokens
             attention += (batch.tokens if batch.is_flat else batch.length) * element
+        if batch.by_document and (learns or (recipe.lora_dropout == 0 and "o_proj" in targets)):
+            attention += queries * element  # of each document by itself, and joined for o_proj
     if model.has_head_norms:
         attention += (queries + keys) * (FP32 + (element if learns else 0))
     if model.family == "phi3":
@@ -94,11 +98,27 @@ def layer_working(recipe: Recipe, model: Shapes, tokens: int, element: int) -> f
     return tokens * (4 * model.inner + 3 * model.hidden) * float(element) + unpacked
 
 
-def logits(model: Shapes, tokens: int, setting: Setting, *, is_learning: bool, half: bool) -> float:
-    """The largest moment of the output layer: a tile of scores with its temporaries, gradients of hidden states and of the layer itself."""
+def logits(model: Shapes, tokens: int, setting: Setting, *, is_learning: bool) -> float:
+    """The largest moment of the output layer: scores with their temporaries, gradients of hidden states and of the layer itself."""
+    element = HALF if setting.half else FP32
+    if labels_only(model, setting):
+        copy = model.embedding * HALF if setting.half and is_learning else 0
+        scores = _chunk(model, tokens) * (element + FP32) + copy
+        return float(scores + tokens * model.hidden * (element + FP32) + (2 * model.embedding * FP32 if is_learning else 0))
     cells = min(tokens, TILE_TOKENS) * min(model.vocab, TILE_VOCAB)
-    tile = cells * (BACKWARD_TILE + CAPPED_TILE * model.is_head_capped if setting.device == "cpu" else TRITON_TILE if half else FP32)
+    tile = cells * (
+        BACKWARD_TILE + CAPPED_TILE * model.is_head_capped if setting.device == "cpu" else TRITON_TILE if setting.half else FP32
+    )
     return float(tile + tokens * model.hidden * 2 * FP32 + (model.embedding * FP32 if is_learning else 0))
+
+
+def labels_only(model: Shapes, setting: Setting) -> bool:
+    """Whether the loss is that of `core.training.head`."""
+    return setting.device == "cpu" and not model.is_head_capped and not setting.sharing.startswith("zero3")
+
+
+def _chunk(model: Shapes, tokens: int) -> int:
+    return model.vocab * min(tokens, max(1, CHUNK_SCORES // model.vocab))
 
 
 def evaluation(model: Shapes, batch: Batch, setting: Setting, element: int) -> float:
@@ -106,6 +126,8 @@ def evaluation(model: Shapes, batch: Batch, setting: Setting, element: int) -> f
     tokens = batch.eval_rows * batch.eval_length
     cells = min(tokens, TILE_TOKENS) * min(model.vocab, TILE_VOCAB)
     scores = cells * (FORWARD_TILE if setting.device == "cpu" else TRITON_TILE if element == HALF else FP32)
+    if labels_only(model, setting):
+        scores = _chunk(model, tokens) * (element + FP32)
     mask = tokens * (tokens if batch.is_flat else batch.eval_length) * (1 + element)
     inside = tokens * (3 * model.inner + 3 * model.hidden) * element
     return float(max(scores + tokens * model.hidden * 3 * element, inside + mask))

@@ -86,7 +86,7 @@ def estimate(recipe: Recipe, config: Config, hardware: Hardware, work: Workload)
 def of_shapes(recipe: Recipe, model: Shapes, hardware: Hardware, work: Workload) -> Estimate:
     """As `estimate`, for shapes that are known already."""
     setting = setting_of(recipe, hardware)
-    found = memory.needed(recipe, model, setting, batch_of(recipe, work))
+    found = memory.needed(recipe, model, setting, batch_of(recipe, work, setting))
     time = pace.duration(recipe, model, hardware, setting, work)
     corrected = measured.correction(measured.machine(hardware), recipe.method, found.peak_bytes)
     peak = found.peak_bytes * corrected.memory

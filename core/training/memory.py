@@ -20,7 +20,7 @@ SOURCES = {
     "gradients": "counted; float32, shared under ZeRO-2 and up: arXiv:1910.02054, section 3",
     "optimizer": "counted; Adam's two moments, arXiv:1412.6980; 8 bit in blocks of 256, arXiv:2110.02861; Adafactor, arXiv:1804.04235",
     "activations": "tensors that transformers 5.23's layers save for the backward pass, counted with torch's saved_tensors_hooks",
-    "logits": "tiles of 4,096 x 32,768 scores and their temporaries: trl 1.16, kernels/chunked_logprob.py",
+    "logits": "tiles of scores and their temporaries: on a CPU core/training/head.py, else trl 1.16, kernels/chunked_logprob.py",
     "context": "measured on models that no estimate is judged by (CPU, 2026-11); CUDA context and cuBLAS workspace: a rule of thumb",
     "other": "temporaries of the largest operation: transformers' evaluation and saving, torch.optim's single-tensor path",
 }
@@ -66,7 +66,7 @@ def needed(recipe: Recipe, model: Shapes, setting: Setting, batch: Batch) -> Mem
     gradients = learning * FP32 * setting.optimizer_share + (learning * FP32 if setting.sharing == "ddp" and setting.processes > 1 else 0)
     state = optimizer_bytes(recipe, model, setting) * setting.optimizer_share
     saved = activations(recipe, model, batch, element)
-    tiles = logits(model, batch.tokens, setting, is_learning=learns_head(recipe), half=setting.half)
+    tiles = logits(model, batch.tokens, setting, is_learning=learns_head(recipe))
     working = layer_working(recipe, model, batch.tokens, element)
     context = context_bytes(setting)
     fixed = held + state + context

@@ -47,6 +47,7 @@ class Batch:
     eval_length: int
     is_masked: bool  # rows are packed or padded, so that attention takes a mask
     is_flat: bool  # a packed batch is one row of all its tokens
+    by_document: bool = False  # attention takes the documents of a packed row one at a time (`core.training.attention`)
 
     @property
     def tokens(self) -> int:
@@ -64,13 +65,15 @@ def setting_of(recipe: Recipe, hardware: Hardware) -> Setting:
     return Setting(device, half, processes, sharing)
 
 
-def batch_of(recipe: Recipe, work: Workload) -> Batch:
+def batch_of(recipe: Recipe, work: Workload, setting: Setting) -> Batch:
     """The recipe's batches at their largest."""
     rows = min(recipe.micro_batch_size, work.rows)
     eval_rows = min(eval_batch_rows(recipe), work.eval_rows)
     eval_length = min(recipe.max_length, work.eval_tokens) if work.is_counted and not recipe.packing else recipe.max_length
     eval_length = min(eval_length, work.longest) if not recipe.eval_dataset else eval_length
-    return Batch(rows, work.longest, eval_rows, eval_length, is_masked=recipe.packing or rows > 1, is_flat=recipe.packing)
+    by_document = recipe.packing and recipe.attn_implementation == "auto" and setting.device == "cpu"
+    is_masked = not by_document and (recipe.packing or rows > 1)
+    return Batch(rows, work.longest, eval_rows, eval_length, is_masked, is_flat=recipe.packing, by_document=by_document)
 
 
 def context_bytes(setting: Setting) -> int:

@@ -19,6 +19,7 @@ from core import events, paths
 from core.data.tokenizer import load_tokenizer
 from core.errors import UserError
 from core.export import artifacts
+from core.training.attention import BY_DOCUMENT
 from core.training.callbacks import RunCallback
 from core.training.evaluation import EarlyStop, Samples
 from core.training.layers import keep_float32, keep_gradients, targets, train_last_layers
@@ -115,7 +116,9 @@ def attention(recipe: Recipe, config: dict[str, Any]) -> str:
     """The attention implementation; auto takes sdpa, and eager where the scores are capped (Gemma 2), which sdpa leaves out without a word."""
     if recipe.attn_implementation != "auto":
         return recipe.attn_implementation
-    return "eager" if config.get("attn_logit_softcapping") else "sdpa"
+    if config.get("attn_logit_softcapping"):
+        return "eager"
+    return "sdpa" if torch.cuda.is_available() else BY_DOCUMENT
 
 
 def load_model(base: Path, recipe: Recipe, compute_dtype: torch.dtype) -> Any:
@@ -162,6 +165,7 @@ def lora_config(model: Any, recipe: Recipe) -> LoraConfig:
 def training_arguments(run_dir: Path, recipe: Recipe) -> SFTConfig:
     """The recipe in TRL's words. Rotation of checkpoints is ours, so `save_total_limit` stays unset here."""
     on_cpu = not torch.cuda.is_available()
+    is_zero_on_cpu = on_cpu and "ACCELERATE_USE_DEEPSPEED" in os.environ
     dtype = precision(recipe)
     return SFTConfig(
         output_dir=str(run_dir / "checkpoints"),
@@ -177,7 +181,7 @@ def training_arguments(run_dir: Path, recipe: Recipe) -> SFTConfig:
         num_train_epochs=recipe.num_train_epochs,
         max_steps=recipe.max_steps or -1,
         seed=recipe.seed,
-        bf16=dtype == "bf16" and not on_cpu,
+        bf16=dtype == "bf16" and not is_zero_on_cpu,
         fp16=dtype == "fp16",
         tf32=True if not on_cpu and torch.cuda.get_device_capability() >= (8, 0) else None,
         gradient_checkpointing=recipe.gradient_checkpointing,
@@ -192,7 +196,7 @@ def training_arguments(run_dir: Path, recipe: Recipe) -> SFTConfig:
         max_length=recipe.max_length if recipe.packing else None,
         packing=recipe.packing,
         eval_packing=False,
-        use_cpu=on_cpu and "ACCELERATE_USE_DEEPSPEED" not in os.environ,
+        use_cpu=on_cpu and not is_zero_on_cpu,
         ddp_backend="gloo" if on_cpu and "LOCAL_RANK" in os.environ else None,
         use_liger_kernel=recipe.use_liger_kernel,
         report_to=recipe.report_to,

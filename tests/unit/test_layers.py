@@ -47,6 +47,8 @@ HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "gradio", "llama_cp
 # What runs inside the training worker imports torch at its top, and so may the modules that are a child process's main program.
 WORKER_SIDE = {
     "core.training.train",
+    "core.training.attention",
+    "core.training.head",
     "core.training.trainer",
     "core.training.callbacks",
     "core.training.threads",

@@ -1,0 +1,1 @@
+"""What `bench_train` measures in processes of their own."""

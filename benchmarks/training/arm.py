@@ -1,0 +1,184 @@
+"""One way of training, alone in its process: ``python -m benchmarks.training.arm ARM FOLDER``; the figures are the last line it prints.
+
+FOLDER holds ``task.json`` (the numbers all arms share), ``model`` (random weights and a tokenizer), ``rows`` and ``eval_rows`` (token rows
+with labels, as this project made them: every arm learns the same tokens) and ``run`` (the run that the arm "ours" trains).
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
+
+PAD_TO = 2048  # FastChat's model_max_length
+
+
+class Clock(TrainerCallback):
+    """CPU and wall seconds of the training loop, its first loss and the peak memory until its end."""
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.began = (time.process_time(), time.perf_counter())
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        if not hasattr(self, "first_step_at"):
+            self.first_step_at = time.time()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if logs and "loss" in logs and not hasattr(self, "first_loss"):
+            self.first_loss = logs["loss"]
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self.cpu_s = time.process_time() - self.began[0]
+        self.wall_s = time.perf_counter() - self.began[1]
+        self.peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def counted(trainer: type[Any], clock: Clock) -> type[Any]:
+    """The trainer class with `clock` among its callbacks and a count of the token positions it computed."""
+
+    class Counted(trainer):
+        computed = 0
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.add_callback(clock)
+            clock.trainer = self
+
+        def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+            self.computed += inputs["input_ids"].numel()
+            return super().training_step(model, inputs, *args, **kwargs)
+
+    return Counted
+
+
+def ours(folder: Path, task: dict[str, Any], clock: Clock, run: str = "ours") -> None:
+    import core.training.train as training
+
+    training.AnswerTrainer = counted(training.AnswerTrainer, clock)
+    training.train((folder / run).resolve())
+
+
+def trl(folder: Path, task: dict[str, Any], clock: Clock, **more: Any) -> None:
+    """TRL's SFTTrainer as its users run it; `more` is what a careful one sets."""
+    from trl import SFTConfig, SFTTrainer
+
+    arguments = SFTConfig(output_dir=str(folder / "out"), **common(task), **more)
+    rows = Dataset.load_from_disk(str(folder / "rows"))
+    trainer = counted(SFTTrainer, clock)(model=model(folder), args=arguments, train_dataset=rows, processing_class=tokenizer(folder))
+    trainer.train()
+
+
+def fastchat(folder: Path, task: dict[str, Any], clock: Clock) -> None:
+    """FastChat's shape: a plain Trainer, every row padded to the maximum length, gradient checkpointing as in its README's commands."""
+    rows = Dataset.load_from_disk(str(folder / "rows"))
+    pad = tokenizer(folder).unk_token_id  # as FastChat pads
+    arguments = TrainingArguments(
+        output_dir=str(folder / "out"),
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=task["documents_per_step"],
+        gradient_checkpointing=True,
+        bf16=True,
+        **common(task),
+    )
+
+    def padded(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        ids = torch.full((len(examples), PAD_TO), pad)
+        labels = torch.full((len(examples), PAD_TO), -100)
+        for row, example in enumerate(examples):
+            ids[row, : len(example["input_ids"])] = torch.tensor(example["input_ids"])
+            labels[row, : len(example["labels"])] = torch.tensor(example["labels"])
+        return {"input_ids": ids, "labels": labels, "attention_mask": ids.ne(pad)}
+
+    loaded = model(folder)
+    loaded.config.use_cache = False
+    counted(Trainer, clock)(model=loaded, args=arguments, train_dataset=rows, data_collator=padded).train()
+
+
+def common(task: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "learning_rate": task["learning_rate"],
+        "lr_scheduler_type": "constant",
+        "num_train_epochs": 1,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "optim": "adamw_torch",
+        "seed": 42,
+    }
+
+
+ARMS: dict[str, Any] = {
+    "ours": ours,
+    "ours-bf16": lambda *given: ours(*given, run="ours-bf16"),
+    "trl": lambda *given: trl(*given, per_device_train_batch_size=given[1]["documents_per_step"]),
+    "trl-tuned": lambda *given: trl(
+        *given, per_device_train_batch_size=1, packing=True, max_length=PAD_TO, gradient_checkpointing=False, bf16=True
+    ),
+    "trl-fp32": lambda *given: trl(
+        *given, per_device_train_batch_size=given[1]["documents_per_step"], gradient_checkpointing=False, bf16=False
+    ),
+    "fastchat": fastchat,
+}
+
+
+def model(folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+
+
+def tokenizer(folder: Path) -> Any:
+    return AutoTokenizer.from_pretrained(folder / "model")
+
+
+def eval_loss(trained: Any, folder: Path) -> float:
+    """Mean over the labelled tokens of the rows kept apart, in float32, one row at a time."""
+    trained.eval()
+    total, tokens = 0.0, 0
+    with torch.no_grad():
+        for row in Dataset.load_from_disk(str(folder / "eval_rows")):
+            ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])[1:]
+            scores = trained(input_ids=ids).logits[0, :-1].float()
+            kept = labels != -100
+            total += torch.nn.functional.cross_entropy(scores[kept], labels[kept], reduction="sum").item()
+            tokens += int(kept.sum())
+    return total / tokens
+
+
+def main(arm: str, folder: Path) -> None:
+    task = json.loads((folder / "task.json").read_text())
+    if not arm.startswith("ours"):
+        import trl  # noqa: F401 - its imports are no part of the memory that training takes
+    else:
+        import core.training.train  # noqa: F401
+    with Path("/proc/self/status").open() as status:
+        imported_bytes = next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) * 1024
+    clock = Clock()
+    ARMS[arm](folder, task, clock)
+    rows = Dataset.load_from_disk(str(folder / "rows"))
+    real = sum(map(len, rows["input_ids"]))
+    figures = {
+        "cpu_s": clock.cpu_s,
+        "wall_s": clock.wall_s,
+        "steps": clock.trainer.state.global_step,
+        "real_tokens": real,
+        "computed_tokens": clock.trainer.computed,
+        "tokens_per_cpu_s": real / clock.cpu_s,
+        "tokens_per_s": real / clock.wall_s,
+        "peak_bytes": clock.peak_bytes - imported_bytes,
+        "first_step_at": clock.first_step_at,
+        "first_loss": clock.first_loss,
+        "eval_loss": eval_loss(clock.trainer.model, folder),
+    }
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
