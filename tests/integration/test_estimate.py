@@ -39,14 +39,16 @@ def test_parameters_are_counted_as_transformers_makes_them(family: str) -> None:
 
 
 def saved_bytes(family: str, layers: int, recipe: Recipe) -> int:
-    """What autograd keeps of a real forward pass, parameters left out."""
+    """What autograd keeps of a real forward pass, parameters left out: of two equal rows, or of the two as one packed row."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
+    from core.training.attention import BY_DOCUMENT
+
     torch.manual_seed(0)
     config = config_of(family, num_hidden_layers=layers, sliding_window=512)
-    attention = "eager" if family == "gemma2" else "sdpa"
+    attention = "eager" if family == "gemma2" else BY_DOCUMENT if recipe.packing else "sdpa"
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
     if recipe.is_adapter:
         lora = LoraConfig(task_type="CAUSAL_LM", r=recipe.lora_r, lora_dropout=recipe.lora_dropout, target_modules="all-linear")
@@ -62,7 +64,9 @@ def saved_bytes(family: str, layers: int, recipe: Recipe) -> int:
 
     decoder = (model.get_base_model() if recipe.is_adapter else model).train().model
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = decoder(input_ids=torch.randint(3, 100, (ROWS, LENGTH)), use_cache=False)
+        ids = torch.randint(3, 100, (1, ROWS * LENGTH) if recipe.packing else (ROWS, LENGTH))
+        positions = {"position_ids": torch.arange(LENGTH).repeat(ROWS)[None]} if recipe.packing else {}
+        out = decoder(input_ids=ids, use_cache=False, **positions)
     del out
     return sum(kept.values())
 
@@ -73,9 +77,21 @@ def test_saved_tensors_of_a_layer_are_counted_as_torch_keeps_them(family: str, m
     recipe = Recipe(method=method, max_length=LENGTH, packing=False, micro_batch_size=ROWS)
     counted = saved_bytes(family, 2, recipe) - saved_bytes(family, 1, recipe)
     batch = Batch(ROWS, LENGTH, 0, 0, is_masked=False, is_flat=False)
+    assert told_of(recipe, batch, family) == pytest.approx(counted, rel=0.07)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "phi3"])
+@pytest.mark.parametrize(("method", "dropout"), [("lora", 0.05), ("lora", 0.0), ("fft", 0.0)])
+def test_saved_tensors_of_a_packed_layer_are_counted_too(family: str, method: str, dropout: float) -> None:
+    recipe = Recipe(method=method, max_length=ROWS * LENGTH, packing=True, micro_batch_size=1, lora_dropout=dropout)
+    counted = saved_bytes(family, 2, recipe) - saved_bytes(family, 1, recipe)
+    batch = Batch(1, ROWS * LENGTH, 0, 0, is_masked=False, is_flat=True, by_document=True)
+    assert told_of(recipe, batch, family) == pytest.approx(counted, rel=0.07)
+
+
+def told_of(recipe: Recipe, batch: Batch, family: str) -> float:
     kind = "adapts" if recipe.is_adapter else "learns"
-    told = activations.layer_saved(recipe, shapes_of(family, sliding_window=512), batch, 4, kind)
-    assert told == pytest.approx(counted, rel=0.07)
+    return activations.layer_saved(recipe, shapes_of(family, sliding_window=512), batch, 4, kind)
 
 
 def test_a_probe_runs_twenty_real_steps_and_corrects_the_estimate(workspace: Path) -> None:
