@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from core.training import prospect
 from core.training.presets import PRESETS, preset
 from core.training.recipe import ADAPTER_METHODS, Recipe
 from ui import background, form, methods, train_estimate
@@ -84,6 +85,15 @@ def fit(kept: Kept, caller: Caller, **values: Any) -> Shown:
     return _filled(
         typed | {"values": typed["values"] | change.knobs}, caller, f"Changed: {train_estimate.knobs_said(change)}. {change.said}"
     )
+
+
+@allowed("owner")
+def suggest(kept: Kept, caller: Caller, **values: Any) -> Shown:
+    """Settings for the chosen model and data on the machine where the run shall happen, with their reasons."""
+    typed = _typed(kept, values)
+    recipe = data.recipe_of(typed["values"], caller)
+    found = prospect.suggested(recipe, data.machine_at(typed["place"]), caller.token)
+    return _filled(typed | {"values": typed["values"] | found.knobs}, caller, " ".join(found.reasons))
 
 
 @allowed("owner")

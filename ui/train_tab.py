@@ -46,6 +46,7 @@ def build(shell: Shell) -> None:
         with gr.Column(min_width=320):
             presets = [(TITLES.get(name, name), name) for name in PRESETS]
             preset = gr.Dropdown(presets, value=begin["preset"], label="Preset", info=PRESET_HELP, elem_id="train-preset")
+            suggest = gr.Button("Suggest settings for this model and machine", size="sm", elem_id="train-suggest")
         with gr.Column(min_width=320):
             place = gr.Dropdown(places(), value=begin["place"], label="Where it runs", info=PLACE_HELP, elem_id="train-place")
     gr.HTML('<h2 class="part">Method</h2>', container=False, padding=False)
@@ -75,6 +76,7 @@ def build(shell: Shell) -> None:
         "comparison": comparison,
         "adapt": adapt,
         "make_fit": fit,
+        "suggest": suggest,
         "command": command,
         "yaml": yaml,
     }
@@ -95,6 +97,7 @@ def _attach(shell: Shell, made: form.Form, at: dict[str, Any], slot: gr.HTML) ->
     shell.listen(fields["method"].input, on.choose_method, **judged)
     shell.listen(at["adapt"].click, on.adapt, **judged)
     shell.listen(at["make_fit"].click, on.fit, **judged)
+    shell.listen(at["suggest"].click, on.suggest, **judged)
     shell.listen(at["preset"].input, on.take_preset, **judged | {"inputs": [at["preset"], state]})
     shell.listen(at["place"].input, on.choose_place, **judged | {"inputs": [at["place"], state]})
     shell.listen([shell.demo.load, shell.tab[TRAIN].select], on.restore, inputs=[shell.dataset_id, state], outputs=at, slot=slot)

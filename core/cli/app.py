@@ -8,7 +8,7 @@ import traceback
 import typer
 
 from core import paths
-from core.cli import chat, clean, data, deploy, estimate, exports, imports, models, publish, run
+from core.cli import chat, clean, data, deploy, estimate, exports, imports, models, publish, run, suggest
 from core.cli.output import fail
 from core.errors import UserError
 from core.redact import redact
@@ -27,6 +27,7 @@ for verb, function in (
     | clean.VERBS
     | run.VERBS
     | estimate.VERBS
+    | suggest.VERBS
     | exports.VERBS
     | models.VERBS
     | chat.VERBS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from core.errors import UserError
@@ -111,8 +111,7 @@ def smallest_change(recipe: Recipe, model: Shapes, hardware: Hardware, work: Wor
         shorter = work
         if "max_length" in knobs:
             length = min(work.longest, changed.max_length)
-            rows = max(1, work.tokens // length) if recipe.packing else work.rows
-            shorter = Workload(rows, work.tokens, length, work.eval_rows, work.eval_tokens, work.is_counted)
+            shorter = work.packed(length) if recipe.packing else replace(work, longest=length)
         found = of_shapes(changed, model, hardware, shorter)
         if found.fits:
             return Change(knobs, said(recipe, knobs), found.peak_bytes)

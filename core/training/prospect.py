@@ -13,8 +13,9 @@ from core.training.checks import check_machine
 from core.training.forecast import Estimate
 from core.training.hardware import Hardware
 from core.training.models import ModelRef
-from core.training.recipe import Recipe
+from core.training.recipe import Method, Recipe
 from core.training.shapes import Shapes, of_model
+from core.training.suggest import LONGEST, Suggestion, suggest
 from core.training.workload import Workload
 
 NO_DATA_ROWS = 1000  # conversations of a recipe that names no dataset yet
@@ -45,6 +46,17 @@ def prospect(recipe: Recipe, hardware: Hardware, token: str | None = None) -> Pr
     except UserError as error:
         return Prospect(recipe, model, work, None, error)
     return Prospect(recipe, model, work, forecast.of_shapes(recipe, model, hardware, work))
+
+
+def suggested(recipe: Recipe, hardware: Hardware, token: str | None = None, method: Method | None = None) -> Suggestion:
+    """Settings for the recipe's model and data on `hardware`, see `core.training.suggest`.
+
+    Raises:
+        UserError: there is no such model or dataset, or nothing fits.
+    """
+    model = of_model(recipe.base_model, token)
+    longest = min(LONGEST, model.positions or recipe.max_length)
+    return suggest(recipe, model, hardware, work_of(recipe.model_copy(update={"max_length": longest}), token), method)
 
 
 def work_of(recipe: Recipe, token: str | None = None) -> Workload:

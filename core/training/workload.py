@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from core.data.packing import packed_rows
@@ -28,10 +28,16 @@ class Workload:
     eval_rows: int  # never packed
     eval_tokens: int
     is_counted: bool  # False where tokens are guessed from bytes, and every row may be as long as it can
+    conversations: int = 0  # trained on; 0 where that is not known
+    longest_conversation: int = 0  # its tokens before any cut; 0 where they were not counted
 
     @property
     def mean_length(self) -> float:
         return self.tokens / max(1, self.rows)
+
+    def packed(self, length: int) -> Workload:
+        """About the same tokens in full rows of `length`."""
+        return replace(self, rows=max(1, math.ceil(self.tokens / length)), longest=min(length, self.tokens))
 
 
 def counted(found: Measures, recipe: Recipe, evaluated: Measures | None = None) -> Workload:
@@ -50,7 +56,16 @@ def counted(found: Measures, recipe: Recipe, evaluated: Measures | None = None) 
     rows = packed_rows(lengths.tolist(), recipe.max_length) if recipe.packing else len(lengths)
     rows = max(1, rows - round(rows * share))
     longest = int(lengths.max(initial=1))
-    return Workload(rows, tokens, min(recipe.max_length, tokens) if recipe.packing else longest, eval_rows, eval_tokens, is_counted=True)
+    return Workload(
+        rows,
+        tokens,
+        min(recipe.max_length, tokens) if recipe.packing else longest,
+        eval_rows,
+        eval_tokens,
+        is_counted=True,
+        conversations=len(lengths) - (0 if recipe.eval_dataset else eval_rows),
+        longest_conversation=int(found.tokens[found.reason == 0].max(initial=0)),
+    )
 
 
 def assumed(recipe: Recipe, conversations: int, size_bytes: int) -> Workload:
@@ -61,7 +76,7 @@ def assumed(recipe: Recipe, conversations: int, size_bytes: int) -> Workload:
     eval_tokens = round(tokens * share)
     tokens -= eval_tokens
     rows = max(1, math.ceil(tokens / recipe.max_length) if recipe.packing else conversations - aside)
-    return Workload(rows, max(1, tokens), recipe.max_length, aside, eval_tokens, is_counted=False)
+    return Workload(rows, max(1, tokens), recipe.max_length, aside, eval_tokens, is_counted=False, conversations=conversations - aside)
 
 
 def of_dataset(dataset: Dataset, tokenizer: ChatTokenizer | None, recipe: Recipe, evaluated: Dataset | None = None) -> Workload:

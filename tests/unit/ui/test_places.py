@@ -77,3 +77,13 @@ def test_one_click_makes_the_recipe_fit_where_it_shall_run(workspace: Path):
     assert train_estimate.change_for(after, LOGGED_IN, place) is None
     assert "Does not fit" not in train_estimate.estimated(after, LOGGED_IN, place)
     assert train_handlers.fit.__wrapped__(shown["kept"], caller=LOGGED_IN, **after)["kept"]["values"] == after
+
+
+def test_one_click_suggests_settings_and_says_why(workspace: Path):
+    values = train_handlers.fresh()["values"] | {"learning_rate": 0.5, "packing": False, "method": "fft"}
+    shown = train_handlers.suggest.__wrapped__(train_handlers.fresh() | {"values": values}, caller=LOGGED_IN, **values)
+    after = shown["kept"]["values"]
+    assert (after["method"], after["packing"], after["max_length"]) == ("lora", True, 256)
+    assert after["learning_rate"] == shown["learning_rate"] == 1e-3
+    assert after["dataset"] == values["dataset"] and after["levels"] == values["levels"]
+    assert any("the longest conversation fits" in str(part) for part in shown.values())
