@@ -39,7 +39,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 LONGEST = 1024  # tokens of a document: TRL's default maximum, so that nobody truncates
 LEARNING_RATE = 5e-4
-DOCUMENTS = {"9M": 96, "40M": 48}
+DOCUMENTS = {"9M": 48, "40M": 24}
 
 
 def main() -> None:

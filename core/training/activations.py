@@ -140,14 +140,14 @@ def load_bytes(model: Shapes, setting: Setting, base: float) -> float:
 
 
 def save_bytes(recipe: Recipe, model: Shapes, setting: Setting) -> float:
-    """On the device, while the result is written: on a CPU the weights in the base's dtype and once more as bytes (safetensors' `save_file`).
+    """On the device, while the result is written: on a CPU the weights once more, in the base's dtype (safetensors writes them from there).
 
     A GPU holds the copy in the base's dtype of what learned in float32; where weights are shared, they are gathered in main memory.
     """
     if recipe.is_adapter:
         return adapter_weights(recipe, model) * 2.0 * FP32
     if setting.device == "cpu":
-        return float(model.total * 2 * model.stored_bytes)
+        return float(model.total * model.stored_bytes)
     return 0.0 if setting.weights_share < 1 else float(trainable(recipe, model) * model.stored_bytes)
 
 

@@ -20,7 +20,7 @@ OFFLOAD = ("zero2_offload", "zero3_offload")
 # A CPU run that takes much memory maps every large tensor by itself and gives it back when it is freed. From glibc's heap, which cannot
 # fill the holes between aligned blocks (sourceware.org/bugzilla 14581), a 134M LoRA took 3.9 GB instead of 3.0, for 7 % less CPU time;
 # small models lose a quarter of their speed by it and need no memory saved.
-LARGE_RUN_BYTES = 10**9
+LARGE_RUN_BYTES = 5 * 10**8
 LARGE_TENSOR_BYTES = 2**18
 ADDRESS = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.:-]{0,252}[A-Za-z0-9])?|::1")  # a name, IPv4 or IPv6
 
