@@ -243,13 +243,19 @@ class Recipe(BaseModel):
     seed: int = knob(42, "Optimisation", "Seed", "Fixes the order of the data, the new weights and the dropout.", ge=0, le=2**32 - 1)
 
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = knob(
-        "auto", "Memory", "Precision", "auto takes bf16 where the GPU has it, fp16 on older GPUs, fp32 on a CPU."
+        "auto",
+        "Memory",
+        "Precision",
+        "auto takes bf16 where the GPU has it, fp16 on older GPUs, fp32 on a CPU. A CPU with avx512_bf16 is faster with bf16.",
     )
     gradient_checkpointing: bool = knob(
         False, "Memory", "Gradient checkpointing", "Recomputes activations: about a third slower, far less memory."
     )
     attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2"] = knob(
-        "auto", "Memory", "Attention", "auto takes sdpa. flash_attention_2 needs an NVIDIA GPU of the Ampere generation or later."
+        "auto",
+        "Memory",
+        "Attention",
+        "auto takes sdpa, on a CPU for each packed conversation by itself. flash_attention_2 needs an NVIDIA GPU of Ampere or later.",
     )
 
     use_liger_kernel: bool = knob(

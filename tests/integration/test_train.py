@@ -84,6 +84,15 @@ def test_an_evaluation_takes_no_gradient_away_from_a_4_bit_base():
     assert all(values["grad_norm"] > 0 for values in run.metrics.values())
 
 
+@pytest.mark.parametrize("method", ["qlora", "lora", "fft"])
+def test_bf16_on_a_cpu_trains_to_about_the_losses_of_float32(method):
+    shared = {"method": method, "learning_rate": 1e-4, "max_steps": 3, "save_steps": 0, "packing": True, "micro_batch_size": 2}
+    whole, half = (finished(start(**shared, dtype=dtype)) for dtype in ("auto", "bf16"))
+    assert half.state == "done" and half.facts["proofs"]["passed"], log_of(half.run_id)
+    assert [half.losses[step] for step in (1, 2, 3)] == pytest.approx([whole.losses[step] for step in (1, 2, 3)], rel=0.05)
+    assert half.losses != whole.losses
+
+
 TWO_RANKS = {"ddp": {"method": "fft"}, "zero2": {"method": "fft"}, "zero3": {"method": "lora"}}
 
 
