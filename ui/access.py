@@ -84,7 +84,8 @@ def _sign(guarded: Callable[..., Any], handler: Callable[..., Any], hints: dict[
 def refusal(role: Role) -> UserError:
     """What a caller without `role` is told."""
     if role == "signed_in" or (role == "owner" and has_login()):
-        remedy = "Sign in at the top of the page" + (" as the owner of this Space." if role == "owner" else ".")
+        copy = " as its owner, or duplicate this Space to have one of your own." if role == "owner" else "."
+        remedy = f"Sign in at the top of the page{copy}"
     else:
         remedy = "Duplicate this Space to get one of your own, or run Transmute on your own machine."
     who = "its owner" if role == "owner" else "people who are signed in"

@@ -52,20 +52,24 @@ def show(caller: Caller) -> str:
 
 @allowed("public")
 def advise(caller: Caller) -> str:
-    """What the owner of a Space should know about storage and money, as HTML; the same text again changes nothing on the page."""
+    """What the owner of a Space should know about storage and money, and a visitor about a copy of their own, as HTML.
+
+    The same text again changes nothing on the page.
+    """
     return advice_html(caller, sum(not run.is_terminal for run in live.all_runs()))
 
 
 def advice_html(caller: Caller, runs_going_on: int) -> str:
     if not caller.may("owner"):
-        return ""
-    return "".join(_details(advice) for advice in (space.storage(), space.money(runs_going_on)) if advice)
+        return "".join(_details(advice, "Duplicate this Space") for advice in (space.visiting(),) if advice)
+    given = (space.storage(), space.money(runs_going_on))
+    return "".join(_details(advice, "Settings of this Space") for advice in given if advice)
 
 
-def _details(advice: Advice) -> str:
+def _details(advice: Advice, link: str) -> str:
     steps = "".join(f"<li>{text(step)}</li>" for step in advice.steps)
-    link = f'<a href="{text(advice.url)}" target="_blank" rel="noopener">Settings of this Space</a>'
-    return f'<details class="quiet"><summary>{text(advice.said)}</summary><ol>{steps}</ol>{link}</details>'
+    there = f'<a href="{text(advice.url)}" target="_blank" rel="noopener">{text(link)}</a>'
+    return f'<details class="quiet"><summary>{text(advice.said)}</summary><ol>{steps}</ol>{there}</details>'
 
 
 @lru_cache(maxsize=1)

@@ -18,11 +18,29 @@ class Advice:
     url: str = ""
 
 
-def settings_url() -> str:
-    """The settings of this Space; empty elsewhere."""
+def page_url() -> str:
+    """This Space's page on the Hub; empty elsewhere."""
     space = os.environ.get("SPACE_ID", "")
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    return f"{endpoint}/spaces/{space}/settings" if space else ""
+    return f"{endpoint}/spaces/{space}" if space else ""
+
+
+def settings_url() -> str:
+    """The settings of this Space; empty elsewhere."""
+    return f"{page_url()}/settings" if page_url() else ""
+
+
+def visiting() -> Advice | None:
+    """What somebody who may not act here can do, and the three steps to a Space of their own."""
+    if not page_url():
+        return None
+    said = "You are a visitor: check a file, look at a finished run, chat with the starter model. To train and publish, take your own copy."
+    steps = (
+        "Duplicate this Space; the form asks for its hardware. The starter model trains on a CPU, larger ones need a GPU.",
+        "Wait until your copy has been built, which takes a few minutes.",
+        "Sign in there at the top of the page: it is yours, and so is everything that it makes.",
+    )
+    return Advice(said, steps, f"{page_url()}?duplicate=true")
 
 
 def rented() -> Flavour | None:

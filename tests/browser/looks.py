@@ -37,7 +37,10 @@ def picture(browser: Any, page: Any, tab: str, ready: str, name: str, before: Ca
     url = page.url.split("?")[0]
     for mode, (width, height, scheme) in SIZES.items():
         context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=scheme, storage_state=page.context.storage_state()
+            viewport={"width": width, "height": height},
+            color_scheme=scheme,
+            storage_state=page.context.storage_state(),
+            ignore_https_errors=True,  # the front door's certificate is its own
         )
         seen = context.new_page()
         seen.set_default_timeout(90_000)  # three pages at once on a busy machine

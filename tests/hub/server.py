@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from tests.hub.faults import Fault
 from tests.hub.jobs import JOB_ROUTES, Job, Jobs
+from tests.hub.login import LOGIN_ROUTES, Login
 from tests.hub.repos import GOOD_TOKEN, LFS_BYTES, OTHER_TOKEN, Repo, blob_id, digest
 from tests.hub.writes import WRITE_ROUTES, Writes
 
@@ -57,6 +58,8 @@ class Hub:
         self.faults: list[Fault] = []
         self.asked: list[Asked] = []
         self.people: dict[str, dict[str, Any]] = {}  # what `whoami` says of further tokens
+        self.clients: dict[str, str] = {}  # secrets of the applications that people may log in to, by id
+        self.codes: dict[str, dict[str, str]] = {}  # of logins that are going on
         self.buckets: set[str] = set()
         self.jobs: list[Job] = []
         self.runs_jobs = True  # else a test writes a job's lines and stage
@@ -91,7 +94,7 @@ class Hub:
         return [asked.path for asked in self.asked if asked.method == method]
 
 
-class Answers(Writes, Jobs, BaseHTTPRequestHandler):
+class Answers(Writes, Jobs, Login, BaseHTTPRequestHandler):
     hub: Hub
     stream: Iterator[bytes] | None = None  # of an answer whose length nobody knows yet
     protocol_version = "HTTP/1.1"
@@ -121,7 +124,7 @@ class Answers(Writes, Jobs, BaseHTTPRequestHandler):
                 time.sleep(fault.seconds)
             if fault and fault.kind == "status":
                 raise RefusedError(fault.status)
-            for pattern, name in (*ROUTES, *WRITE_ROUTES, *JOB_ROUTES):
+            for pattern, name in (*ROUTES, *WRITE_ROUTES, *JOB_ROUTES, *LOGIN_ROUTES):
                 if match := re.fullmatch(pattern, path):
                     status, headers, body = getattr(self, name)(**match.groupdict())
                     return self._send(status, headers, body, fault if fault and fault.kind == "drop" else None)

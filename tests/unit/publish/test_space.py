@@ -22,7 +22,7 @@ def on_space(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> None:
 
 def test_elsewhere_there_is_nothing_to_say(monkeypatch: pytest.MonkeyPatch, workspace: Path):
     monkeypatch.delenv("SPACE_ID", raising=False)
-    assert (space.settings_url(), space.money(0), space.storage()) == ("", None, None)
+    assert (space.settings_url(), space.money(0), space.storage(), space.visiting()) == ("", None, None, None)
 
 
 @pytest.mark.usefixtures("on_space")
@@ -47,8 +47,10 @@ def test_storage_without_a_volume_names_the_loss_and_three_steps():
 
 
 @pytest.mark.usefixtures("on_space")
-def test_the_page_shows_both_to_the_owner_and_neither_to_a_visitor():
+def test_the_page_shows_both_to_the_owner_and_to_a_visitor_how_to_have_a_copy():
     shown = header.advice_html(OWNER, 0)
     assert shown.count("<details") == 2 and shown.count("/spaces/someone/transmute/settings") == 2
-    assert header.advice_html(VISITOR, 0) == ""
+    for visitor in (VISITOR, Caller("mallory", "signed_in")):
+        said = header.advice_html(visitor, 0)
+        assert "/settings" not in said and 'href="https://huggingface.co/spaces/someone/transmute?duplicate=true"' in said
     assert header.advice_html(OWNER, 1).count("<details") == 1
