@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from core.cli.imports import Map
-from core.cli.output import Json, console, finish
+from core.cli.output import Json, console, finish, finish_with_list
 
 if TYPE_CHECKING:
+    from core.data.findings import Findings
     from core.data.rules import Issue
     from core.data.validate import Report
 
@@ -28,13 +30,13 @@ def validate(
     max_length: Annotated[int, typer.Option(min=16, help="Tokens per conversation, with --model.")] = 2048,
     eval_path: Annotated[Path | None, typer.Option("--eval", help="Evaluation data that must share no conversation with PATH.")] = None,
     near: Annotated[bool, typer.Option("--near-duplicates", help="Also name conversations that are almost the same.")] = False,
-    export: Annotated[Path | None, typer.Option(help="Write every finding to this .csv or .jsonl file.")] = None,
+    export_to: Annotated[Path | None, typer.Option("--export", help="Write every finding to this .csv or .jsonl file.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="With --export: the text of the row beside each finding.")] = False,
     map_: Map = None,
     json: Json = False,
 ) -> None:
     """Check every record of a file and name what is wrong by row, turn, line and byte."""
-    from core.data.findings_export import SUFFIXES, export_of
+    from core.data.findings_export import SUFFIXES, export, gathered
     from core.data.likeness import with_near_duplicates
     from core.data.mapping import parse_mapping
     from core.data.tokenizer import load_tokenizer
@@ -44,29 +46,34 @@ def validate(
 
     tokenizer = load_tokenizer(resolve(model).path) if model else None
     mapping = parse_mapping(map_) if map_ else None
-    if export:
-        require_writable(export, SUFFIXES)
+    if export_to:
+        require_writable(export_to, SUFFIXES)
 
-    def judge(note: Callable[[Issue], None] | None = None) -> Report:
+    def judge(note: Callable[[Issue], None]) -> Report:
         limit = max_length if model else None
         report = check(path, tokenizer=tokenizer, max_length=limit, eval_path=eval_path, mapping=mapping, on_issue=note)
         return with_near_duplicates(report, path, mapping, on_issue=note) if near else report
 
-    report, num_exported = export_of(judge, export, path if raw else None, mapping) if export else (judge(), 0)
-    out = console(json)
-    out.print(f"{report.num_rows:,} records: {report.num_valid:,} can be trained, {report.num_rejected:,} cannot.")
+    with gathered(judge) as (report, found):
+        num_exported = export(found, export_to, path if raw else None, mapping) if export_to else 0
+        out = console(json)
+        out.print(f"{report.num_rows:,} records: {report.num_valid:,} can be trained, {report.num_rejected:,} cannot.")
+        _show_findings(found, out)
+        if export_to:
+            out.print(f"{num_exported:,} findings written to {export_to}", markup=False)
+        counted = report.model_dump(mode="json", exclude={"issues"})
+        finish_with_list(json, counted, "issues", (issue.model_dump(mode="json") for issue in found), 1 if report.has_errors else 0)
+
+
+def _show_findings(found: Findings, out: Console) -> None:
     table = Table("severity", "code", "row", "turn", "line", "problem and remedy", box=None, pad_edge=False)
-    for issue in report.issues[:SHOWN]:
+    for issue in found[:SHOWN]:
         cells = (issue.severity, issue.code, issue.row, issue.turn, issue.line)
         table.add_row(*("" if cell is None else str(cell) for cell in cells), Text(f"{issue.problem} {issue.remedy}"))
-    if report.issues:
+    if found:
         out.print(table)
-    if len(report.issues) > SHOWN:
-        out.print(f"... and {len(report.issues) - SHOWN:,} more; --json lists them all.")
-    if export:
-        out.print(f"{num_exported:,} findings written to {export}", markup=False)
-    errors = any(issue.severity == "error" for issue in report.issues)
-    finish(json, report.model_dump(mode="json"), 1 if errors else 0)
+    if len(found) > SHOWN:
+        out.print(f"... and {len(found) - SHOWN:,} more; --json lists them all, --export writes them to a file.")
 
 
 def mask(

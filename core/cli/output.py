@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -26,6 +27,16 @@ def finish(as_json: bool, value: dict[str, Any], code: int = 0) -> NoReturn:
     """Print the JSON object when it was asked for, and exit with `code`."""
     if as_json:
         sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+    raise typer.Exit(code)
+
+
+def finish_with_list(as_json: bool, value: dict[str, Any], name: str, items: Iterable[dict[str, Any]], code: int = 0) -> NoReturn:
+    """As `finish`, with a list under the last key `name` that is written item by item, so that it may be longer than fits in memory."""
+    if as_json:
+        sys.stdout.write(f"{json.dumps(value, ensure_ascii=False, default=str)[:-1]}, {json.dumps(name)}: [")
+        for number, item in enumerate(items):
+            sys.stdout.write((", " if number else "") + json.dumps(item, ensure_ascii=False, default=str))
+        sys.stdout.write("]}\n")
     raise typer.Exit(code)
 
 

@@ -9,7 +9,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,14 +95,18 @@ class Findings(Sequence[Issue]):
         return self._index.column("row")[number].as_py()
 
     def _read(self, numbers: range) -> list[Issue]:
-        """Those findings. Neighbours usually lie in one batch, which is then read once."""
-        found: list[Issue] = []
-        for batch_number, positions in groupby((self._positions[number].as_py() for number in numbers), lambda at: at // BATCH_ROWS):
+        """Those findings. Each batch that some of them lie in is read once, though neighbours may lie far apart."""
+        wanted: dict[int, list[tuple[int, int]]] = {}  # by batch: (place in the answer, row in the batch)
+        for place, at in enumerate(self._positions.take(list(numbers)).to_pylist() if numbers else ()):
+            wanted.setdefault(at // BATCH_ROWS, []).append((place, at % BATCH_ROWS))
+        found: dict[int, Issue] = {}
+        for batch_number, places in wanted.items():
             if self._batch is None or self._batch[0] != batch_number:
                 self._batch = batch_number, self._file.get_batch(batch_number)
-            rows = self._batch[1].take([at % BATCH_ROWS for at in positions])
-            found += [Issue.model_construct(**fields) for fields in rows.to_pylist()]  # they were checked when they were written
-        return found
+            rows = self._batch[1].take([row for _, row in places]).to_pylist()
+            for (place, _), fields in zip(places, rows, strict=True):
+                found[place] = Issue.model_construct(**fields)  # they were checked when they were written
+        return [found[place] for place in range(len(numbers))]
 
     _batch: tuple[int, Any] | None = None  # the one read last
 

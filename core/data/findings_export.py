@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,27 +37,32 @@ def export(issues: Iterable[Issue], path: Path, source: Path | None = None, mapp
     Raises:
         UserError: another suffix, no such folder, or a full disk.
     """
-    require_writable(path, SUFFIXES)
     records = _records(issues) if source is None else _with_raw(_records(issues), source, mapping)
-    columns = COLUMNS if source is None else (*COLUMNS, RAW)
+    return export_records(COLUMNS if source is None else (*COLUMNS, RAW), records, path)
+
+
+def export_records(columns: tuple[str, ...], records: Iterable[dict[str, Any]], path: Path) -> int:
+    """Write `records` to a `.csv` or `.jsonl` file, by the suffix of `path`, with `columns` in that order; returns their number.
+
+    Raises:
+        UserError: another suffix, no such folder, or a full disk.
+    """
+    require_writable(path, SUFFIXES)
     with full_disk_said(path), paths.replacing(path) as temporary:
         if path.suffix.lower() == ".csv":
             return write_lines(map(_csv_line, ([record[name] for name in columns] for record in records)), temporary, _csv_line(columns))
-        return write_lines((json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records), temporary)
+        ordered = ({name: record[name] for name in columns} for record in records)
+        return write_lines((json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in ordered), temporary)
 
 
-def export_of(
-    check: Callable[[Callable[[Issue], None]], T], path: Path, source: Path | None = None, mapping: ColumnMapping | None = None
-) -> tuple[T, int]:
-    """Run a check that tells of its findings in any order, and `export` them in the order of their rows.
-
-    Returns what the check returned, and the number of findings.
-    """
+@contextmanager
+def gathered(check: Callable[[Callable[[Issue], None]], T]) -> Generator[tuple[T, Findings]]:
+    """What a check returned that tells of its findings in any order, and all of those in the order of their rows, however many."""
     paths.cache_dir().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=paths.cache_dir()) as folder:
         with writing(Path(folder)) as note:
             result = check(note)
-        return result, export(Findings(Path(folder)), path, source, mapping)
+        yield result, Findings(Path(folder))
 
 
 def _records(issues: Iterable[Issue]) -> Iterator[dict[str, Any]]:

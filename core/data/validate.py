@@ -31,7 +31,7 @@ class Report(BaseModel):
     num_valid: int
     num_rejected: int
     counts: dict[str, int]  # of every finding by code
-    issues: list[Issue]  # in the order of the file, its own findings first; at most MAX_KEPT_ISSUES
+    issues: list[Issue]  # the first MAX_KEPT_ISSUES in the order of the file, its own findings first; `on_issue` hears of all
 
     @property
     def has_errors(self) -> bool:

@@ -46,6 +46,23 @@ def test_validate_accounts_for_every_row_and_exits_with_1_for_errors():
     assert counted == report["counts"]
 
 
+def test_an_error_behind_more_notes_than_a_report_keeps_still_counts_and_every_finding_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("core.data.validate.MAX_KEPT_ISSUES", 1000)  # 100,000 would take a minute
+    many = 1010
+    noted = '{"id": %d, "conversations": [{"from": "human", "value": "q%d"}, {"from": "gpt", "value": "a"}]}\n'  # an id that is no text
+    file, exported = tmp_path / "talks.jsonl", tmp_path / "findings.jsonl"
+    file.write_text("".join(noted % (number, number) for number in range(many)) + "7\n", encoding="utf-8")
+    result = call("validate", str(file), "--json", "--export", str(exported))
+    report = said(result)
+    assert result.exit_code == 1 and report["num_rejected"] == 1
+    assert len(report["issues"]) == sum(report["counts"].values()) > many
+    assert (report["issues"][-1]["row"], report["issues"][-1]["severity"]) == (many, "error")
+    with exported.open(encoding="utf-8") as lines:
+        assert sum(1 for _ in lines) == len(report["issues"])
+
+
 def test_validate_exits_with_0_when_nothing_is_wrong():
     result = call("validate", IDENTITY)
     assert result.exit_code == 0

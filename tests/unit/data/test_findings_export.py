@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from core.data.dataset import import_dataset
-from core.data.findings_export import export, export_of
+from core.data.findings_export import export, gathered
 from core.data.likeness import find_near_duplicates, near_duplicates, with_near_duplicates
 from core.data.rules import Issue
 from core.data.validate import Report, validate
@@ -80,7 +80,8 @@ def test_no_cell_becomes_a_formula(tmp_path: Path) -> None:
 
 
 def test_findings_told_in_any_order_are_exported_in_the_order_of_rows(path: Path, tmp_path: Path) -> None:
-    report, count = export_of(lambda note: validate(path, on_issue=note), tmp_path / "findings.jsonl")
+    with gathered(lambda note: validate(path, on_issue=note)) as (report, found):
+        count = export(found, tmp_path / "findings.jsonl")
     assert isinstance(report, Report)
     rows = [json.loads(line)["row"] for line in (tmp_path / "findings.jsonl").read_text().splitlines()]
     assert (len(rows), rows) == (count, sorted(rows))
