@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from core.data.audit import Audit, audit
+from core.data.audit import Audit, audit, listed
 from core.data.dataset import Dataset, open_dataset
 from core.data.measures import is_measured, measure
 from core.data.render import LossOn
@@ -230,22 +230,26 @@ def _audit(seen: Seen) -> Iterator[Shown]:
         which = "silent" if found.num_zero_loss or not found.num_cut else "cut"
         has_rows = bool(found.num_zero_loss or found.num_cut)
         radio = gr.Radio(statistics_view.audit_choices(found), value=which, visible=has_rows)
-        shown = _audit_page(found, which, 1) if has_rows else {"audit_table": "", "audit_pager": gr.Row(visible=False)}
+        shown = _audit_page(seen, found, which, 1) if has_rows else {"audit_table": "", "audit_pager": gr.Row(visible=False)}
         yield {"audit_progress": "", "audit_said": statistics_view.audit_sentence(found), "audit_which": radio, **shown}
 
 
 @lru_cache(maxsize=8)
 def _audited(dataset_id: str, folder: Path, max_length: int, loss_on: LossOn) -> Audit:
-    """Its lists take a moment to make, and every page of them is cut from the same."""
+    """Its counts take a moment on many rows, and every page says them."""
     return audit(open_dataset(dataset_id), data.tokenizer_in(folder), max_length, loss_on)
 
 
-def _audit_page(found: Audit, which: str, page: int) -> Shown:
-    rows = statistics_view.audit_rows(found, which)
-    last = max(1, -(-len(rows) // statistics_view.AUDIT_ROWS))
+def _audit_page(seen: Seen, found: Audit, which: str, page: int) -> Shown:
+    total = found.num_cut if which == "cut" else found.num_zero_loss
+    last = max(1, -(-total // statistics_view.AUDIT_ROWS))
     page = max(1, min(page, last))
+    first = (page - 1) * statistics_view.AUDIT_ROWS
+    rows = list(
+        listed(seen.dataset, measure(*seen.measured), "cut" if which == "cut" else "silent", first, first + statistics_view.AUDIT_ROWS)
+    )
     return {
-        "audit_table": statistics_view.audit_page(rows, found.num_cut if which == "cut" else found.num_zero_loss, page),
+        "audit_table": statistics_view.audit_page(rows, first, total),
         "audit_page": page,
         "audit_pager": gr.Row(visible=last > 1),
         "audit_earlier": gr.Button(interactive=page > 1),
@@ -255,7 +259,7 @@ def _audit_page(found: Audit, which: str, page: int) -> Shown:
 
 def _turned(dataset_id: str, model: str, max_length: float, loss_on: LossOn, caller: Caller, which: str, page: int) -> Shown:
     seen = _seen(dataset_id, model, max_length, loss_on, caller)
-    return _audit_page(_audited(dataset_id, seen.folder, seen.max_length, seen.loss_on), which, page)
+    return _audit_page(seen, _audited(seen.dataset.id, seen.folder, seen.max_length, seen.loss_on), which, page)
 
 
 @allowed("public")

@@ -120,21 +120,13 @@ def audit_choices(found: Audit) -> list[tuple[str, str]]:
     return [(f"Teach nothing {found.num_zero_loss:,}", "silent"), (f"Lose tokens {found.num_cut:,}", "cut")]
 
 
-def audit_rows(found: Audit, which: str) -> Sequence[NoLoss | Cut]:
-    """The rows of one of the choices."""
-    return found.cut_rows if which == "cut" else found.no_loss_rows
-
-
-def audit_page(rows: Sequence[NoLoss | Cut], total: int, page: int) -> str:
-    """A page (from 1) of the rows, with why. `total` counts also those that are not listed."""
+def audit_page(rows: Sequence[NoLoss | Cut], first: int, total: int) -> str:
+    """A page of the `total` rows with why, beginning with number `first` (from 0)."""
     if not rows:
         return '<p class="quiet">None.</p>'
-    first = (page - 1) * AUDIT_ROWS
-    shown = rows[first : first + AUDIT_ROWS]
-    where = f"{first + 1:,} to {first + len(shown):,} of {total:,}"
-    where += f"; the first {len(rows):,} are listed" if total > len(rows) else ""
+    where = f"{first + 1:,} to {first + len(rows):,} of {total:,}"
     heads = ("Row", "Tokens", "Why", "What to do")
-    return f'<p class="quiet" role="status">{where}</p>' + table(heads, (_audited(row) for row in shown), "Audited rows", numeric=(1,))
+    return f'<p class="quiet" role="status">{where}</p>' + table(heads, (_audited(row) for row in rows), "Audited rows", numeric=(1,))
 
 
 def _audited(row: NoLoss | Cut) -> tuple[str, ...]:

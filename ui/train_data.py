@@ -11,6 +11,7 @@ from typing import Any
 
 from core import paths
 from core.data.dataset import list_datasets, open_dataset
+from core.data.measures import OnProgress
 from core.data.validate import validate
 from core.errors import UserError
 from core.jobs import dispatch, target
@@ -107,13 +108,13 @@ def recipe_of(values: dict[str, Any], caller: Caller) -> Recipe:
     return recipe
 
 
-def start(values: dict[str, Any], caller: Caller, place: str = "") -> str:
-    """Create the run, which fetches what is missing with the caller's token, and start it at `place`; returns its id."""
+def start(values: dict[str, Any], caller: Caller, place: str = "", on_progress: OnProgress = lambda done, total: None) -> str:
+    """Create the run, which fetches what is missing with the caller's token and audits the data, and start it at `place`; returns its id."""
     recipe = recipe_of(values, caller)
     if place:
-        run_id = dispatch.create(recipe, target.Target(target.parse(place)), caller.token, caller.name)
+        run_id = dispatch.create(recipe, target.Target(target.parse(place)), caller.token, caller.name, on_progress)
     else:
-        run_id = runs.create(recipe, token=caller.token, owner=caller.name)
+        run_id = runs.create(recipe, token=caller.token, owner=caller.name, on_progress=on_progress)
     runs.start(run_id, caller.token)
     return run_id
 

@@ -103,11 +103,11 @@ def start(kept: Kept, caller: Caller, **values: Any) -> Iterator[Shown]:
     values, place = typed["values"], typed["place"]
     if reason := data.why_not(values, caller, place):
         raise reason
-    for work in background.watch(lambda _: data.start(values, caller, place), patience_s=1.0):
+    for work in background.watch(lambda tell: data.start(values, caller, place, tell), patience_s=1.0):
         if work.is_finished:
             yield {"progress": "", "run_id": work.result, "tabs": gr.Tabs(selected=RUNS)}
         else:
-            yield {"progress": _waiting(str(values["base_model"]), work.elapsed_s)}
+            yield {"progress": background.bar(work, "Looked at") if work.total else _waiting(str(values["base_model"]), work.elapsed_s)}
 
 
 @allowed("owner")

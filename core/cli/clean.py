@@ -94,15 +94,23 @@ def stats(
     recipe: Annotated[
         Path | None, typer.Option(help="A recipe: model, max_length and loss_on come from it, and its steps are estimated.")
     ] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write every row that adds nothing or loses answer tokens to this .csv or .jsonl file.")
+    ] = None,
     map_: Map = None,
     json: Json = False,
 ) -> None:
     """Show turns, lengths, languages, what carries loss, how well rows pack, and which conversations would add nothing."""
-    from core.data.audit import audit
+    from core.data import audit as audits
+    from core.data.findings_export import SUFFIXES
+    from core.data.measures import measure
     from core.data.statistics import text_statistics, token_statistics
+    from core.data.writer import require_writable
     from core.training import estimate
     from core.training import recipe as recipes
 
+    if export:
+        require_writable(export, SUFFIXES)
     chosen = recipes.load(recipe) if recipe else None
     if chosen:
         model, max_length, loss_on = chosen.base_model, chosen.max_length, chosen.loss_on
@@ -112,9 +120,12 @@ def stats(
     steps = estimate.steps(dataset, tokenizer, chosen) if chosen else None
     screen = console(json)
     _show_statistics(text, tokens, screen)
-    found = audit(dataset, tokenizer, max_length, loss_on)
+    found = audits.audit(dataset, tokenizer, max_length, loss_on)
     for row in found.no_loss_rows[:10]:
         screen.print(f"row {row.row} adds nothing: {row.reason}, {row.tokens:,} tokens", markup=False)
+    if export:
+        num_exported = audits.export(dataset, measure(dataset, tokenizer, max_length, loss_on), export)
+        screen.print(f"{num_exported:,} rows written to {export}", markup=False)
     if steps is not None:
         screen.print(f"About {steps:,} optimizer steps by this recipe.")
     finish(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +22,7 @@ from core.training.recipe import Recipe
 from core.units import duration
 
 if TYPE_CHECKING:
+    from core.data.measures import OnProgress
     from core.training.recipe import Recipe
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The id that `train` printed; `runs` lists them.")]
@@ -61,7 +64,8 @@ def train(
     elif image or timeout:
         raise UserError("--image and --timeout are for a rented machine.", "train", "Give --on jobs:FLAVOUR too, or leave them out.")
     else:
-        run_id = runs.create(chosen, token=token, node=node)
+        with _auditing(console(json)) as on_progress:
+            run_id = runs.create(chosen, token=token, node=node, on_progress=on_progress)
     runs.start(run_id, token)
     _watch_or_leave(run_id, detach, json)
 
@@ -74,7 +78,8 @@ def _dispatch(recipe: Recipe, on: str, options: tuple[str, str, str], nodes: int
     image, timeout, results = options
     if results not in ("home", "repo"):
         raise UserError(f"{results!r} is no place for results.", "--results", "Write home or repo.")
-    run_id = dispatch.create(recipe, target.Target(target.parse(on), image, timeout, results, nodes), hub_token())
+    with _auditing(out) as on_progress:
+        run_id = dispatch.create(recipe, target.Target(target.parse(on), image, timeout, results, nodes), hub_token(), on_progress=on_progress)
     job = target.of_run(runs.folder(run_id))
     cost = (
         "" if job.most_usd is None or job.usd_per_h is None else f", ${job.usd_per_h * job.nodes:.2f} per hour, at most ${job.most_usd:.2f}"
@@ -82,6 +87,14 @@ def _dispatch(recipe: Recipe, on: str, options: tuple[str, str, str], nodes: int
     machines = job.flavour if job.nodes == 1 else f"{job.nodes} x {job.flavour}"
     out.print(f"On {machines} with the image {job.image}: at most {duration(job.timeout_s)}{cost}.", markup=False)
     return run_id
+
+
+@contextmanager
+def _auditing(out: Console) -> Generator[OnProgress]:
+    """What hears how far the audit of a large dataset is: a bar on a terminal."""
+    with Progress(console=out, disable=not out.is_terminal, transient=True) as progress:
+        bar = progress.add_task("looking at every conversation", total=None, visible=False)
+        yield lambda done, total: progress.update(bar, completed=done, total=total, visible=True)
 
 
 def chosen_recipe(

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
 from pydantic import BaseModel
 
 from core.data.dataset import Dataset
-from core.data.measures import REASONS, OnProgress, measure
+from core.data.findings_export import export_records
+from core.data.measures import REASONS, Measures, OnProgress, measure
 from core.data.render import LossOn
 from core.data.tokenizer import ChatTokenizer
 from core.errors import UserError
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 MAX_LISTED = 10_000
+Which = Literal["silent", "cut"]  # those that teach nothing, and those that lose tokens
+COLUMNS = ("row", "reason", "tokens", "lost_tokens", "kept_tokens", "problem", "remedy")
+CUT, CUT_REMEDY = "Tokens of its answers lie behind max_length.", "Raise max_length, or split long conversations."
 SENTENCES = {
     "template-refused": "The model's chat template refuses the conversation.",
     "answer-cut": "Every answer that is learned lies behind max_length.",
@@ -41,7 +54,7 @@ class Cut(BaseModel):
 
 
 class Audit(BaseModel):
-    """What training makes of a dataset. The lists hold the first MAX_LISTED rows, the numbers count all."""
+    """What training makes of a dataset. The lists hold the first MAX_LISTED rows, the numbers count all; `listed` and `export` give every row."""
 
     num_conversations: int
     num_rejected: int  # rows with errors, which are never trained on
@@ -72,35 +85,50 @@ def audit(
     import numpy as np
 
     found = measure(dataset, tokenizer, max_length, loss_on, on_progress)
-    silent, cut = np.flatnonzero(found.reason != 0), np.flatnonzero((found.reason == 0) & (found.lost_tokens > 0))
-
-    def row(index: int) -> int:
-        return dataset.source_position(index)[0]
-
     return Audit(
         num_conversations=len(dataset),
         num_rejected=dataset.manifest.num_rejected,
         max_length=max_length,
         loss_on=loss_on,
-        num_zero_loss=len(silent),
+        num_zero_loss=int((found.reason != 0).sum()),
         zero_loss={reason: count for number, reason in enumerate(REASONS) if reason and (count := int((found.reason == number).sum()))},
-        num_cut=len(cut),
+        num_cut=int(_chosen(found, "cut").sum()),
         num_lost_tokens=int(found.lost_tokens.sum(dtype=np.int64)),
         num_loss_tokens=int(found.loss_tokens.sum(dtype=np.int64)),
-        no_loss_rows=[
-            NoLoss(row=row(index), reason=REASONS[found.reason[index]], tokens=int(found.tokens[index]))
-            for index in silent[:MAX_LISTED].tolist()
-        ],
-        cut_rows=[
-            Cut(
-                row=row(index),
-                tokens=int(found.tokens[index]),
-                lost_tokens=int(found.lost_tokens[index]),
-                kept_tokens=int(found.loss_tokens[index]),
-            )
-            for index in cut[:MAX_LISTED].tolist()
-        ],
+        no_loss_rows=[row for row in listed(dataset, found, "silent", stop=MAX_LISTED) if isinstance(row, NoLoss)],
+        cut_rows=[row for row in listed(dataset, found, "cut", stop=MAX_LISTED) if isinstance(row, Cut)],
     )
+
+
+def listed(dataset: Dataset, found: Measures, which: Which, start: int = 0, stop: int | None = None) -> Iterator[NoLoss | Cut]:
+    """The rows of one of the lists from number `start` up to `stop`, each looked up in constant time."""
+    import numpy as np
+
+    for index in np.flatnonzero(_chosen(found, which))[start:stop].tolist():
+        row, tokens = dataset.source_position(index)[0], int(found.tokens[index])
+        if which == "silent":
+            yield NoLoss(row=row, reason=REASONS[found.reason[index]], tokens=tokens)
+        else:
+            yield Cut(row=row, tokens=tokens, lost_tokens=int(found.lost_tokens[index]), kept_tokens=int(found.loss_tokens[index]))
+
+
+def export(dataset: Dataset, found: Measures, path: Path) -> int:
+    """Write every row of both lists to a `.csv` or `.jsonl` file, by the suffix of `path`; returns their number.
+
+    Raises:
+        UserError: another suffix, no such folder, or a full disk.
+    """
+    silent = (
+        each.model_dump() | {"lost_tokens": None, "kept_tokens": 0, "problem": SENTENCES[each.reason], "remedy": REMEDIES[each.reason]}
+        for each in listed(dataset, found, "silent")
+        if isinstance(each, NoLoss)
+    )
+    cut = (each.model_dump() | {"reason": "cut", "problem": CUT, "remedy": CUT_REMEDY} for each in listed(dataset, found, "cut"))
+    return export_records(COLUMNS, chain(silent, cut), path)
+
+
+def _chosen(found: Measures, which: Which) -> NDArray[np.bool_]:
+    return found.reason != 0 if which == "silent" else (found.reason == 0) & (found.lost_tokens > 0)
 
 
 def launch_note(found: Audit, name: str) -> str:

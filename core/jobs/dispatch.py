@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from core import events, paths
+from core.data.measures import OnProgress
 from core.errors import UserError
 from core.events import Run
 from core.hubclient import api, patiently
@@ -19,7 +20,7 @@ from core.training.checks import check, check_nodes
 from core.training.recipe import Recipe
 
 
-def create(recipe: Recipe, wanted: Target, token: str | None, owner: str = "") -> str:
+def create(recipe: Recipe, wanted: Target, token: str | None, owner: str = "", on_progress: OnProgress | None = None) -> str:
     """Write the folder of a run that shall happen on a rented machine, and return its id; `core.running.runs.start` with the token starts it.
 
     Raises:
@@ -50,7 +51,7 @@ def create(recipe: Recipe, wanted: Target, token: str | None, owner: str = "") -
         usd_per_h=_price(wanted.flavour, token),
         nodes=wanted.nodes,
     )
-    runs.create(recipe, token, machine, owner, run_id, job.model_dump(mode="json"))
+    runs.create(recipe, token, machine, owner, run_id, job.model_dump(mode="json"), on_progress=on_progress)
     if os.environ.get("SPACE_ID") and limit_s > target.LOGIN_S:
         text = "A login on a Space lasts 8 hours. A job that goes on longer cannot send its results with it: take a shorter run."
         events.append(runs.folder(run_id), "note", text=text)

@@ -19,6 +19,7 @@ import psutil
 import core
 from core import events, paths, process
 from core.data.dataset import Dataset, import_dataset, open_dataset
+from core.data.measures import OnProgress
 from core.data.tokenizer import save_tokenizer
 from core.errors import UserError
 from core.events import Run
@@ -58,6 +59,7 @@ def create(
     job: dict[str, Any] | None = None,
     steps: tuple[str, ...] | None = None,
     node: Node | None = None,
+    on_progress: OnProgress | None = None,
 ) -> str:
     """Write the folder of a new run and return its id. Models and datasets are fetched here, with the caller's token; nothing starts yet.
 
@@ -67,6 +69,7 @@ def create(
         job: what `core.jobs` keeps of a run that happens on a rented machine of kind `hardware`; the weights are then left to that machine.
         steps: what the run does, where that is less than its recipe asks for (see `plan`).
         node: this machine's place among several that train together; the model is written, and all after it done, on the first.
+        on_progress: hears how far the audit of a large dataset is; without it such a dataset is not audited before the start.
 
     Raises:
         UserError: the recipe cannot work here, the model or the data is missing, or nothing in the data can be trained.
@@ -88,7 +91,12 @@ def create(
         data["eval"] = _dataset_entry(take_data(recipe.eval_dataset))
     prepare.check_data(recipe, dataset, hardware, node.count if node else 1)
     tokenizer = prepare.tokenizer_of(recipe, model)
-    note = left_out(dataset, tokenizer, recipe)
+    note = left_out(dataset, tokenizer, recipe, model, on_progress)
+    estimate = predicted(recipe, model.path, hardware, dataset, tokenizer)
+    accelerated.require_readable(recipe, hardware)
+    paths.runs_dir().mkdir(parents=True, exist_ok=True)
+    if estimate and not job:
+        check_disk(recipe, estimate["disk"], shutil.disk_usage(paths.runs_dir()).free)
     run_id = run_id or paths.new_run_id()
     run_dir = paths.runs_dir() / run_id
     run_dir.mkdir(parents=True)

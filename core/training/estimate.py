@@ -8,26 +8,35 @@ from typing import Any
 from core.data.audit import audit, launch_note
 from core.data.dataset import Dataset
 from core.data.encode import RowEncoder
-from core.data.measures import is_measured, measure
+from core.data.measures import OnProgress, is_measured, measure
 from core.data.render import IGNORED
 from core.data.statistics import estimated_steps
 from core.data.tokenizer import ChatTokenizer
 from core.errors import UserError
+from core.process import call_child
 from core.training import forecast, measured, workload
 from core.training.architecture import read_config
 from core.training.hardware import Hardware, detect
+from core.training.models import ModelRef
 from core.training.recipe import Recipe
 
-AUDITED_AT_ONCE = 10_000  # conversations, a few seconds; more are audited before a start only when that was done already
+AUDITED_AT_ONCE = 10_000  # conversations, a few seconds; more are audited in a child, and only for somebody who waits for it
 
 
-def left_out(dataset: Dataset, tokenizer: ChatTokenizer, recipe: Recipe) -> str:
-    """One sentence that names how many conversations carry no loss and why; empty when every one does, or when they are too many to look at.
+def left_out(dataset: Dataset, tokenizer: ChatTokenizer, recipe: Recipe, model: ModelRef, on_progress: OnProgress | None = None) -> str:
+    """One sentence that names how many conversations carry no loss and why; empty when every one does.
+
+    Args:
+        on_progress: hears how far the audit of a large dataset is. Without it one that was not measured before is only looked at
+            up to the first conversation with loss.
 
     Raises:
         UserError: none of them carries any loss (code ZERO_LOSS).
     """
-    if len(dataset) <= AUDITED_AT_ONCE or is_measured(dataset, tokenizer, recipe.max_length, recipe.loss_on):
+    is_large = len(dataset) > AUDITED_AT_ONCE and not is_measured(dataset, tokenizer, recipe.max_length, recipe.loss_on)
+    if is_large and on_progress:
+        _measure_in_a_child(dataset, recipe, model, on_progress)
+    if not is_large or is_measured(dataset, tokenizer, recipe.max_length, recipe.loss_on):
         return launch_note(audit(dataset, tokenizer, recipe.max_length, recipe.loss_on), dataset.name)
     encoder = RowEncoder(tokenizer, recipe.max_length, recipe.loss_on)
     for conversation in dataset:
@@ -37,6 +46,14 @@ def left_out(dataset: Dataset, tokenizer: ChatTokenizer, recipe: Recipe) -> str:
         except UserError:
             continue
     return launch_note(audit(dataset, tokenizer, recipe.max_length, recipe.loss_on), dataset.name)
+
+
+def _measure_in_a_child(dataset: Dataset, recipe: Recipe, model: ModelRef, on_progress: OnProgress) -> None:
+    payload = {
+        "dataset": dataset.id, "recipe": recipe.model_dump(mode="json"), "model": model.name, "path": str(model.path),
+    }  # fmt: skip
+    step = f"Looking at the {len(dataset):,} conversations of {dataset.name}"
+    call_child("core.training.audit_child", payload, step=step, on_event=lambda heard: on_progress(heard["done"], heard["total"]))
 
 
 def steps(dataset: Dataset, tokenizer: ChatTokenizer, recipe: Recipe, hardware: Hardware | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from core import paths
 from core.data import measures
-from core.data.audit import audit, launch_note
+from core.data.audit import audit, export, launch_note
 from core.data.dataset import Dataset, import_dataset
 from core.data.language import main_script, scripts_of
 from core.data.measures import is_measured, measure
@@ -68,6 +69,19 @@ def test_the_audit_names_every_row_without_loss_and_every_cut_one(dataset: Datas
     with pytest.raises(UserError, match="None of the 4 conversations of talks") as raised:
         launch_note(audit(dataset, tokenizer, 4), "talks")
     assert raised.value.code == "ZERO_LOSS"
+
+
+def test_the_audit_is_exported_whole_however_many_rows_its_lists_hold(
+    dataset: Dataset, tokenizer: ChatTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.data.audit.MAX_LISTED", 0)
+    assert audit(dataset, tokenizer, 64).cut_rows == []
+    for suffix in (".csv", ".jsonl"):
+        assert export(dataset, measure(dataset, tokenizer, 64), tmp_path / f"audit{suffix}") == 2
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(line["row"], line["reason"]) for line in lines] == [(2, "answer-cut"), (3, "cut")]
+    assert list(lines[0]) == ["row", "reason", "tokens", "lost_tokens", "kept_tokens", "problem", "remedy"]
+    assert (tmp_path / "audit.csv").read_text(encoding="utf-8").splitlines()[0] == ",".join(lines[0])
 
 
 def test_a_template_that_refuses_is_a_reason(dataset: Dataset, tokenizer: ChatTokenizer) -> None:

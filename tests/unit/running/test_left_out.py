@@ -64,3 +64,15 @@ def test_a_large_dataset_that_was_measured_has_its_conversations_without_loss_co
     measure(runs.take_data(recipe.dataset), prepare.tokenizer_of(recipe, model), recipe.max_length, recipe.loss_on)
     (note,) = runs.load(runs.create(recipe)).notes
     assert note.startswith("3 of 4 conversations carry no loss and are left out")
+
+
+def test_a_large_dataset_is_audited_in_a_child_for_somebody_who_waits_for_it(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "AUDITED_AT_ONCE", 1)
+    monkeypatch.setattr("core.data.measures._take", None)  # this process does not count
+    recipe, heard = recipe_for(tmp_path, [*LONG, record(1)], 128), list[tuple[int, int]]()
+    run_id = runs.create(recipe, on_progress=lambda done, total: heard.append((done, total)))
+    (note,) = runs.load(run_id).notes
+    assert note.startswith("3 of 4 conversations carry no loss and are left out")
+    assert heard[0] == (0, 4) and all(total == 4 for _, total in heard)

@@ -73,7 +73,10 @@ def test_the_audit_lists_what_teaches_nothing_and_what_loses_tokens(dataset: Dat
     assert 'data-row="31"' in cut["audit_table"] and "cut off" in cut["audit_table"]
 
 
-def test_an_audit_without_anything_to_say_says_so_and_one_with_much_is_paged(dataset: Dataset) -> None:
+def test_an_audit_without_anything_to_say_says_so_and_one_with_much_is_paged_to_its_end(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.data.audit.MAX_LISTED", 5)
     good = call(dataset_statistics.count_audit, dataset.id, "starter", 4096, "answers")
     assert "Every one of the 33 conversations teaches something" in visible(good["audit_said"]) and good["audit_table"] == ""
     nothing = call(dataset_statistics.count_audit, dataset.id, "starter", 8, "answers")
