@@ -48,14 +48,20 @@ def cache_dir() -> Path:
 def by_id(root: Path, identifier: str, what: str) -> Path:
     """The folder `identifier` under `root`. A person names things by id only; an id can never leave its root.
 
+    One look decides whether it is a folder and no link, so nobody can change the one into the other in between.
+
     Raises:
         UserError: the id has characters other than ``a-z 0-9 -``, is a link, or does not exist.
     """
     folder = root / identifier
-    if not ID_PATTERN.fullmatch(identifier) or folder.is_symlink() or not folder.is_dir():
+    try:
+        if not ID_PATTERN.fullmatch(identifier):
+            raise OSError
+        os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW))
+    except OSError:
         raise UserError(
             f"There is no {what} {identifier!r}.", f"the {what}s in this workspace", f"List the {what}s and take an id from there."
-        )
+        ) from None
     return folder
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from core import paths
 from core.errors import UserError
@@ -23,6 +27,7 @@ FETCHED = [
     "merges.txt",
     "vocab.txt",
 ]
+CAUSAL = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
 TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "added_tokens.json", "*.jinja", "config.json"]
 
 
@@ -129,6 +134,37 @@ def _check_config(folder: Path) -> Path:
         raise UserError(
             f"{where} needs code of its own to load, which is never run here.", where, "Take a model whose architecture is in transformers."
         )
+    _check_class(config, where)
     if any("/" in str(value) for key, value in config.items() if key.startswith(("_attn_implementation", "attn_implementation"))):
         raise UserError(f"{where} asks for an attention kernel from elsewhere.", where, "Remove attn_implementation from its config.json.")
     return folder
+
+
+def _check_class(config: dict[str, Any], where: str) -> None:
+    """Refuse a model that transformers does not know as a language model: it would have to bring its own code."""
+    known, classes = transformers_knows()
+    kind, named = config.get("model_type"), config.get("architectures") or []
+    if kind not in known:
+        raise UserError(
+            f"{where} is of the type {str(kind)[:80]!r}, which transformers does not know as a language model.",
+            where,
+            "Take a model with one of its own architectures, for example llama, mistral or qwen3.",
+        )
+    foreign = [name for name in named if name not in classes] if isinstance(named, list) else [named]
+    if foreign:
+        raise UserError(
+            f"{where} names the class {str(foreign[0])[:80]!r}, which is not in transformers.", where, "Take a model whose class is in it."
+        )
+
+
+@cache
+def transformers_knows() -> tuple[frozenset[str], frozenset[str]]:
+    """The types of its language models, and all words of its table of model classes; read from the table's file, because importing takes seconds."""
+    spec = importlib.util.find_spec("transformers")
+    assert spec and spec.origin
+    tree = ast.parse((Path(spec.origin).parent / "models" / "auto" / "modeling_auto.py").read_text(encoding="utf-8"))
+    words = frozenset(node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == CAUSAL and isinstance(node.value, ast.Call):
+            return frozenset(dict(ast.literal_eval(node.value.args[0]))), words
+    raise AssertionError(f"transformers has no {CAUSAL} any more")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,23 @@ def test_utf_8_with_a_broken_byte_is_no_old_encoding(tmp_path: Path) -> None:
 def test_an_archive_or_binary_file_is_refused_whatever_its_name(tmp_path: Path, head: bytes) -> None:
     report = report_on(tmp_path / "data.json", head + dump([record()]).encode())
     assert (report.counts, report.num_rows) == ({"not-a-text-file": 1}, 0)
+
+
+def test_a_bomb_of_a_gigabyte_is_refused_by_its_first_bytes(tmp_path: Path) -> None:
+    """1 MB that unpacks to 1 GB: a thousand times the same member."""
+    member = gzip.compress(bytes(10**6))
+    (tmp_path / "data.json").write_bytes(member * 1000)
+    assert (tmp_path / "data.json").stat().st_size < 2 * 10**6
+    report_on(tmp_path / "other.json", b"\x1f\x8b\x08\x00")  # whatever is read once is read now
+    before = bytes_read()
+    report = validate(tmp_path / "data.json")
+    assert bytes_read() - before < 100_000
+    assert (report.counts, report.num_rows) == ({"not-a-text-file": 1}, 0)
+
+
+def bytes_read() -> int:
+    """By this process so far, from files and pipes."""
+    return int(Path("/proc/self/io").read_text().split()[1])
 
 
 def test_leaked_and_empty_evaluation_data_are_named(tmp_path: Path) -> None:

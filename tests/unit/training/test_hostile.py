@@ -46,6 +46,10 @@ def repos(mark: Path) -> list[Repo]:
     files = {
         "code": configured(auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}) | {"evil.py": code},
         "kernel": configured(_attn_implementation_internal="evil/kernel"),
+        "type": configured(model_type="evil", architectures=["EvilForCausalLM"]),
+        "typeless": configured(model_type=None),
+        "class": configured(architectures=["EvilForCausalLM"]),
+        "classes": configured(architectures={"a": 1}),
         "pickle": without_weights() | {"pytorch_model.bin": bomb},
         "both": STARTER | {"pytorch_model.bin": bomb, "training_args.bin": bomb, "evil.py": code, "optimizer.pt": bomb},
         "named": without_weights() | {"model.safetensors": bomb},
@@ -76,7 +80,15 @@ def test_the_bomb_is_one(mark: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("code", "code of its own"), ("kernel", "attention kernel from elsewhere"), ("pickle", "no safetensors weights")],
+    [
+        ("code", "code of its own"),
+        ("kernel", "attention kernel from elsewhere"),
+        ("pickle", "no safetensors weights"),
+        ("type", "the type 'evil'"),
+        ("typeless", "the type 'None'"),
+        ("class", "the class 'EvilForCausalLM'"),
+        ("classes", "the class"),
+    ],
 )
 def test_what_wants_to_run_is_refused(name: str, said: str, hub: Hub, mark: Path) -> None:
     with pytest.raises(UserError, match=said):
@@ -108,3 +120,11 @@ def test_a_file_that_is_named_out_of_its_folder_is_refused_and_written_nowhere(n
         models.resolve("evil/path")
     assert not list(tmp_path.rglob("escaped.json"))
     assert not Path("/escaped.json").exists()
+
+
+def test_the_types_read_from_the_file_are_those_that_transformers_loads() -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    known, classes = models.transformers_knows()
+    assert known == set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    assert {"LlamaForCausalLM", "Gemma3ForConditionalGeneration"} <= classes

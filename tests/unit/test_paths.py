@@ -1,0 +1,59 @@
+"""An id names a folder of the workspace and nothing else, whatever somebody puts in its place meanwhile (reliability rule R10)."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from core import paths
+from core.errors import UserError
+
+NO_IDS = ("", ".", "..", "../secret", "/etc", "a/b", "a\x00b", "A", "-rf", "$(id)", "a;reboot", "a\nb", "a" * 41, "\N{FULLWIDTH FULL STOP}")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "root").mkdir()
+    return tmp_path / "root"
+
+
+def test_an_id_is_its_folder(root: Path) -> None:
+    (root / "ds-1").mkdir()
+    assert paths.by_id(root, "ds-1", "dataset") == root / "ds-1"
+
+
+@pytest.mark.parametrize("name", NO_IDS)
+def test_what_is_no_id_is_refused(root: Path, name: str) -> None:
+    with pytest.raises(UserError, match="There is no dataset"):
+        paths.by_id(root, name, "dataset")
+
+
+def test_a_link_and_a_file_are_no_folders(root: Path) -> None:
+    (root / "link").symlink_to(root.parent / "secret")
+    (root / "file").touch()
+    for name in ("link", "file", "nothing"):
+        with pytest.raises(UserError):
+            paths.by_id(root, name, "dataset")
+
+
+def test_a_link_that_comes_and_goes_is_never_followed(root: Path) -> None:
+    """There is never a folder here, so every answer would be the link's."""
+    is_over = threading.Event()
+
+    def swap() -> None:
+        while not is_over.is_set():
+            (root / "swapped").symlink_to(root.parent / "secret")
+            (root / "swapped").unlink()
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    try:
+        for _ in range(20_000):
+            with pytest.raises(UserError):
+                paths.by_id(root, "swapped", "dataset")
+    finally:
+        is_over.set()
+        swapper.join()
