@@ -92,11 +92,6 @@ def create(
     prepare.check_data(recipe, dataset, hardware, node.count if node else 1)
     tokenizer = prepare.tokenizer_of(recipe, model)
     note = left_out(dataset, tokenizer, recipe, model, on_progress)
-    estimate = predicted(recipe, model.path, hardware, dataset, tokenizer)
-    accelerated.require_readable(recipe, hardware)
-    paths.runs_dir().mkdir(parents=True, exist_ok=True)
-    if estimate and not job:
-        check_disk(recipe, estimate["disk"], shutil.disk_usage(paths.runs_dir()).free)
     run_id = run_id or paths.new_run_id()
     run_dir = paths.runs_dir() / run_id
     run_dir.mkdir(parents=True)
