@@ -40,7 +40,7 @@ def build() -> gr.Blocks:
         opened = kept("tab", DATASET)
         messages = feedback.slot(render=False)
         forms = {"form": kept("form", None), "talk": kept("chat", []), "repo_id": kept("repo", ""), "import_id": kept("import", "")}
-        choices = {"chat_choice": kept("chat-choice", {}), "publish_choice": kept("publish-choice", {})}
+        choices = {name: kept(name.replace("_", "-"), {}) for name in ("chat_choice", "publish_choice", "publish_card")}
         # Timers stand outside the tabs: what is inside one is not there, and hears nothing, before the tab is opened.
         timers = {tab_id: gr.Timer(every_s, active=False) for tab_id, every_s in TIMED.items()}
         import_timer = gr.Timer(IMPORT_S, active=False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from core.publish.preflight import dry_run as prepared
-from core.publish.preflight import preflight
+from core.publish.datasets import prepare
+from core.publish.preflight import describe
 from core.publish.push import push
 from core.running import care, runs
 from ui import models_ladder, publish_send
@@ -45,12 +45,12 @@ def publish(
     artifact_ids: list[str], repo_id: str, private: bool = True, pull_request: bool = False, dry_run: bool = False, *, caller: Caller
 ) -> dict[str, Any]:
     """Send models to a repository of the Hub with the caller's own login; with `dry_run` say what would be sent, and send nothing."""
-    chosen, repo_id = publish_send.chosen(artifact_ids), repo_id.strip()
+    plan = prepare(publish_send.known(artifact_ids), repo_id.strip())
     if dry_run:
-        plan = prepared(chosen, repo_id)
-        return plan | {name: [_named(entry) for entry in plan[name]] for name in ("files", "refused")}
-    with publish_send.only_one(repo_id):
-        pushed = push(preflight(chosen, repo_id), caller.token, private=private, pull_request=pull_request)
+        said = describe(plan)
+        return said | {name: [_named(entry) for entry in said[name]] for name in ("files", "refused")}
+    with publish_send.only_one(plan.address):
+        pushed = push(plan, caller.token, private=private, pull_request=pull_request)
     return dataclasses.asdict(pushed)
 
 

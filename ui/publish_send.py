@@ -10,11 +10,14 @@ from typing import Any
 
 import gradio as gr
 
+from core.data.dataset import open_dataset
 from core.errors import UserError
 from core.export import artifacts
-from core.export.artifacts import Artifact
-from core.publish.preflight import Plan, preflight
-from core.publish.push import Difference, Pushed, compare, ledger, push, with_card
+from core.publish.datasets import prepare
+from core.publish.ledger import ledger
+from core.publish.preflight import Plan
+from core.publish.push import Difference, Pushed, compare, not_logged_in, push, with_card
+from core.publish.standing import require, standing
 from ui import background, feedback
 from ui.access import Caller, allowed, on_space
 from ui.view import count, meter, size, table, text
@@ -25,16 +28,19 @@ _going: set[str] = set()
 _lock = threading.Lock()
 
 
-def chosen(picked: list[str]) -> list[Artifact]:
-    """The artifacts of these ids.
+def known(picked: list[str]) -> list[str]:
+    """The ids chosen, which are of this workspace: the page takes no path.
 
     Raises:
         UserError: one of them is gone.
     """
-    there = {artifact.id: artifact for artifact in artifacts.everywhere()}
-    if missing := [identifier for identifier in picked if identifier not in there]:
-        raise UserError(f"{missing[0]} is not there any more.", "what to publish", "Choose from the list again.")
-    return [there[identifier] for identifier in picked]
+    there = {artifact.id for artifact in artifacts.everywhere()}
+    for identifier in picked:
+        if identifier.startswith("ds-"):
+            open_dataset(identifier)
+        elif identifier not in there:
+            raise UserError(f"{identifier} is not there any more.", "what to publish", "Choose from the list again.")
+    return picked
 
 
 @allowed("owner")
@@ -43,11 +49,12 @@ def send(
 ) -> Iterator[tuple[Any, ...]]:
     """Send what was prepared. It goes on when the page is closed; the list below then says how it ended."""
     repo_id = repo_id.strip()
-    plan = with_card(preflight(chosen(picked or []), repo_id), card)
+    plan = with_card(prepare(known(picked or []), repo_id), card)
     token = pasted.strip() or caller.token
 
     def work(tell: Any) -> Pushed:
-        with only_one(repo_id):
+        with only_one(plan.address):
+            require(plan, token)
             return push(
                 plan,
                 token,
@@ -80,23 +87,33 @@ def only_one(repo_id: str) -> Iterator[None]:
 
 @allowed("owner")
 def look(picked: list[str], repo_id: str, pasted: str, caller: Caller) -> str:
-    """What the repository holds already against what would be sent."""
-    plan: Plan = preflight(chosen(picked or []), repo_id.strip())
+    """What the repository holds already against what would be sent, and whether this login may send it."""
+    plan = prepare(known(picked or []), repo_id.strip())
     token = pasted.strip() or caller.token
     if not token:
-        raise UserError("Nobody is logged in to the Hub.", repo_id, "Sign in, or paste a token below.", code="LOGIN")
-    return difference(compare(plan, token), plan.repo_id)
+        raise not_logged_in(repo_id)
+    return asked(plan, token)
 
 
-def difference(found: Difference, repo_id: str) -> str:
+def asked(plan: Plan, token: str | None) -> str:
+    """What the Hub says before anything is sent; without a login or a network, that it was not asked."""
+    if not token:
+        return feedback.said("Sign in, or paste a token, to see what the repository holds and whether you may write there.", tone="warning")
+    try:
+        found = standing(plan.repo_id, token, plan.repo_type, plan.base_model)
+        if found.problems:
+            return "".join(feedback.said(problem) for problem in found.problems)
+        return "".join(feedback.said(note, tone="warning") for note in found.notes) + difference(compare(plan, token), plan.address)
+    except UserError as error:
+        return feedback.card(error)
+
+
+def difference(found: Difference, address: str) -> str:
     if not found.exists:
-        return feedback.said(f"{repo_id} does not exist yet and will be made.", tone="good")
+        return feedback.said(f"{address} does not exist yet and will be made.", tone="good")
     who = "It was made here." if found.is_ours else "It was not made here, so a pull request will be opened and its owner decides."
-    groups = (("new", found.new), ("changed", found.changed), ("the same", found.same), ("only there, kept", found.only_there))
-    rows = [
-        [text(name), text(len(names)), text(", ".join(names[:6]) + (" ..." if len(names) > 6 else ""))] for name, names in groups if names
-    ]
-    return feedback.said(f"{repo_id} exists. {who}", tone="warning" if found.by_pull_request else "good") + table(
+    rows = [[text(said), text(len(names)), text(", ".join(names[:6]) + (" ..." if len(names) > 6 else ""))] for said, names in found.groups]
+    return feedback.said(f"{address} exists. {who}", tone="warning" if found.by_pull_request else "good") + table(
         ("Files", "", "Names"), rows, "Files of the repository against those that would be sent", numeric=(1,)
     )
 

@@ -7,11 +7,15 @@ from typing import Any
 
 import gradio as gr
 
-from core.publish.preflight import dry_run
+from core.data.dataset import list_datasets
+from core.publish.datasets import prepare as planned
+from core.publish.preflight import describe
+from core.redact import redact
 from ui import feedback, picks, publish_send, publish_view
 from ui.access import Caller, allowed
 from ui.opening import opening, said
 from ui.shell import PUBLISH, Shell
+from ui.view import count
 
 VERB = "Prepare (nothing is sent)"
 
@@ -22,7 +26,7 @@ def build(shell: Shell) -> None:
     with gr.Row(elem_classes=["split"]):
         with gr.Column(scale=1, min_width=280, elem_classes=["side"]):
             models = gr.Dropdown([], multiselect=True, label="What to publish", elem_id="publish-models",
-                                 info="GGUF levels of one model go together; a merged model or an adapter goes alone.")  # fmt: skip
+                                 info="GGUF levels of one model go together; a merged model, an adapter or a dataset goes alone.")  # fmt: skip
             ladder = gr.Dropdown([], value=None, label="Or every level of one model", elem_id="publish-set")
             repo_id = gr.Textbox(label="Repository on the Hub", placeholder="you/Starter-Identity-GGUF", max_length=120, elem_id="publish-repo",
                                  info="Your user or organisation, a slash, a name.")  # fmt: skip
@@ -36,10 +40,11 @@ def build(shell: Shell) -> None:
                 shown = gr.Markdown("", sanitize_html=True, elem_classes=["card"], elem_id="publish-card")
             with card, gr.Tab("Card as text, to be edited"):
                 source = gr.Code("", language="markdown", label="README.md", interactive=True, elem_id="publish-source")
+                anew = gr.Button("Write the card anew from the facts", size="sm", elem_id="publish-anew")
     prepared = gr.State("")  # what was prepared last: ids and repository
     live_slot = feedback.slot()
     chosen, plan = [models, repo_id], [top.sentence, evidence, card, sending.group]
-    shell.listen(
+    offered = shell.listen(
         [shell.demo.load, shell.tab[PUBLISH].select],
         offer,
         inputs=[*chosen, prepared, shell.artifact_id, shell.publish_choice],
@@ -79,13 +84,20 @@ def build(shell: Shell) -> None:
         slot=slot,
         **each,
     )
+    complete = [*plan, shown, source, shell.repo_id, prepared, outcome]
+    given = [sending.pasted, shell.publish_card]
+    shell.listen([top.action.click, repo_id.submit], prepare, inputs=[*chosen, *given], outputs=complete, slot=slot, concurrency_limit=4)
+    shell.listen(anew.click, write_anew, inputs=[*chosen, *given], outputs=[*complete, shell.publish_card], slot=slot, concurrency_limit=4)
+    # A login leads away from the page and back: what was prepared is there again, with the card as it was edited.
+    shell.listen(offered.then, again, inputs=[*handed, shell.repo_id, prepared, *given], outputs=complete, slot=live_slot)
     shell.listen(
-        [top.action.click, repo_id.submit],
-        prepare,
-        inputs=chosen,
-        outputs=[*plan, shown, source, shell.repo_id, prepared],
-        slot=slot,
-        concurrency_limit=4,
+        source.input,
+        keep_card,
+        inputs=[source, prepared],
+        outputs=shell.publish_card,
+        slot=live_slot,
+        queue=False,
+        trigger_mode="always_last",
     )
 
 
@@ -134,9 +146,9 @@ def restore_name(name: str) -> str:
 
 
 @allowed("public")
-def offer(picked: list[str], repo_id: str, prepared: str, carried: str, kept: dict[str, Any]) -> tuple[Any, ...]:
+def offer(picked: list[str], repo_id: str, prepared: str, carried: str, kept: dict[str, Any], caller: Caller) -> tuple[Any, ...]:
     """What can be published now; what was chosen stays."""
-    choices = picks.everything()
+    choices = _choices(caller)
     keep = picks.known(picked or picks.chosen_before(kept, carried), choices)
     sets = [(f"{run.name} · {run.run_id}", run.run_id) for run in picks.runs_with_models()]
     models = gr.skip() if keep == picked and picked else gr.Dropdown(choices, value=keep)
@@ -144,21 +156,24 @@ def offer(picked: list[str], repo_id: str, prepared: str, carried: str, kept: di
 
 
 @allowed("public")
-def carry(carried: str, kept: dict[str, Any]) -> gr.Dropdown:
+def carry(carried: str, kept: dict[str, Any], caller: Caller) -> gr.Dropdown:
     """The models that another tab has handed over."""
-    choices = picks.everything()
+    choices = _choices(caller)
     return gr.Dropdown(choices, value=picks.known(picks.chosen_before(kept, carried), choices))
 
 
 @allowed("public")
-def take_set(run_id: str) -> gr.Dropdown:
+def take_set(run_id: str, caller: Caller) -> gr.Dropdown:
     levels = [artifact.id for artifact in picks.of_run(run_id) if artifact.kind == "gguf"]
-    return gr.Dropdown(picks.everything(), value=levels or picks.first_choice(picks.of_run(run_id)))
+    return gr.Dropdown(_choices(caller), value=levels or picks.first_choice(picks.of_run(run_id)))
 
 
 @allowed("public")
 def name_action(picked: list[str], repo_id: str, prepared: str) -> tuple[Any, ...]:
-    return *_plan_still(picked or [], repo_id, prepared, True), *_action(picked or [], repo_id)
+    still = (
+        _plan_still(picked or [], repo_id, prepared, True) if prepared else (gr.skip(),) * 4
+    )  # nothing is shown that could be out of date
+    return *still, *_action(picked or [], repo_id)
 
 
 def _plan_still(picked: list[str], repo_id: str, prepared: str, is_any: bool) -> tuple[Any, ...]:
@@ -177,12 +192,46 @@ def _action(picked: list[str], repo_id: str) -> tuple[Any, ...]:
     return said("", why_not, VERB)[1:]
 
 
-@allowed("signed_in")
-def prepare(picked: list[str], repo_id: str) -> tuple[Any, ...]:
-    """What would be sent, from a dry run of the publication."""
-    plan = dry_run(publish_send.chosen(picked), repo_id.strip())
-    card = plan["card"]
+def _choices(caller: Caller) -> list[tuple[str, str]]:
+    """Every model, and for the owner every dataset, as (label, id)."""
+    datasets = list_datasets() if caller.may("owner") else []
+    return picks.everything() + [(f"Dataset {each.name}, {count(len(each), 'conversation')}", each.id) for each in datasets]
+
+
+@allowed("owner")
+def prepare(picked: list[str], repo_id: str, pasted: str, kept: dict[str, Any], caller: Caller) -> tuple[Any, ...]:
+    """What would be sent and what that changes on the Hub; nothing is sent. A card that was edited for the same choice is kept."""
+    return _prepared(picked, repo_id, pasted, kept, caller)
+
+
+def _prepared(picked: list[str], repo_id: str, pasted: str, kept: dict[str, Any], caller: Caller) -> tuple[Any, ...]:
+    plan = planned(publish_send.known(picked or []), repo_id.strip())
+    said, key = describe(plan), _key(picked or [], repo_id)
+    card = kept["card"] if kept and kept.get("key") == key else said["card"]
     return (
-        publish_view.overview(plan), publish_view.evidence(plan), gr.Tabs(visible=True), gr.Column(visible=True), publish_view.rendered(card), card,
-        repo_id.strip(), _key(picked, repo_id),
+        publish_view.overview(said), publish_view.evidence(said), gr.Tabs(visible=True), gr.Column(visible=True), publish_view.rendered(card), card,
+        repo_id.strip(), key, publish_send.asked(plan, (pasted or "").strip() or caller.token),
     )  # fmt: skip
+
+
+@allowed("owner")
+def write_anew(picked: list[str], repo_id: str, pasted: str, kept: dict[str, Any], caller: Caller) -> tuple[Any, ...]:
+    """As `prepare`, without what was edited."""
+    return *_prepared(picked, repo_id, pasted, {}, caller), {}
+
+
+@allowed("public")
+def again(
+    carried: str, chosen: dict[str, Any], repo_id: str, prepared: str, pasted: str, kept: dict[str, Any], caller: Caller
+) -> tuple[Any, ...]:
+    """After the page was left to sign in: what was prepared, once more."""
+    picked = picks.known(picks.chosen_before(chosen, carried), _choices(caller))
+    if not caller.may("owner") or prepared or not kept or kept.get("key") != _key(picked, repo_id):
+        return (gr.skip(),) * 9
+    return _prepared(picked, repo_id, pasted, kept, caller)
+
+
+@allowed("public")
+def keep_card(card: str, prepared: str) -> Any:
+    """What the browser keeps of an edited card; one with a token in it is not kept anywhere."""
+    return {"key": prepared, "card": card} if prepared and redact(card) == card else gr.skip()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from collections import Counter
 from typing import Any
 
@@ -32,12 +34,17 @@ def evidence(plan: dict[str, Any]) -> str:
     left_out = [[text(path) + (f" (in {number} models)" if number > 1 else ""), text(reason)] for (path, reason), number in refused.items()]
     parts = [problems, f'<ul class="notes" aria-label="Worth knowing">{notes}</ul>' if notes else "", _proofs(plan["proofs"])]
     parts.append('<h2 class="part">Files</h2>' + table(("File", "Size"), rows, "Files that would be sent", numeric=(1,)))
+    if plan["curve"]:
+        picture = base64.b64encode(plan["curve"].encode()).decode()
+        parts.append(f'<img class="curve" alt="Loss by optimizer step" src="data:image/svg+xml;base64,{picture}">')
     if left_out:
         parts.append('<h2 class="part">Left out</h2>' + table(("File", "Why"), left_out, "Files that are left out"))
     return f'<div class="plan">{"".join(parts)}</div>'
 
 
 def _proofs(proofs: dict[str, Any]) -> str:
+    if not proofs:
+        return ""  # of a dataset
     if not proofs["sentences"]:
         return '<h2 class="part">Proofs</h2><p class="quiet">Nothing was proved about these models.</p>'
     items = "".join(f"<li>{text(said)}</li>" for said in proofs["sentences"])
@@ -45,7 +52,7 @@ def _proofs(proofs: dict[str, Any]) -> str:
 
 
 def rendered(card: str) -> str:
-    """The card's Markdown without its front matter."""
+    """The card's Markdown without its front matter, and without the picture, which lies in the repository and is shown beside the files."""
     _, _, rest = card.partition("---\n")
     _, found, body = rest.partition("\n---\n")
-    return body.strip() if found else card
+    return re.sub(r"!\[[^\]]*\]\(loss\.svg\)", "", body if found else card).strip()

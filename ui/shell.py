@@ -43,6 +43,7 @@ class Shell:
     repo_id: gr.BrowserState  # the repository named on the Publish tab
     chat_choice: gr.BrowserState  # the models chosen on the Chat tab, see `picks.keep`
     publish_choice: gr.BrowserState  # and on the Publish tab
+    publish_card: gr.BrowserState  # the card edited there, and what for
     import_id: gr.BrowserState  # the import that goes on, or waits for its columns to be named
     import_timer: gr.Timer  # ticks only while an import goes on, on whatever tab
     messages: gr.HTML  # the page's own place for messages, under the header

@@ -14,11 +14,15 @@ from rich.table import Table
 from core import paths
 from core.cli.output import Json, console, finish
 from core.errors import UserError
-from core.export import artifacts
+from core.publish.datasets import Form
 from core.publish.preflight import Plan
+from core.publish.push import Difference
 from core.units import size
 
-Sources = Annotated[list[str], typer.Argument(metavar="ARTIFACT", help="Artifact ids, model folders or .gguf files.")]
+Sources = Annotated[
+    list[str], typer.Argument(metavar="ARTIFACT", help="Artifact ids, model folders or .gguf files; or dataset ids (not both).")
+]
+License = Annotated[str, typer.Option(help="Of a dataset: the licence, by the Hub's identifier; else the card says that it is unknown.")]
 
 
 def publish(
@@ -29,33 +33,42 @@ def publish(
     pr: Annotated[bool, typer.Option("--pr", help="Open a pull request instead of writing to the repository.")] = False,
     card: Annotated[Path | None, typer.Option(help="A model card of your own instead of the one written from the facts.")] = None,
     despite_proofs: Annotated[bool, typer.Option("--despite-proofs", help="Send although a proof does not hold.")] = False,
+    license: License = "",
+    form: Annotated[Form, typer.Option(help="Of a dataset: the file's form.")] = "parquet",
     json: Json = False,
 ) -> None:
-    """Publish artifacts on the Hub: the files, what is left out and why, the model card, and one commit."""
-    from core.publish.preflight import describe, preflight
+    """Publish artifacts or a dataset on the Hub: the files, what is left out and why, the card, what changes there, and one commit."""
+    from core.publish.datasets import prepare
+    from core.publish.preflight import describe
     from core.publish.push import with_card
 
-    plan = preflight([artifacts.resolve(source) for source in sources], repo)
+    plan = prepare(sources, repo, license, form)
     if card:
         plan = with_card(plan, _read(card))
     out = console(json)
     show(plan, out, with_text=dry_run)
     if dry_run:
-        finish(json, describe(plan), 1 if plan.problems else 0)
+        finish(json, describe(plan) | {"hub": _asked(plan, out)}, 1 if plan.problems else 0)
     pushed = _send(plan, out, private=private, pr=pr, despite_proofs=despite_proofs)
     finish(json, pushed)
 
 
 def _send(plan: Plan, out: Console, *, private: bool, pr: bool, despite_proofs: bool) -> dict[str, object]:
     from core.cli.run import hub_token
-    from core.publish.push import push
+    from core.publish.push import compare, push, refuse_problems
+    from core.publish.standing import require
 
+    refuse_problems(plan, despite_proofs)
+    token = hub_token()
+    for note in require(plan, token).notes:
+        out.print(f"note: {note}", markup=False)
+    show_difference(compare(plan, token), plan.address, out)
     columns = (TextColumn("sending"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=out, disable=not out.is_terminal) as progress:
         bar = progress.add_task("sending", total=None)
         pushed = push(
             plan,
-            hub_token(),
+            token,
             private=private,
             pull_request=pr,
             despite_problems=despite_proofs,
@@ -66,8 +79,42 @@ def _send(plan: Plan, out: Console, *, private: bool, pr: bool, despite_proofs: 
     elif pushed.pull_request:
         out.print(f"A pull request waits for the owner: {pushed.pull_request}", markup=False)
     else:
-        out.print(f"Published {len(pushed.sent)} files ({size(pushed.sent_bytes)}): {pushed.url}", markup=False)
+        out.print(
+            f"Published {len(pushed.sent)} files ({size(pushed.sent_bytes)}), commit {pushed.commit[:10]}: {pushed.url}", markup=False
+        )
     return dataclasses.asdict(pushed)
+
+
+def _asked(plan: Plan, out: Console) -> dict[str, object]:
+    """What the Hub says before anything is sent: the login, the repository, and what would change there; without either, why not."""
+    from core.cli.run import hub_token
+    from core.publish.push import compare
+    from core.publish.standing import standing
+
+    try:
+        found = standing(plan.repo_id, hub_token(), plan.repo_type, plan.base_model)
+        difference = None if found.problems else compare(plan, hub_token())
+    except UserError as error:
+        out.print(f"note: The Hub was not asked whether this login may publish there. {error.problem}", markup=False)
+        return {"asked": False, "why": error.problem}
+    for problem in found.problems:
+        out.print(f"problem: {problem}", markup=False)
+    for note in found.notes:
+        out.print(f"note: {note}", markup=False)
+    if difference:
+        show_difference(difference, plan.address, out)
+    return {"asked": True, **dataclasses.asdict(found), "difference": difference and dataclasses.asdict(difference)}
+
+
+def show_difference(found: Difference, address: str, out: Console) -> None:
+    """The files of the repository against those that would be sent."""
+    if not found.exists:
+        out.print(f"{address} does not exist yet and will be made.", markup=False)
+        return
+    how = "a pull request will be opened, because it was not made here" if found.by_pull_request else "it was made here"
+    out.print(f"{address} exists: {how}.", markup=False)
+    for said, names in found.groups:
+        out.print(f"{said:>16}  {len(names):>3}  {', '.join(names)}", markup=False, soft_wrap=True)
 
 
 def show(plan: Plan, out: Console, with_text: bool) -> None:
@@ -95,10 +142,11 @@ def card(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Write it there, to be edited and given to `publish --card`.")] = None,
     json: Json = False,
 ) -> None:
-    """Write the model card of artifacts from the facts of their run."""
-    from core.publish.preflight import CARD, preflight
+    """Write the card of artifacts, from the facts of their run, or of a dataset."""
+    from core.publish.datasets import prepare
+    from core.publish.preflight import CARD
 
-    plan = preflight([artifacts.resolve(source) for source in sources], repo)
+    plan = prepare(sources, repo)
     text = next(file.text for file in plan.files if file.path == CARD) or ""
     if out:
         paths.write_text(out, text)

@@ -18,7 +18,7 @@ from core import events, paths
 from core.errors import UserError
 from core.events import Event
 from core.jobs import bundle, client, keeping, results, wire
-from core.publish.push import remember
+from core.publish.ledger import remember
 from core.redact import redact
 from core.running import runs
 from core.training.launch import DEEPSPEED

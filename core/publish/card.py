@@ -7,6 +7,7 @@ from typing import Any
 
 from core import units
 from core.export.artifacts import Artifact
+from core.export.levels import GUIDED
 from core.paths import SPACES
 from core.publish.facts import CardFacts, hub_id
 
@@ -28,11 +29,7 @@ ADAPTER_KNOBS = ("lora_r", "lora_alpha", "lora_dropout", "target_modules")
 
 def model_card(artifacts: Sequence[Artifact], repo_id: str, facts: CardFacts) -> str:
     """README.md of the repository `repo_id` that holds `artifacts`."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)  # noqa: S701 (Markdown)
-    environment.filters |= {"cell": cell, "size": units.size, "fenced": fenced}
-    template = environment.from_string((SPACES / "model_card.md.j2").read_text(encoding="utf-8"))
+    template = environment().from_string((SPACES / "model_card.md.j2").read_text(encoding="utf-8"))
     first = artifacts[0]
     body = template.render(
         repo_id=repo_id,
@@ -49,8 +46,19 @@ def model_card(artifacts: Sequence[Artifact], repo_id: str, facts: CardFacts) ->
         proofs=proof_sentences(first.proofs),
         template=facts.template,
         base_hub_id=hub_id(first.base_model),
+        merged_repo_id=facts.merged_repo_id,
+        has_curve=bool(facts.curve),
     )
     return f"---\n{front_matter(artifacts, facts)}\n---\n\n{body}"
+
+
+def environment() -> Any:
+    """Jinja as the cards are written in it: what is not known to a template is an error."""
+    from jinja2 import Environment, StrictUndefined
+
+    made = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)  # noqa: S701 (Markdown)
+    made.filters |= {"cell": cell, "size": units.size, "fenced": fenced}
+    return made
 
 
 def front_matter(artifacts: Sequence[Artifact], facts: CardFacts) -> str:
@@ -59,11 +67,11 @@ def front_matter(artifacts: Sequence[Artifact], facts: CardFacts) -> str:
 
     first = artifacts[0]
     base = (facts.merged_repo_id if first.kind == "gguf" else "") or hub_id(first.base_model)
-    datasets = [known for known in (hub_id(str(facts.data.get("name") or "")),) if known]
+    dataset = facts.dataset_repo_id or hub_id(str(facts.data.get("name") or ""))
     method = facts.recipe.get("method")
     data = ModelCardData(
         base_model=base or None,
-        datasets=datasets or None,
+        datasets=[dataset] if dataset else None,
         language=list(facts.languages) or None,
         library_name=LIBRARIES[first.kind],
         license=facts.license or None,
@@ -105,7 +113,7 @@ def level_rows(artifacts: Sequence[Artifact]) -> list[dict[str, str]]:
 
 def level_to_run(artifacts: Sequence[Artifact]) -> str:
     """The level that the commands of the card name: Q4_K_M where there is one, else the smallest file."""
-    levels = {artifact.level: artifact.size_bytes for artifact in artifacts if artifact.level}
+    levels = {artifact.level.removesuffix(GUIDED): artifact.size_bytes for artifact in artifacts if artifact.level}
     return "Q4_K_M" if "Q4_K_M" in levels else min(levels, key=lambda level: levels[level], default="")
 
 

@@ -12,7 +12,8 @@ from typing import Any, Literal
 from core import paths
 from core.errors import UserError
 from core.hubclient import api, patiently, status
-from core.publish.push import explain, is_ours, remember
+from core.publish.ledger import is_ours, remember
+from core.publish.push import explain
 from core.redact import redact
 from core.training.hardware import Flavour, flavours
 from core.units import size

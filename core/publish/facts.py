@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,20 @@ import yaml
 
 import core
 from core import events, paths
+from core.data.dataset import open_dataset
+from core.data.statistics import VERSION, text_statistics
 from core.export.about import license_of
-from core.export.artifacts import Artifact
+from core.export.artifacts import Artifact, of_run
+from core.publish.curve import curve
+from core.publish.ledger import home_of
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 STARTER_LANGUAGES = ("en", "zh")
+RARE = 0.05  # a script of fewer conversations says nothing about the whole
+LANGUAGE_OF = {
+    "Kana": "ja", "Hangul": "ko", "Han": "zh", "Greek": "el", "Hebrew": "he", "Armenian": "hy", "Georgian": "ka", "Thai": "th", "Tamil": "ta",
+    "Telugu": "te", "Kannada": "kn", "Malayalam": "ml", "Gujarati": "gu", "Gurmukhi": "pa",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,9 @@ class CardFacts:
     license: str = ""
     languages: tuple[str, ...] = ()
     template: str = ""  # the chat template, word for word
-    merged_repo_id: str = ""  # where the unquantised model lies on the Hub, for GGUF files
+    merged_repo_id: str = ""  # where the unquantised model lies on the Hub, when it was published from here
+    dataset_repo_id: str = ""  # and the data
+    curve: str = ""  # the loss by step, as SVG
 
 
 def facts_of(artifacts: Sequence[Artifact]) -> CardFacts:
@@ -39,14 +50,40 @@ def facts_of(artifacts: Sequence[Artifact]) -> CardFacts:
     recipe_file, data_file = run_dir / "recipe.yaml", run_dir / "dataset.json"
     recipe: dict[str, Any] = yaml.safe_load(recipe_file.read_text(encoding="utf-8")) if recipe_file.is_file() else {}
     data: dict[str, Any] = paths.read_json(data_file).get("train", {}) if data_file.is_file() else {}
+    run = events.fold(events.read(run_dir))
     return CardFacts(
         recipe=cleaned(recipe),
         data=cleaned(data),
-        training=cleaned(events.fold(events.read(run_dir)).facts),
+        training=cleaned(run.facts),
         license=license_of(first),
-        languages=STARTER_LANGUAGES if first.base_model == "starter" else (),
+        languages=STARTER_LANGUAGES if first.base_model == "starter" else _languages(first.dataset_id),
         template=template_of(first),
+        merged_repo_id=_home_of_merged(first, run_dir),
+        dataset_repo_id=home_of(first.dataset_id).removeprefix("datasets/"),
+        curve=curve(run.losses, run.evals),
     )
+
+
+def _home_of_merged(artifact: Artifact, run_dir: Path) -> str:
+    """Where the model that a GGUF file was made from was published; empty for other artifacts."""
+    if artifact.kind != "gguf":
+        return ""
+    merged = [each.id for each in of_run(run_dir) if each.kind == "merged"]
+    return next((home for home in map(home_of, [artifact.parent_id, *merged]) if home), "")
+
+
+def languages_of(conversations_by_script: Mapping[str, int]) -> tuple[str, ...]:
+    """The languages of conversations, where the script says which: Latin letters do not. Empty as soon as part of them is unknown."""
+    total = sum(conversations_by_script.values())
+    common = [script for script, count in conversations_by_script.items() if count >= RARE * total]
+    return tuple(LANGUAGE_OF[script] for script in common) if all(script in LANGUAGE_OF for script in common) else ()
+
+
+def _languages(dataset_id: str | None) -> tuple[str, ...]:
+    """The languages of the data, when its statistics were made already."""
+    if not dataset_id or not (paths.datasets_dir() / dataset_id / f"statistics-{VERSION}.json").is_file():
+        return ()
+    return languages_of(text_statistics(open_dataset(dataset_id)).conversations_by_script)
 
 
 def provenance(artifacts: Sequence[Artifact], facts: CardFacts) -> dict[str, Any]:

@@ -8,22 +8,28 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from core import paths
 from core.errors import UserError
 from core.export.artifacts import MANIFEST, Artifact
 from core.publish.card import model_card, proof_sentences
-from core.publish.facts import CardFacts, facts_of, provenance
+from core.publish.facts import CardFacts, facts_of, hub_id, provenance
+from core.publish.terms import terms
 from core.redact import redact
 
 ALLOWED_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".md", ".jinja", ".gguf")
 PROVENANCE = "transmute.json"
 CARD = "README.md"
+CURVE = "loss.svg"  # drawn here; a picture out of a model's folder is not sent
 # Names that are never sent, whatever their suffix: states of the trainer, and what is written anew for the Hub.
 NEVER = re.compile(r"(optimizer|scheduler|rng_state|trainer_state|training_args|scaler)", re.IGNORECASE)
 REWRITTEN = {MANIFEST: f"replaced by {PROVENANCE}, without local paths", CARD: "replaced by the model card"}
-READ_LIMIT_BYTES = 2 * 2**20  # larger text files are vocabularies
+LEAKY = "holds what looks like an access token"
+TEXT_SUFFIXES = (".json", ".txt", ".md", ".jinja")
+WINDOW = 1 << 20  # characters of a text file that are looked at together
+OVERLAP = 1 << 14  # of a window with the next; no token and no folder's name is longer
+RepoType = Literal["model", "dataset"]
 
 
 @dataclass(frozen=True)
@@ -57,10 +63,22 @@ class Plan:
     proof_problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     proofs: dict[str, Any] = field(default_factory=dict[str, Any])
+    repo_type: RepoType = "model"
+    sources: tuple[str, ...] = ()  # ids of the artifacts or datasets
+    base_model: str = ""  # where it is on the Hub, its id there
+
+    @property
+    def address(self) -> str:
+        return address_of(self.repo_id, self.repo_type)
 
     @property
     def total_bytes(self) -> int:
         return sum(file.size_bytes for file in self.files)
+
+
+def address_of(repo_id: str, repo_type: RepoType) -> str:
+    """Where the repository lies on the Hub: USER/NAME, for a dataset ``datasets/USER/NAME``."""
+    return repo_id if repo_type == "model" else f"{repo_type}s/{repo_id}"
 
 
 def preflight(artifacts: Sequence[Artifact], repo_id: str, facts: CardFacts | None = None) -> Plan:
@@ -87,6 +105,8 @@ def preflight(artifacts: Sequence[Artifact], repo_id: str, facts: CardFacts | No
         CARD: model_card(artifacts, repo_id, facts),
         PROVENANCE: json.dumps(provenance(artifacts, facts), ensure_ascii=False, indent=2) + "\n",
     }
+    if facts.curve:
+        generated[CURVE] = facts.curve
     files += [PlannedFile(name, len(text.encode()), text=text) for name, text in generated.items()]
     proofs = {
         "passed": all(artifact.proofs.get("passed", False) for artifact in artifacts),
@@ -94,24 +114,23 @@ def preflight(artifacts: Sequence[Artifact], repo_id: str, facts: CardFacts | No
         "by_artifact": {artifact.id: artifact.proofs for artifact in artifacts},
     }
     better = suggest_repo_id(artifacts, repo_id)
-    return Plan(repo_id, better, tuple(files), tuple(refused), problems, unproved, tuple(notes), proofs)
-
-
-def dry_run(artifacts: Sequence[Artifact], repo_id: str) -> dict[str, Any]:
-    """The plan to publish as plain values, as `describe`."""
-    return describe(preflight(artifacts, repo_id))
+    sources = tuple(artifact.id for artifact in artifacts)
+    base = hub_id(artifacts[0].base_model)
+    return Plan(repo_id, better, tuple(files), tuple(refused), problems, unproved, tuple(notes), proofs, sources=sources, base_model=base)
 
 
 def describe(plan: Plan) -> dict[str, Any]:
-    """A plan ready for JSON: repo_id, files, total_bytes, card, refused, problems, notes, proofs."""
+    """A plan ready for JSON: repo_id, repo_type, files, total_bytes, card, refused, problems, notes, proofs, curve."""
     return {
         "repo_id": plan.repo_id,
+        "repo_type": plan.repo_type,
         "suggested_repo_id": plan.suggested_repo_id,
         "files": [
             {"path": file.path, "size_bytes": file.size_bytes, "local": str(file.local) if file.local else None} for file in plan.files
         ],
         "total_bytes": plan.total_bytes,
         "card": next(file.text for file in plan.files if file.path == CARD),
+        "curve": next((file.text for file in plan.files if file.path == CURVE), ""),
         "refused": [{"path": item.path, "reason": item.reason} for item in plan.refused],
         "problems": list(plan.problems),
         "notes": list(plan.notes),
@@ -132,9 +151,8 @@ def refusal(name: str, local: Path) -> str:
         return "state of the training, not of the model"
     if local.suffix.lower() not in ALLOWED_SUFFIXES:
         return f"only {' '.join(ALLOWED_SUFFIXES)} are sent"
-    text = _text(local)
-    if text and redact(text) != text:
-        return "holds what looks like an access token"
+    if any(redact(text) != text for text in windows(local)):
+        return LEAKY
     return ""
 
 
@@ -197,8 +215,8 @@ def _leaks(files: list[PlannedFile]) -> Iterator[str]:
     """Text files that name folders of this machine."""
     local = [str(folder) for folder in (paths.home(), paths.PROJECT, Path.home()) if len(folder.parts) > 1]
     for file in files:
-        text = _text(file.local) if file.local else ""
-        if found := next((folder for folder in local if folder in text), None):
+        texts = windows(file.local) if file.local else ()
+        if found := next((folder for text in texts for folder in local if folder in text), None):
             yield f"{file.path} names a folder of this machine ({found}); remove it there."
 
 
@@ -210,15 +228,19 @@ def _notes(artifacts: Sequence[Artifact], repo_id: str, facts: CardFacts) -> Ite
         yield "The adapter's base is the embedded starter model, which is not on the Hub: others can use the merged model or the GGUF files."
     if not facts.license:
         yield "The licence of the base model is not known here; add it to the card before sending."
+    if inherited := terms(facts.license):
+        yield inherited
     if (better := suggest_repo_id(artifacts, repo_id)) != repo_id:
         yield f"Such repositories are usually named {better}."
 
 
-def _text(path: Path | None) -> str:
-    """The text of a small text file; empty for weights, vocabularies and what is not UTF-8."""
-    if path is None or path.suffix.lower() not in (".json", ".txt", ".md", ".jinja") or path.stat().st_size > READ_LIMIT_BYTES:
-        return ""
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        return ""
+def windows(path: Path) -> Iterator[str]:
+    """A text file of whatever size in pieces that overlap, so that no secret is cut; nothing of weights. Other encodings keep their ASCII."""
+    if path.suffix.lower() not in TEXT_SUFFIXES:
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        window = file.read(WINDOW)
+        while window:
+            yield window
+            following = file.read(WINDOW)
+            window = following and window[-OVERLAP:] + following

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +17,11 @@ from typing import Any
 from core import paths
 from core.errors import UserError
 from core.hubclient import api, patiently, status
-from core.publish.preflight import CARD, Plan, PlannedFile
+from core.publish.ledger import is_ours, is_published, remember
+from core.publish.preflight import CARD, Plan, PlannedFile, RepoType
 from core.redact import redact
 
 OnBytes = Callable[[int, int], None]
-LEDGER = "publications.jsonl"
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,12 @@ class Difference:
     def by_pull_request(self) -> bool:
         """A repository that was not made here is not written to: its owner decides on a pull request."""
         return self.exists and not self.is_ours
+
+    @property
+    def groups(self) -> list[tuple[str, tuple[str, ...]]]:
+        """The files by what happens to them, for people; without the groups that are empty."""
+        every = [("new", self.new), ("changed", self.changed), ("the same", self.same), ("only there, kept", self.only_there)]
+        return [(said, names) for said, names in every if names]
 
 
 @dataclass(frozen=True)
@@ -64,16 +68,19 @@ def compare(plan: Plan, token: str | None) -> Difference:
         UserError: the Hub cannot be reached, or does not accept the login (code LOGIN).
     """
     hub = api(token)
-    info = _existing(hub, plan.repo_id)
+    info = existing(hub, plan.repo_id, plan.repo_type)
     if info is None:
         return Difference(False, True, True, None, new=tuple(file.path for file in plan.files))
-    tree = patiently(lambda: list(hub.list_repo_tree(plan.repo_id, recursive=True)), lambda error: explain(error, plan.repo_id))
+    tree = patiently(
+        lambda: list(hub.list_repo_tree(plan.repo_id, recursive=True, repo_type=plan.repo_type)),
+        lambda error: explain(error, plan.repo_id),
+    )
     there = {entry.path: entry for entry in tree if hasattr(entry, "blob_id")}
     named = {file.path for file in plan.files}
     same = {file.path for file in plan.files if file.path in there and _is_same(file, there[file.path])}
     return Difference(
         exists=True,
-        is_ours=is_ours(plan.repo_id),
+        is_ours=is_ours(plan.address),
         is_private=bool(info.private),
         commit=info.sha,
         new=tuple(sorted(named - set(there))),
@@ -109,7 +116,7 @@ def push(
 
     refuse_problems(plan, despite_problems)
     if not token:
-        raise UserError("Nobody is logged in to the Hub.", plan.repo_id, "Sign in on the page, or run `hf auth login`.", code="LOGIN")
+        raise not_logged_in(plan.repo_id)
     hub = api(token)
 
     def said(error: BaseException) -> UserError:
@@ -117,19 +124,23 @@ def push(
 
     difference = compare(plan, token)
     if not difference.exists:
-        patiently(lambda: hub.create_repo(plan.repo_id, private=private), said, should_stop)
-        remember(plan.repo_id, "created")
+        patiently(lambda: hub.create_repo(plan.repo_id, private=private, repo_type=plan.repo_type), said, should_stop)
+        remember(plan.address, "created")
     wanted = set(difference.new + difference.changed)
     files = [file for file in plan.files if file.path in wanted]
     if not files:
-        return Pushed(plan.repo_id, _url(hub, plan.repo_id), "", "", (), 0)
+        if not is_published(plan.address, plan.sources):  # a crash came between the commit and the line about it
+            remember(plan.address, "committed", commit=difference.commit, sources=list(plan.sources))
+        return Pushed(plan.repo_id, f"{hub.endpoint}/{plan.address}", "", "", (), 0)
     asks = difference.exists and (pull_request or difference.by_pull_request)
     total = sum(file.size_bytes for file in files)
     count = _Count(total, on_progress or (lambda _done, _total: None))
     operations = [_operation(CommitOperationAdd, file, count) for file in files]
     for file, operation in zip(files, operations, strict=True):
         patiently(
-            lambda operation=operation: hub.preupload_lfs_files(plan.repo_id, [operation], create_pr=asks, free_memory=False),
+            lambda operation=operation: hub.preupload_lfs_files(
+                plan.repo_id, [operation], repo_type=plan.repo_type, create_pr=asks, free_memory=False
+            ),
             said,
             should_stop,
         )
@@ -138,6 +149,7 @@ def push(
         lambda: hub.create_commit(
             plan.repo_id,
             operations,
+            repo_type=plan.repo_type,
             commit_message=f"Publish {', '.join(sorted(wanted))[:60]} with Transmute",
             create_pr=asks,
             parent_commit=difference.commit if difference.exists else None,
@@ -145,8 +157,12 @@ def push(
         said,
         should_stop,
     )
-    remember(plan.repo_id, "pull_request" if asks else "committed", commit=made.oid)
-    return Pushed(plan.repo_id, _url(hub, plan.repo_id), made.oid, made.pr_url or "", tuple(sorted(wanted)), total)
+    remember(plan.address, "pull_request" if asks else "committed", commit=made.oid, sources=list(plan.sources))
+    return Pushed(plan.repo_id, f"{hub.endpoint}/{plan.address}", made.oid, made.pr_url or "", tuple(sorted(wanted)), total)
+
+
+def not_logged_in(repo_id: str) -> UserError:
+    return UserError("Nobody is logged in to the Hub.", repo_id, "Sign in on the page, or run `hf auth login`.", code="LOGIN")
 
 
 def with_card(plan: Plan, card: str) -> Plan:
@@ -174,29 +190,6 @@ def refuse_problems(plan: Plan, despite_proofs: bool = False) -> None:
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(f"This cannot be published yet: {problems[0]}{more}", plan.repo_id, "Mend what the dry run lists, then send it.")
-
-
-def is_ours(repo_id: str) -> bool:
-    """Whether this workspace made the repository."""
-    return any(entry["repo_id"] == repo_id and entry["kind"] == "created" for entry in ledger())
-
-
-def remember(repo_id: str, kind: str, **fields: Any) -> None:
-    """Add a line to the workspace's list of publications."""
-    path = paths.home() / LEDGER
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"t": round(time.time(), 3), "repo_id": repo_id, "kind": kind, **fields}) + "\n")
-
-
-def ledger() -> Iterator[dict[str, Any]]:
-    """What was published from this workspace, oldest first: t, repo_id, kind (created, committed or pull_request), commit."""
-    path = paths.home() / LEDGER
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue  # torn by a crash
 
 
 def explain(error: BaseException, repo_id: str) -> UserError:
@@ -236,13 +229,13 @@ def explain(error: BaseException, repo_id: str) -> UserError:
             )
 
 
-def _existing(hub: Any, repo_id: str) -> Any | None:
+def existing(hub: Any, repo_id: str, repo_type: RepoType = "model") -> Any | None:
     """The repository's information, or None when there is no such repository."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     def look() -> Any | None:
         try:
-            return hub.model_info(repo_id)
+            return hub.repo_info(repo_id, repo_type=repo_type)
         except RepositoryNotFoundError as error:
             if status(error) == 401:
                 raise
@@ -259,10 +252,6 @@ def _is_same(file: PlannedFile, entry: Any) -> bool:
         return entry.lfs.sha256 == (paths.sha256_file(file.local) if file.local else hashlib.sha256((file.text or "").encode()).hexdigest())
     content = file.local.read_bytes() if file.local else (file.text or "").encode()
     return entry.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
-def _url(hub: Any, repo_id: str) -> str:
-    return f"{hub.endpoint}/{repo_id}"
 
 
 class _Count:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import shutil
 import pytest
 
 from core import events, paths
+from core.data.dataset import import_dataset
 from core.export import artifacts
 from core.export.artifacts import Artifact
 from tests.browser.test_road import open_tab, says
@@ -18,6 +20,7 @@ from tests.page import App, free_port
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 RUN_ID, REPO = "261123-120000-abcd", "someone/Starter"
+MINE = "A sentence of my own."
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +36,10 @@ def page(hub, browser, tmp_path_factory):
     before = os.environ["TRANSMUTE_HOME"]
     os.environ["TRANSMUTE_HOME"] = str(home)
     finished_run()
+    rows = tmp_path_factory.mktemp("data") / "numbers.jsonl"
+    turns = [{"from": "human", "value": "What comes after one?"}, {"from": "gpt", "value": "Two."}]
+    rows.write_text("".join(json.dumps({"id": str(number), "conversations": turns}) + "\n" for number in range(3)))
+    import_dataset(rows)
     os.environ["TRANSMUTE_HOME"] = before
     app = App(home, free_port(), more={"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"})
     app.start()
@@ -76,13 +83,29 @@ def test_without_a_login_it_says_what_to_do_and_keeps_what_was_prepared(page, hu
     assert ("models", REPO) not in hub.repos
 
 
+def test_what_was_prepared_and_the_edited_card_are_there_after_a_login_has_reloaded_the_page(page, hub):
+    page.get_by_role("tab", name="Card as text, to be edited").click()
+    text = page.locator("#publish-source .cm-content")
+    text.click()
+    page.keyboard.press("Control+End")
+    page.keyboard.type(MINE)
+    page.wait_for_function("mine => (localStorage.getItem('transmute-publish-card') || '').length > 0", arg=MINE)
+    page.wait_for_timeout(1500)  # the last keystroke is kept
+    page.reload()
+    open_tab(page, "Publish")
+    says(page, f"would go to {REPO}")
+    page.get_by_role("tab", name="Card as the Hub shows it").click()
+    assert page.get_by_text(MINE.strip()).first.is_visible()
+
+
 def test_it_is_compared_then_sent_and_the_link_stays(page, hub):
     page.get_by_role("textbox", name=re.compile("^Hub token")).fill(GOOD_TOKEN)
-    page.get_by_role("button", name="Compare with the Hub").click()
+    page.get_by_role("button", name="Prepare (nothing is sent)").click()
     says(page, f"{REPO} does not exist yet and will be made")
     page.get_by_role("button", name="Send to the Hub").click()
     says(page, r"Published \d+ files")
     sent = hub.repos[("models", REPO)]
+    assert MINE.strip().encode() in sent.files["README.md"]
     assert sent.access == "private" and {"README.md", "model.safetensors", "transmute.json"} <= set(sent.files)
     assert page.get_by_role("link", name=REPO).count() >= 1
     assert page.get_by_role("textbox", name=re.compile("^Hub token")).input_value() == ""
@@ -91,9 +114,26 @@ def test_it_is_compared_then_sent_and_the_link_stays(page, hub):
     says(page, "Published from here")
 
 
-def test_the_repository_of_somebody_else_gets_a_pull_request(page, hub):
-    prepare(page, "org/theirs")
+def test_the_repository_of_somebody_else_shows_its_difference_first_and_gets_a_pull_request(page, hub):
+    open_tab(page, "Publish")
     page.get_by_role("textbox", name=re.compile("^Hub token")).fill(GOOD_TOKEN)
+    prepare(page, "org/theirs")
+    says(page, "It was not made here, so a pull request will be opened")
+    assert page.get_by_role("region", name=re.compile("^Files of the repository against")).get_by_text("changed").is_visible()
     page.get_by_role("button", name="Send to the Hub").click()
     says(page, "A pull request waits for the owner")
     assert hub.repos[("models", "org/theirs")].files == {"README.md": b"theirs"}
+
+
+def test_a_dataset_is_published_as_a_dataset_repository(page, hub):
+    page.get_by_label(re.compile("^What to publish")).first.click()
+    page.keyboard.press("Backspace")
+    page.get_by_role("option", name=re.compile("^Dataset numbers")).first.click()
+    page.keyboard.press("Escape")
+    prepare(page, "someone/numbers")
+    page.get_by_role("textbox", name=re.compile("^Hub token")).fill(GOOD_TOKEN)
+    page.get_by_role("button", name="Compare with the Hub").click()
+    says(page, "datasets/someone/numbers does not exist yet and will be made")
+    page.get_by_role("button", name="Send to the Hub").click()
+    says(page, r"Published \d+ files")
+    assert set(hub.repos[("datasets", "someone/numbers")].files) == {"README.md", "train.parquet"}

@@ -61,7 +61,8 @@ class Writes:
         repo_id = f"{asked.get('organization') or OWNERS.get(token, ('',))[0]}/{asked['name']}"
         self._require_writer(repo_id)
         kind = {"dataset": "datasets", "space": "spaces"}.get(asked.get("type", "model"), "models")
-        url = {"url": f"{self.hub.url}/{repo_id}", "name": repo_id}
+        address = repo_id if kind == "models" else f"{kind}/{repo_id}"
+        url = {"url": f"{self.hub.url}/{address}", "name": repo_id}
         if (kind, repo_id) in self.hub.repos:
             return 409, {"Content-Type": "application/json"}, json.dumps(url | {"error": "You already created this model repo"}).encode()
         private = asked.get("visibility") == "private" or asked.get("private")

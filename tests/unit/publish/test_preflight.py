@@ -11,7 +11,7 @@ from core import paths
 from core.errors import UserError
 from core.export import artifacts
 from core.export.artifacts import Artifact
-from core.publish.preflight import dry_run, preflight, repo_problems, suggest_repo_id
+from core.publish.preflight import WINDOW, describe, preflight, repo_problems, suggest_repo_id
 
 TOKEN = "hf_" + "CANARYcanary0123456789abcd"
 PROVED = {"template_identical": True, "tokens_identical": True, "merge_kl": 2e-7, "merge_top1": 1.0, "passed": True}
@@ -88,7 +88,17 @@ def test_a_token_in_a_file_keeps_that_file_back(tmp_path: Path, workspace: Path)
     assert [(item.path, item.reason) for item in plan.refused if item.path == "generation_config.json"] == [
         ("generation_config.json", "holds what looks like an access token")
     ]
-    assert TOKEN not in json.dumps(dry_run([artifact], "someone/x"))
+    assert TOKEN not in json.dumps(describe(preflight([artifact], "someone/x")))
+
+
+@pytest.mark.parametrize("before", [3 * WINDOW, WINDOW - len(TOKEN) // 2])
+def test_a_text_file_of_any_size_is_looked_through(before: int, tmp_path: Path, workspace: Path) -> None:
+    artifact = merged(tmp_path)
+    (artifact.folder / "vocab.json").write_text("x " * (before // 2) + TOKEN)
+    (artifact.folder / "merges.txt").write_bytes(b"caf\xe9 " * WINDOW + str(workspace).encode())
+    plan = preflight([artifact], "someone/x")
+    assert "vocab.json" in {item.path for item in plan.refused}
+    assert any("merges.txt names a folder of this machine" in problem for problem in plan.problems)
 
 
 def test_a_folder_of_this_machine_inside_a_file_is_a_problem(tmp_path: Path, workspace: Path) -> None:
@@ -161,7 +171,8 @@ def test_nothing_chosen_is_an_error_with_a_remedy() -> None:
 
 
 def test_the_dry_run_is_plain_json(tmp_path: Path, workspace: Path) -> None:
-    plan = json.loads(json.dumps(dry_run([merged(tmp_path)], "someone/x")))
-    assert set(plan) == {"repo_id", "suggested_repo_id", "files", "total_bytes", "card", "refused", "problems", "notes", "proofs"}
+    plan = json.loads(json.dumps(describe(preflight([merged(tmp_path)], "someone/x"))))
+    about = {"repo_id", "suggested_repo_id", "repo_type", "files", "total_bytes", "card", "curve"}
+    assert set(plan) == about | {"refused", "problems", "notes", "proofs"}
     assert plan["card"].startswith("---\n")
     assert {"path", "size_bytes", "local"} == set(plan["files"][0])

@@ -10,8 +10,9 @@ from huggingface_hub import constants
 
 from core import hubclient
 from core.errors import UserError
+from core.publish.ledger import is_ours, ledger
 from core.publish.preflight import Plan, PlannedFile
-from core.publish.push import Pushed, compare, is_ours, ledger, push, with_card
+from core.publish.push import Pushed, compare, push, with_card
 from tests.hub.faults import Fault
 from tests.hub.repos import GOOD_TOKEN, LFS_BYTES, OTHER_TOKEN, Repo
 from tests.hub.server import Hub

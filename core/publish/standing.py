@@ -1,0 +1,98 @@
+"""Whether a login may publish where it wants to, asked before anything is sent; and what the base model's licence asks of whoever does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from core.errors import UserError
+from core.hubclient import api, patiently
+from core.publish.ledger import is_ours
+from core.publish.preflight import Plan, RepoType, address_of, repo_problems
+from core.publish.push import existing, explain, not_logged_in
+from core.publish.terms import terms
+
+MAY_WRITE = ("contributor", "write", "admin")  # a contributor writes to what they made themselves
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the Hub says of a login and a repository. Nothing can be sent while there are `problems`."""
+
+    who: str
+    exists: bool
+    is_ours: bool
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def standing(repo_id: str, token: str | None, repo_type: RepoType = "model", base_model: str = "") -> Standing:
+    """Whether the owner of `token` can publish as `repo_id`, and under which terms of `base_model` (a Hub id).
+
+    Raises:
+        UserError: no login, or one that the Hub does not accept (code LOGIN); the Hub cannot be reached (code NET).
+    """
+    if not token:
+        raise not_logged_in(repo_id)
+    if wrong := repo_problems(repo_id):
+        return Standing("", False, False, tuple(wrong))
+    hub = api(token)
+    known: dict[str, Any] = patiently(hub.whoami, lambda error: explain(error, repo_id))
+    who, is_made_here = str(known.get("name", "")), is_ours(address_of(repo_id, repo_type))
+    exists = existing(hub, repo_id, repo_type) is not None
+    by_pull_request = exists and not is_made_here
+    problems = [said for said in (_token_problem(known, repo_id, by_pull_request), _owner_problem(known, repo_id, by_pull_request)) if said]
+    notes = [f"{repo_id} exists and was not made here: its owner decides on a pull request."] if by_pull_request else []
+    return Standing(who, exists, is_made_here, tuple(problems), (*notes, *_base_terms(hub, base_model)))
+
+
+def require(plan: Plan, token: str | None) -> Standing:
+    """`standing` of a plan.
+
+    Raises:
+        UserError: as `standing`, and when something speaks against it (code ACCESS).
+    """
+    found = standing(plan.repo_id, token, plan.repo_type, plan.base_model)
+    if found.problems:
+        raise UserError(found.problems[0], plan.repo_id, "Use another token, or publish under a name of your own.", "ACCESS")
+    return found
+
+
+def _token_problem(known: dict[str, Any], repo_id: str, by_pull_request: bool) -> str:
+    """Why the token cannot write; empty when it can, or when the Hub does not say (a login through a Space)."""
+    access: dict[str, Any] = (known.get("auth") or {}).get("accessToken") or {}
+    name = access.get("displayName")
+    said = f"The token {name!r}" if name else "This token"
+    if access.get("role") == "read":
+        return f"{said} can only read. Make one of type Write at https://huggingface.co/settings/tokens."
+    if access.get("role") != "fineGrained" or by_pull_request:
+        return ""
+    owner = repo_id.partition("/")[0]
+    scoped: list[dict[str, Any]] = (access.get("fineGrained") or {}).get("scoped") or []
+    granted = [each for each in scoped if (each.get("entity") or {}).get("name") in (owner, repo_id)]
+    if any("repo.write" in (each.get("permissions") or ()) for each in granted):
+        return ""
+    return f"{said} is fine-grained and may not write to repositories of {owner}. Allow that at https://huggingface.co/settings/tokens."
+
+
+def _owner_problem(known: dict[str, Any], repo_id: str, by_pull_request: bool) -> str:
+    """Why nothing can be made under the owner named; empty when it can."""
+    owner, name = repo_id.partition("/")[0], str(known.get("name", ""))
+    roles = {str(org.get("name")): org.get("roleInOrg") for org in known.get("orgs") or ()}
+    places = [name, *(org for org, role in roles.items() if role in MAY_WRITE)]
+    if by_pull_request or owner.lower() in (place.lower() for place in places):
+        return ""
+    if owner in roles:
+        return f"{name} may only read in the organisation {owner}. Ask for the role write there, or publish as {name}."
+    return f"This login is {name}, and {owner} is neither {name} nor an organisation of {name}. Possible here: {', '.join(places)}."
+
+
+def _base_terms(hub: Any, base_model: str) -> tuple[str, ...]:
+    """The terms of the base as its page on the Hub states them; none when it cannot be seen."""
+    info = existing(hub, base_model) if base_model else None
+    if info is None:
+        return ()
+    card: Any = info.card_data or {}
+    said = terms(str(card.get("license") or ""), str(card.get("license_name") or ""))
+    gated = f"{base_model} is gated: whoever uses an adapter of it must accept its terms first." if info.gated else ""
+    return tuple(each for each in (said, gated) if each)
