@@ -47,8 +47,13 @@ def allowed(role: Role) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
         def admit(request: gr.Request | None, token: gr.OAuthToken | None) -> dict[str, Caller]:
             caller = identify(request, token.token if token else None)
+            page = getattr(request, "session_hash", None) if on_space() else None
             if not caller.may(role):
-                raise refusal(role)
+                raise login_ended() if page in _signed_in and not caller.token else refusal(role)
+            if page and caller.token:
+                if len(_signed_in) > 10_000:
+                    _signed_in.clear()
+                _signed_in.add(page)
             return dict.fromkeys(wanted, caller)
 
         if inspect.isgeneratorfunction(handler):
@@ -90,6 +95,13 @@ def refusal(role: Role) -> UserError:
         remedy = "Duplicate this Space to get one of your own, or run Transmute on your own machine."
     who = "its owner" if role == "owner" else "people who are signed in"
     return UserError(f"On this Space only {who} may do that.", "who may act here", remedy, code="ACCESS")
+
+
+def login_ended() -> UserError:
+    """What somebody is told who was signed in when this page was opened."""
+    return UserError(
+        "Your login has ended.", "who may act here", "Sign in again at the top of the page; what was prepared is kept.", code="LOGIN"
+    )
 
 
 def on_space() -> bool:
@@ -141,6 +153,7 @@ def saved_token() -> str | None:
     return get_token()
 
 
+_signed_in: set[str] = set()  # open pages that have had a login; this changes what is said and never what is allowed
 _identities: dict[str, tuple[float, dict[str, Any] | None]] = {}  # by the token's sha256, never by the token
 
 

@@ -161,6 +161,23 @@ def test_who_may_not_is_told_what_to_do() -> None:
         list(count_up(None, None, 3))
 
 
+@pytest.mark.usefixtures("space")
+def test_a_login_that_ended_asks_again_and_is_not_taken_for_a_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPACE_CREATOR_USER_ID", CREATOR)
+    monkeypatch.setattr(access, "_whoami", lambda token: {"id": CREATOR, "name": "kim"} if token == "good" else None)
+    page, other = SimpleNamespace(session_hash="abc", headers={}, client=None), SimpleNamespace(session_hash="def", headers={}, client=None)
+    assert act(page, SimpleNamespace(token="good"), "done") == "done by kim"
+    for token in (None, SimpleNamespace(token="revoked")):
+        with pytest.raises(UserError, match="login has ended") as caught:
+            act(page, token, "done")
+        assert caught.value.code == "LOGIN" and "what was prepared is kept" in caught.value.remedy
+        with pytest.raises(UserError, match="only its owner"):
+            act(other, token, "done")
+    monkeypatch.delenv("SPACE_CREATOR_USER_ID")
+    with pytest.raises(UserError, match="only its owner"):  # signed in, and not as the owner
+        act(page, SimpleNamespace(token="good"), "done")
+
+
 def test_a_space_without_login_points_to_a_copy_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPACE_ID", "alchemists/transmute")
     assert "Duplicate" in access.refusal("owner").remedy
