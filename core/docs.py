@@ -69,6 +69,19 @@ def knobs_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def presets_table() -> str:
+    """One row per preset: what it is, and the source that it equals value by value."""
+    from core.training.presets import PRESETS
+    from core.training.published import all_published
+
+    sources = {name: found.source for name, found in all_published().items()}
+    lines = ["| preset | what it is | source |", "|---|---|---|"]
+    for name, make in PRESETS.items():
+        what = (make.__doc__ or "").strip().partition("\n")[0]
+        lines.append(f"| `{name}` | {_cell(what)} | {f'[read from]({sources[name]})' if name in sources else ''} |")
+    return "\n".join(lines) + "\n"
+
+
 def bounds(schema: dict[str, Any]) -> str:
     """What a field's JSON schema allows: its choices, or ``>= 1, <= 1024``; empty when anything of its type goes."""
     if "enum" in schema:
@@ -108,7 +121,13 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"cli": cli_table, "knobs": knobs_table, "codes": codes_table, "repairs": repairs_table}
+BLOCKS: dict[str, Callable[[], str]] = {
+    "cli": cli_table,
+    "knobs": knobs_table,
+    "presets": presets_table,
+    "codes": codes_table,
+    "repairs": repairs_table,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

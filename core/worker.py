@@ -56,7 +56,7 @@ def tell(run_dir: Path, error: UserError) -> None:
 
 def leave_out_deepspeed(run_dir: Path) -> None:
     """Make ``import deepspeed`` fail in a run without ZeRO: accelerate imports it wherever it is installed, which costs time, and needs nvcc on a GPU."""
-    if not load_recipe(run_dir / "recipe.yaml").accelerate_config.startswith("zero"):
+    if not str(paths.read_json(run_dir / "launch.json")["accelerate_config"]).startswith("zero"):
         sys.modules["deepspeed"] = None  # type: ignore[assignment]  (the import system's own way to say that there is no such module)
 
 

@@ -27,6 +27,7 @@ ONLY_UNDER: dict[str, tuple[str, ...]] = {
 EXAMPLES = "examples/"  # how the page names a file that ships with Transmute
 HAS_CHOICES = ("base_model", "dataset", "eval_dataset", "levels")
 TRIMMED = ("base_model", "base_revision", "dataset", "eval_dataset")
+MANY_LINES = {"sample_prompts": (3, 8), "accelerate_yaml": (3, 30), "deepspeed_json": (3, 30)}  # at first, and at most
 NUMBER_PROBLEMS = {"int_type", "float_type", "int_parsing", "float_parsing", "finite_number"}
 
 
@@ -75,7 +76,7 @@ def add(form: Form, names: Iterable[str], values: dict[str, Any]) -> None:
     """Put the fields of these knobs onto the page, three in a row where there is room."""
     with gr.Row(elem_classes=["fields"], equal_height=False):
         for name in names:
-            wide = ["wide"] if name == "levels" else []
+            wide = ["wide"] if name in ("levels", "accelerate_yaml", "deepspeed_json") else []
             with gr.Column(min_width=250, elem_classes=["knob", *wide], visible=is_meant(name, values["method"])) as form.columns[name]:
                 form.fields[name] = component(name, values[name])
                 if is_free(name):
@@ -105,7 +106,8 @@ def component(name: str, value: Any) -> Any:
         return gr.Checkbox(value=value, **said)
     if kind in (int, float):
         return gr.Number(value=value, precision=0 if kind is int else None, **said)
-    return gr.Textbox(value=value, lines=3 if name == "sample_prompts" else 1, max_lines=8 if name == "sample_prompts" else 1, **said)
+    lines, most = MANY_LINES.get(name, (1, 1))
+    return gr.Textbox(value=value, lines=lines, max_lines=most, **said)
 
 
 def label(row: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ BUILD: dict[str, Callable[[Shell], None]] = {
     PUBLISH: publish_tab.build,
 }
 TIMED = {RUNS: 1.0, MODELS: 2.0}  # tabs that look again every so many seconds while they are open
+PROBE_S = 1.0  # between two looks at a probe that goes on
 IMPORT_S = 0.5  # between two looks at an import that goes on
 SWEEP_S = (3600, 24 * 3600)  # every hour, uploads and other temporary files that are a day old are deleted
 BEGINS = """async () => {
@@ -43,8 +44,11 @@ def build() -> gr.Blocks:
         choices = {name: kept(name.replace("_", "-"), {}) for name in ("chat_choice", "publish_choice", "publish_card")}
         # Timers stand outside the tabs: what is inside one is not there, and hears nothing, before the tab is opened.
         timers = {tab_id: gr.Timer(every_s, active=False) for tab_id, every_s in TIMED.items()}
-        import_timer = gr.Timer(IMPORT_S, active=False)
-        shell = Shell(demo=demo, tabs=tabs, messages=messages, timers=timers, import_timer=import_timer, **ids, **forms, **choices)
+        import_timer, probe_timer = gr.Timer(IMPORT_S, active=False), gr.Timer(PROBE_S, active=False)
+        probing = {"probe_id": kept("probe", ""), "probe_timer": probe_timer}
+        shell = Shell(
+            demo=demo, tabs=tabs, messages=messages, timers=timers, import_timer=import_timer, **probing, **ids, **forms, **choices
+        )
         header.build(shell)
         messages.render()
         with tabs.render():

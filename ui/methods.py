@@ -13,7 +13,7 @@ from core.paths import STARTER
 from core.training.hardware import detect
 from core.training.recipe import Method
 from ui.form import offered_models
-from ui.view import chip, percent, size, table, text
+from ui.view import chip, duration, percent, size, table, text
 
 NAMES: dict[Method, str] = {"qlora": "QLoRA", "lora": "LoRA", "sft": "SFT", "fft": "FFT"}
 CHOICES = [
@@ -102,8 +102,8 @@ def _is_target(name: str, values: dict[str, Any]) -> bool:
     return targets == "all-linear" or name in [target.strip() for target in targets.split(",")]
 
 
-def comparison(values: dict[str, Any]) -> str:
-    """The table under the chooser, for the model and the settings of the form."""
+def comparison(values: dict[str, Any], times: dict[Method, float] | None = None) -> str:
+    """The table under the chooser, for the model and the settings of the form; `times` are the seconds that each method's run takes."""
     name, shapes = shapes_of(str(values.get("base_model") or ""))
     room, lines = room_bytes(), []
     for method in get_args(Method):
@@ -112,10 +112,11 @@ def comparison(values: dict[str, Any]) -> str:
         label = f"<b>{NAMES[method]}</b>" + (' <span class="chip accent">chosen</span>' if chosen else "")
         learns = f"{percent(found.trainable / found.total)}<br><span class='quiet'>{_millions(found.trainable)}</span>"
         memory = size(found.memory_bytes) + ("" if found.memory_bytes <= room else f"<br>{chip('does not fit here', 'warning')}")
-        lines.append((label, text(WHEN[method]), learns, memory, f"× {found.work:.2f}"))
-    heads = ("Method", "Use it when", "Learns", "Memory", "Work")
+        time = (f"about {duration(times[method])}" if method in times else "cannot run there",) if times else ()
+        lines.append((label, text(WHEN[method]), learns, memory, f"× {found.work:.2f}", *time))
+    heads = ("Method", "Use it when", "Learns", "Memory", "Work", *(("Time",) if times else ()))
     note = f"For {name}, {_millions(cost('fft', shapes, values).total)}. {PUBLISHED}"
-    return table(heads, lines, "Methods compared", numeric=(2, 3, 4)) + f'<p class="quiet fine">{text(note)}</p>'
+    return table(heads, lines, "Methods compared", numeric=(2, 3, 4, 5)) + f'<p class="quiet fine">{text(note)}</p>'
 
 
 @lru_cache(maxsize=1)

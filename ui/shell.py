@@ -45,6 +45,8 @@ class Shell:
     publish_choice: gr.BrowserState  # and on the Publish tab
     publish_card: gr.BrowserState  # the card edited there, and what for
     import_id: gr.BrowserState  # the import that goes on, or waits for its columns to be named
+    probe_id: gr.BrowserState  # the probe that was started on the Train tab
+    probe_timer: gr.Timer  # ticks only while it goes on
     import_timer: gr.Timer  # ticks only while an import goes on, on whatever tab
     messages: gr.HTML  # the page's own place for messages, under the header
     timers: dict[str, gr.Timer]  # by tab id; each ticks only while its tab is open

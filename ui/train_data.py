@@ -16,7 +16,7 @@ from core.data.validate import validate
 from core.errors import UserError
 from core.jobs import dispatch, target
 from core.running import runs
-from core.training import checks, launch, models
+from core.training import accelerated, checks, launch, models
 from core.training import recipe as recipes
 from core.training.hardware import Hardware, detect
 from core.training.recipe import Recipe
@@ -155,11 +155,18 @@ def yaml_text(values: dict[str, Any]) -> str:
     """The recipe as a file for the command line; empty while something in the form is wrong."""
     if form.problems(values):
         return ""
+def files_of(values: dict[str, Any], place: str, distribution: str) -> tuple[str, str]:
+    """(accelerate's file, DeepSpeed's) that the form's recipe is launched with at `place` under `distribution`."""
+    if form.problems(values) or not distribution:
+        return "", ""
+    return accelerated.texts(Recipe.model_validate(form.to_recipe(values)), distribution, machine_at(place))
+
+
     return Recipe.model_validate(form.to_recipe(values)).to_yaml().replace(f"{paths.EXAMPLES}/", form.EXAMPLES)
 
 
-def command_text(values: dict[str, Any], place: str = "") -> str:
-    """The command line that does the same, and the worker's own command on this machine."""
+def command_text(values: dict[str, Any], place: str = "", distribution: str = "") -> str:
+    """The command line that does the same, and the worker's own command on this machine; `distribution` is what `auto` comes to."""
     if form.problems(values):
         return ""
     note = "# In Transmute's folder, with the recipe below saved as recipe.yaml:"
@@ -167,7 +174,8 @@ def command_text(values: dict[str, Any], place: str = "") -> str:
         return f"{note}\npython -m core train recipe.yaml --on {place}"
     recipe = Recipe.model_validate(form.to_recipe(values))
     threads = max(1, machine().cpu_count // max(1, recipe.num_processes or len(machine().gpus) or 1))
-    made = launch.command(Path("RUN"), recipe, machine(), threads)
+    spread = recipe.model_copy(update={"accelerate_config": distribution or recipe.accelerate_config})
+    made = launch.command(Path("RUN"), spread, machine(), threads)
     words = [word.replace(sys.executable, "python").replace(f"{paths.PROJECT}/", "") for word in made.argv]
     env = " ".join(f"{name}={value!r}" if not value else f"{name}={value}" for name, value in made.env.items())
     return f"{note}\npython -m core train recipe.yaml\n\n# Which starts this worker for the training:\n{env} \\\n{' '.join(words)}"

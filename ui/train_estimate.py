@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_args
 
 import gradio as gr
 
@@ -12,10 +13,10 @@ from core.data.dataset import open_dataset
 from core.errors import UserError
 from core.export import artifacts
 from core.jobs import target
-from core.training import fits, forecast, prospect, shapes, workload
+from core.training import fits, forecast, launch, prospect, shapes, workload
 from core.training.architecture import read_config
 from core.training.hardware import prices_read
-from core.training.recipe import Recipe
+from core.training.recipe import Method, Recipe
 from core.training.shapes import Shapes
 from core.training.workload import Workload
 from core.units import usd
@@ -32,19 +33,23 @@ NAMES = {
 SMALLEST = 0.005  # of the peak: parts below it are not drawn
 
 
-def add(shell: Shell) -> gr.Button:
-    """Put the estimate onto the page; it follows the form, whatever changed it. Returns the button that makes the recipe fit."""
+def add(shell: Shell) -> dict[str, Any]:
+    """Put the estimate onto the page; it follows the form, whatever changed it. Returns it, and the button that makes the recipe fit."""
     shown = gr.HTML("", container=False, padding=False, elem_id="train-estimate")
     fit = gr.Button("Make it fit", visible=False, size="sm", elem_id="train-fit")
     wired: dict[str, Any] = {"inputs": shell.form, "outputs": {"estimate": shown, "fit": fit}}
     shell.listen(shell.form.change, look, **wired, trigger_mode="always_last")
     shell.listen([shell.demo.load, shell.tab[TRAIN].select], look, **wired)
-    return fit
+    return wired["outputs"]
 
 
 @allowed("public")
 def look(kept: dict[str, Any] | None, caller: Caller) -> dict[str, Any]:
     """The estimate of the form as it stands, on the machine chosen there; nothing where it makes no recipe."""
+    return shown(kept, caller)
+
+
+def shown(kept: dict[str, Any] | None, caller: Caller) -> dict[str, Any]:
     values, place = (kept or {}).get("values") or {}, data.known_place(kept)
     return {"estimate": estimated(values, caller, place), "fit": gr.Button(visible=change_for(values, caller, place) is not None)}
 
@@ -75,6 +80,34 @@ def change_for(values: dict[str, Any], caller: Caller, place: str) -> fits.Chang
     except UserError:
         return None
     return fits.smallest_change(recipe, model, machine, work_of(recipe))
+
+
+def distribution(values: dict[str, Any], caller: Caller, place: str = "") -> str:
+    """The distribution that the form's recipe is launched with at `place`: what it names, or what `auto` comes to there."""
+    if (known := _known(values, caller)) is None:
+        return ""
+    recipe, model = known
+    return _there(recipe, model, place).accelerate_config if model else launch.config_of(recipe, data.machine_at(place))
+
+
+def times(values: dict[str, Any], caller: Caller, place: str = "") -> dict[Method, float]:
+    """About how many seconds each method takes for the form's model and dataset at `place`; nothing where one of them is not known."""
+    known = _known(values, caller)
+    if known is None or known[1] is None or not known[0].dataset:
+        return {}
+    found: dict[Method, float] = {}
+    for method in get_args(Method):
+        recipe = known[0].model_copy(update={"method": method})
+        try:
+            fits.checks.check_machine(recipe, data.machine_at(place))
+        except UserError:
+            continue
+        found[method] = _there(recipe, known[1], place).total_s
+    return found
+
+
+def _there(recipe: Recipe, model: Shapes, place: str) -> forecast.Estimate:
+    return forecast.of_shapes(recipe, model, data.machine_at(place), work_of(recipe))
 
 
 def _known(values: dict[str, Any], caller: Caller) -> tuple[Recipe, Shapes | None] | None:
@@ -185,10 +218,16 @@ def _figures(here: forecast.Estimate, best: fits.Offer | None, place: str = "") 
     pairs = [
         ("Optimizer steps", f"{'' if here.is_counted else 'about '}{here.steps:,}"),
         ("Time there" if place else "Time here", f"about {duration(here.total_s)}"),
-        ("Disk", size(here.disk_bytes)),
+        ("Disk", size(here.disk_bytes) + ("" if place else f" of {size(free_bytes())} free")),
         ("Cheapest machine on the Hub", _where(best)),
     ]
     return facts(pairs)
+
+
+def free_bytes() -> int:
+    """What the disk of the workspace has left."""
+    folder = paths.runs_dir()
+    return shutil.disk_usage(next(known for known in (folder, *folder.parents) if known.is_dir())).free
 
 
 def _where(best: fits.Offer | None) -> str:

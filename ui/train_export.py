@@ -42,5 +42,5 @@ def write(to: exports.To, kept: dict[str, Any] | None, caller: Caller) -> Iterat
         raise UserError(f"{to!r} is no kind of export.", "Export as", "Choose one from the list.")
     recipe, hardware = data.recipe_of((kept or {}).get("values") or {}, caller), data.machine()
     path = downloads.place(recipe.name, exports.SUFFIXES[to])
-    estimate = exports.known_estimate(recipe, hardware) if to == "slurm" else None
+    estimate = exports.known_estimate(recipe, hardware) if to in ("command", "slurm") else None
     yield from downloads.sent(path, lambda: path.write_text(exports.export(recipe, to, hardware, estimate), encoding="utf-8"), "said")

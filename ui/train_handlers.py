@@ -10,7 +10,7 @@ import gradio as gr
 from core.training import prospect
 from core.training.presets import PRESETS, preset
 from core.training.recipe import ADAPTER_METHODS, Recipe
-from ui import background, form, methods, train_estimate
+from ui import background, form, methods, train_estimate, train_origin
 from ui import train_data as data
 from ui.access import Caller, allowed
 from ui.opening import said_by_name
@@ -87,6 +87,16 @@ def fit(kept: Kept, caller: Caller, **values: Any) -> Shown:
     )
 
 
+@allowed("public")
+def edit_files(kept: Kept, caller: Caller, **values: Any) -> Shown:
+    """The files that the recipe would be launched with become its own, to be changed in their fields."""
+    typed = _typed(kept, values)
+    place, chosen = typed["place"], train_estimate.distribution(typed["values"], caller, typed["place"])
+    text, settings = data.files_of(typed["values"], place, chosen)
+    own = {"accelerate_config": chosen, "accelerate_yaml": text, "deepspeed_json": settings} if chosen else {}
+    return _filled(typed | {"values": typed["values"] | own}, caller)
+
+
 @allowed("owner")
 def suggest(kept: Kept, caller: Caller, **values: Any) -> Shown:
     """Settings for the chosen model and data on the machine where the run shall happen, with their reasons."""
@@ -157,7 +167,7 @@ def _filled(kept: Kept, caller: Caller, note: str = "") -> Shown:
     for name in form.HAS_CHOICES:
         has_many = isinstance(fields[name], list | tuple)
         fields[name] = gr.Dropdown(form.choices(name, caller), value=fields[name], multiselect=has_many or None)
-    return fields | _judged(kept, caller, note)
+    return fields | {"origin": train_origin.origin(kept["preset"])} | _judged(kept, caller, note)
 
 
 def _judged(kept: Kept, caller: Caller, note: str = "") -> Shown:
@@ -166,10 +176,12 @@ def _judged(kept: Kept, caller: Caller, note: str = "") -> Shown:
     changed = form.differing(values, form.to_values(preset(kept["preset"])))
     reason = data.why_not(values, caller, kept["place"])
     said = f"{reason.problem} {reason.remedy}" if reason else ""
+    chosen = train_estimate.distribution(values, caller, kept["place"])
+    file, settings = data.files_of(values, kept["place"], chosen)
     needs_machine = reason is not None and data.why_not(data.adapted(values), caller, kept["place"]) is None
     return {
         "kept": kept,
-        "comparison": methods.comparison(values),
+        "comparison": methods.comparison(values, train_estimate.times(values, caller, kept["place"])),
         "yaml": data.yaml_text(values),
         "command": data.command_text(values, kept["place"]),
         "adapt": gr.Button(visible=needs_machine),

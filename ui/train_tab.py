@@ -7,18 +7,23 @@ from typing import Any
 import gradio as gr
 
 from core.training.presets import PRESETS
-from ui import feedback, form, methods, train_estimate, train_export
+from ui import feedback, form, methods, train_estimate, train_export, train_origin, train_probe
 from ui import train_handlers as on
 from ui.opening import opening
 from ui.shell import TRAIN, Shell, listen_api
 from ui.train_data import places
-from ui.view import sentence
+from ui.view import sentence, text
 
 VERB = "Start training"
 PRESET_HELP = "A whole recipe to begin with. The published ones equal their sources value by value; change what you like afterwards."
 PLACE_HELP = (
     "A rented machine runs as your own job on the Hub: data and recipe go to a private repository of yours, results come back here. "
     "It has a time limit of three times what the recipe is expected to take."
+)
+FILES = "Distribution files"
+FILES_SAID = (
+    "What the launcher is given for this recipe where it has more than one process. To change it, take it into the fields beneath; "
+    "it is then checked by accelerate before a start, kept with the run, and part of every export."
 )
 TITLES = {
     "demo": "Demo: QLoRA on the embedded starter, two minutes on a CPU",
@@ -40,7 +45,8 @@ def build(shell: Shell) -> None:
     slot = feedback.slot()
     progress = gr.HTML("", container=False, padding=False, elem_classes=["working"])
     adapt = gr.Button("Adapt the recipe to this machine", visible=False, size="sm", elem_id="train-adapt")
-    fit = train_estimate.add(shell)
+    estimate = train_estimate.add(shell)
+    train_probe.add(shell, slot, estimate)
     made = form.Form()
     with gr.Row(elem_classes=["fields"], equal_height=False):
         with gr.Column(min_width=320):
@@ -49,6 +55,8 @@ def build(shell: Shell) -> None:
             suggest = gr.Button("Suggest settings for this model and machine", size="sm", elem_id="train-suggest")
         with gr.Column(min_width=320):
             place = gr.Dropdown(places(), value=begin["place"], label="Where it runs", info=PLACE_HELP, elem_id="train-place")
+    with gr.Accordion("Where this preset comes from", open=False, elem_classes=["group"], elem_id="train-origin-group"):
+        origin = gr.HTML(train_origin.origin(begin["preset"]), container=False, padding=False, elem_id="train-origin")
     gr.HTML('<h2 class="part">Method</h2>', container=False, padding=False)
     made.fields["method"] = gr.Radio(
         methods.CHOICES,
@@ -64,6 +72,11 @@ def build(shell: Shell) -> None:
     form.add(made, form.short_names(), values)
     for group in form.group_names():
         with gr.Accordion(group, open=False, elem_classes=["group"]) as made.groups[group]:
+            if group == FILES:
+                gr.HTML(f'<p class="quiet">{text(FILES_SAID)}</p>', container=False, padding=False)
+                launch_file = gr.Code("", language="yaml", label="accelerate's file as it stands", interactive=False, elem_id="train-file")
+                launch_settings = gr.Code("", language="json", label="DeepSpeed's file as it stands", interactive=False, visible=False)
+                edit = gr.Button("Edit these files", size="sm", elem_id="train-edit-files")
             form.add(made, form.in_group(group), values)
     with gr.Accordion("The exact command and recipe file", open=False, elem_classes=["group"]):
         command = gr.Code("", language="shell", label="Command", interactive=False, elem_id="train-command")
@@ -75,7 +88,11 @@ def build(shell: Shell) -> None:
         "place": place,
         "comparison": comparison,
         "adapt": adapt,
-        "make_fit": fit,
+        "make_fit": estimate["fit"],
+        "origin": origin,
+        "launch_file": launch_file,
+        "launch_settings": launch_settings,
+        "edit": edit,
         "suggest": suggest,
         "command": command,
         "yaml": yaml,
@@ -97,6 +114,7 @@ def _attach(shell: Shell, made: form.Form, at: dict[str, Any], slot: gr.HTML) ->
     shell.listen(fields["method"].input, on.choose_method, **judged)
     shell.listen(at["adapt"].click, on.adapt, **judged)
     shell.listen(at["make_fit"].click, on.fit, **judged)
+    shell.listen(at["edit"].click, on.edit_files, **judged)
     shell.listen(at["suggest"].click, on.suggest, **judged)
     shell.listen(at["preset"].input, on.take_preset, **judged | {"inputs": [at["preset"], state]})
     shell.listen(at["place"].input, on.choose_place, **judged | {"inputs": [at["place"], state]})

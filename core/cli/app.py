@@ -8,7 +8,7 @@ import traceback
 import typer
 
 from core import paths
-from core.cli import chat, clean, data, deploy, estimate, exports, imports, models, publish, run, suggest
+from core.cli import chat, clean, data, deploy, estimate, exports, imports, models, presets, publish, run, suggest
 from core.cli.output import fail
 from core.errors import UserError
 from core.redact import redact
@@ -28,6 +28,7 @@ for verb, function in (
     | run.VERBS
     | estimate.VERBS
     | suggest.VERBS
+    | presets.VERBS
     | exports.VERBS
     | models.VERBS
     | chat.VERBS

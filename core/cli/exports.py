@@ -29,7 +29,7 @@ def export(
     from core.training.hardware import detect
 
     chosen, hardware = chosen_recipe(recipe, preset, model, data, set_, "export"), detect()
-    text = exports.export(chosen, to, hardware, exports.known_estimate(chosen, hardware) if to == "slurm" else None)
+    text = exports.export(chosen, to, hardware, exports.known_estimate(chosen, hardware) if to in ("command", "slurm") else None)
     if out is None and not json:
         sys.stdout.write(text)
         return

@@ -86,7 +86,8 @@ def main(run_id: str) -> int:
     if node and node.rank:
         return _attend(run_id, telling)
     # Under ZeRO every machine has a part of the checkpoint, and only the first one's would be kept.
-    keeper = None if node and recipe.accelerate_config in DEEPSPEED else keeping.Keeper(run_dir, repo_id, token)
+    config = paths.read_json(run_dir / "launch.json")["accelerate_config"]
+    keeper = None if node and config in DEEPSPEED else keeping.Keeper(run_dir, repo_id, token)
     while not runs.load(run_id).is_terminal:
         telling.look()
         if keeper:

@@ -13,6 +13,7 @@ from core.running import care, runs
 from core.training.recipe import Recipe
 
 STEPS = 20
+SUFFIX = "-probe"  # of its run's name
 WARM_STEPS = 3  # the first ones allocate, and are left out of the speed
 
 
@@ -37,7 +38,7 @@ def recipe_of(recipe: Recipe) -> Recipe:
     """
     return recipe.model_copy(
         update={
-            "name": f"{recipe.name[:50]}-probe",
+            "name": f"{recipe.name[:50]}{SUFFIX}",
             "max_steps": min(STEPS, recipe.max_steps) if recipe.max_steps else STEPS,
             "group_by_length": not recipe.packing,
             "save_steps": 0,
@@ -62,9 +63,11 @@ def result(run_id: str) -> Probe:
     """What a probe took. Its run is removed; its peak stays among the measured ones.
 
     Raises:
-        UserError: it did not reach its end; the run is kept, with its log.
+        UserError: it is no probe, or did not reach its end; the run is kept, with its log.
     """
     run = runs.load(run_id)
+    if not run.name.endswith(SUFFIX):
+        raise UserError(f"{run_id} is no probe.", run_id, "Start one with `estimate --probe`.")
     if run.state != "done":
         if run.error:
             raise UserError.from_dict(run.error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,12 +27,12 @@ from core.events import Run
 from core.locks import FileLock, is_held
 from core.running import endings, queue
 from core.running.queue import RUN_LOCK
-from core.training import models, prepare
-from core.training.checks import check, check_nodes
+from core.training import accelerated, models, prepare
+from core.training.checks import check, check_disk, check_nodes
 from core.training.estimate import left_out, predicted
 from core.training.failures import disk_full, is_disk_full, unless_full
 from core.training.hardware import Hardware, detect
-from core.training.launch import Node, command
+from core.training.launch import SHARDED, Node, command
 from core.training.recipe import Recipe
 from core.training.recipe import load as load_recipe
 
@@ -92,20 +93,26 @@ def create(
     prepare.check_data(recipe, dataset, hardware, node.count if node else 1)
     tokenizer = prepare.tokenizer_of(recipe, model)
     note = left_out(dataset, tokenizer, recipe, model, on_progress)
+    estimate = predicted(recipe, model.path, hardware, dataset, tokenizer)
+    accelerated.require_readable(recipe, hardware)
+    paths.runs_dir().mkdir(parents=True, exist_ok=True)
+    if estimate and not job:
+        check_disk(recipe, estimate["disk"], shutil.disk_usage(paths.runs_dir()).free)
     run_id = run_id or paths.new_run_id()
     run_dir = paths.runs_dir() / run_id
-    run_dir.mkdir(parents=True)
+    run_dir.mkdir()
     sentencepiece = model.path / "tokenizer.model"
     save_tokenizer(tokenizer, run_dir / "tokenizer", sentencepiece if sentencepiece.is_file() else None)
     if not job:
         model = prepare.stretched_base(recipe, model, run_dir / "base")
     threads = max(1, hardware.cpu_count // max(1, recipe.num_processes or len(hardware.gpus) or 1))
-    estimate = predicted(recipe, model.path, hardware, dataset, tokenizer)
-    launch = command(run_dir, recipe, hardware, threads, estimate["peak_bytes"] if estimate else 0.0, node)
+    launch = command(run_dir, _spread(recipe, estimate, node), hardware, threads, estimate["peak_bytes"] if estimate else 0.0, node)
     if node and node.rank:
         steps = ("train",)
         note = f"{note} Machine {node.rank} of {node.count}: the model is written on the first one, machine 0.".strip()
     paths.write_text(run_dir / "recipe.yaml", recipe.to_yaml())
+    for file, text in accelerated.own_files(recipe, hardware, run_dir).items():
+        paths.write_text(file, text)
     paths.write_json(run_dir / "dataset.json", data)
     paths.write_json(
         run_dir / "launch.json",
@@ -127,6 +134,14 @@ def create(
     if note:
         events.append(run_dir, "note", text=note)
     return run_id
+
+
+def _spread(recipe: Recipe, estimate: dict[str, Any] | None, node: Node | None) -> Recipe:
+    """`recipe` with what its `auto` comes to for a model that does not fit whole on each GPU; several machines have no common disk for fsdp2."""
+    found = estimate["accelerate_config"] if estimate else ""
+    if recipe.accelerate_config != "auto" or found not in SHARDED:
+        return recipe
+    return recipe.model_copy(update={"accelerate_config": "zero3" if node and found == "fsdp2" else found})
 
 
 def take_data(reference: str) -> Dataset:

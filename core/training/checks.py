@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from typing import Any
 
 from core.errors import UserError
-from core.training import architecture
+from core.training import accelerated, architecture
 from core.training.hardware import Hardware
 from core.training.launch import DEEPSPEED, OFFLOAD, SHARDED, num_processes
 from core.training.models import ModelRef
 from core.training.recipe import Recipe
+from core.units import size
 
 WHERE = "the recipe"
 MAX_PROMPTS = 8
+DISK_SPARE_BYTES = 256 * 2**20  # that a run leaves free, as every other step does
 PACKAGES = {"trackio": "trackio", "wandb": "wandb"}  # value of report_to: package
 
 
@@ -24,6 +27,7 @@ def check(recipe: Recipe, hardware: Hardware) -> None:
         UserError: with the reason and the nearest that works.
     """
     check_machine(recipe, hardware)
+    accelerated.check(recipe)
     _check_packages(recipe, hardware)
     _check_evaluation(recipe)
 
@@ -53,6 +57,12 @@ def _check_distribution(recipe: Recipe, hardware: Hardware) -> None:
             f"{recipe.accelerate_config} is for one process and num_processes is {recipe.num_processes}.",
             WHERE,
             "Set accelerate_config=ddp.",
+        )
+    if recipe.prompts and recipe.accelerate_config in SHARDED:
+        raise UserError(
+            f"Sample questions need the whole model on one device, and {recipe.accelerate_config} splits it.",
+            "sample_prompts",
+            "Set sample_prompts= (none), or take ddp or zero2.",
         )
     if hardware.gpus and recipe.num_processes > len(hardware.gpus):
         raise UserError(
@@ -135,12 +145,6 @@ def _check_evaluation(recipe: Recipe) -> None:
         raise UserError(
             "There is nothing to evaluate on: no eval_dataset, and eval_fraction is 0.", WHERE, "Set eval_fraction=0.05, or eval_steps=0."
         )
-    if recipe.prompts and recipe.accelerate_config in SHARDED:
-        raise UserError(
-            f"Sample questions need the whole model on one device, and {recipe.accelerate_config} splits it.",
-            "sample_prompts",
-            "Set sample_prompts= (none), or take ddp or zero2.",
-        )
     if len(recipe.prompts) > MAX_PROMPTS:
         raise UserError(f"{len(recipe.prompts)} sample questions are given.", "sample_prompts", f"Keep {MAX_PROMPTS} of them.")
 
@@ -195,6 +199,29 @@ def _check_targets(asked: str, model: ModelRef) -> None:
             "target_modules",
             f"Take all-linear, or some of: {', '.join(known)}.",
         )
+
+
+def check_disk(recipe: Recipe, needs: dict[str, float], free_bytes: float) -> None:
+    """Refuse a run that leaves more than the disk has room for; `needs` is `forecast.disk`.
+
+    Raises:
+        UserError: with what it needs, what there is, and the setting that lowers it (code DISK).
+    """
+    missing = sum(needs.values()) + DISK_SPARE_BYTES - free_bytes
+    if missing <= 0:
+        return
+    one = needs["checkpoints"] / (recipe.save_total_limit + 1)
+    fewer = min(math.ceil(missing / one), recipe.save_total_limit - 1) if one else 0
+    ways = [f"save_total_limit={recipe.save_total_limit - fewer} ({size(fewer * one)} less)"] if fewer else []
+    ways += [f"levels=[] ({size(needs['levels'])} less)"] if needs["levels"] else []
+    lowered = f"Set {' or '.join(ways)}; or make room" if ways else "Make room"
+    parts = ", ".join(f"{name} {size(needed)}" for name, needed in needs.items() if needed)
+    raise UserError(
+        f"The run needs about {size(sum(needs.values()))} of disk ({parts}), and {size(free_bytes)} are free.",
+        "the workspace",
+        f"{lowered}: delete runs that you no longer need, or set TRANSMUTE_HOME to a larger disk.",
+        code="DISK",
+    )
 
 
 def check_data(recipe: Recipe, num_train: int, num_eval: int, hardware: Hardware) -> None:

@@ -81,5 +81,7 @@ def predicted(recipe: Recipe, model: Path, hardware: Hardware, dataset: Dataset,
         "machine": measured.machine(hardware),
         "method": recipe.method,
         "peak_bytes": round(found.memory.peak_bytes),
+        "accelerate_config": found.accelerate_config,
+        "disk": found.disk,
         "train_s": round(time.train_s + time.evaluate_s, 2),
     }

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from core import paths
 from core.errors import UserError
-from core.training import launch, script
+from core.training import accelerated, launch, script
 from core.training.forecast import Estimate
 from core.training.hardware import Hardware
 from core.training.prospect import prospect
@@ -27,13 +27,13 @@ SLURM_HOURS = 24  # where nothing is known of the time
 
 
 def export(recipe: Recipe, to: To, hardware: Hardware, estimate: Estimate | None = None) -> str:
-    """The text of the file. `hardware` decides the launcher's configuration; `estimate` the time and memory that a batch job asks for."""
+    """The text of the file. `hardware` and `estimate` decide the launcher's configuration; `estimate` also the time and memory that a batch job asks for."""
     recipe = portable(recipe)
     match to:
         case "yaml":
             return recipe.to_yaml()
         case "command":
-            return command(recipe, hardware)
+            return command(recipe, hardware, estimate)
         case "script":
             return script.script(recipe)
         case "notebook":
@@ -65,20 +65,32 @@ def file_name(recipe: Recipe, to: To) -> str:
     return f"{recipe.name}{SUFFIXES[to]}"
 
 
-def command(recipe: Recipe, hardware: Hardware) -> str:
+def command(recipe: Recipe, hardware: Hardware, estimate: Estimate | None = None) -> str:
     """A shell file: the plain script under `accelerate launch`, with the configuration and the processes that this recipe gets here."""
+    if estimate and recipe.accelerate_config == "auto":
+        recipe = recipe.model_copy(update={"accelerate_config": estimate.accelerate_config})
     made = launch.command(Path("RUN"), recipe, hardware, threads=max(1, hardware.cpu_count // launch.num_processes(recipe, hardware)))
-    config = "cpu" if made.accelerate_config == "ddp" and not hardware.gpus else made.accelerate_config
+    own = accelerated.own_files(recipe, hardware, Path(), prefix=f"{recipe.name}-")
+    config = next(iter(own), launch.file_of(made.accelerate_config, hardware).relative_to(paths.PROJECT))
     env = [f"{name}={shlex.quote(value)}" for name, value in made.env.items() if not value.startswith("RUN")]
-    argv = ["accelerate", "launch", "--config_file", f"spaces/accelerate/{config}.yaml", "--num_processes", str(made.num_processes)]
+    argv = ["accelerate", "launch", "--config_file", config.as_posix(), "--num_processes", str(made.num_processes)]
     argv += ["--num_machines", "1", "--main_process_port", "0", file_name(recipe, "script")]
     return (
         "#!/bin/sh\n"
         f"# {recipe.name}: in Transmute's folder, where spaces/accelerate lies, beside the script that\n"
         f"#   python -m core export RECIPE --to script -o {file_name(recipe, 'script')}\n"
         "# writes. Everything of a run, checkpoints that verify, merging and quantising, is: python -m core train RECIPE\n"
-        f"{' '.join(env)} \\\n  {shlex.join(argv)}\n"
+        + "".join(_here(shlex.quote(file.as_posix()), text) for file, text in own.items())
+        + f"{' '.join(env)} \\\n  {shlex.join(argv)}\n"
     )
+
+
+def _here(target: str, text: str, end: str = "END") -> str:
+    """The lines of a shell file that write `text` to `target`."""
+    while f"\n{end}\n" in f"\n{text}\n":
+        end += "_"
+    newline = "" if text.endswith("\n") else "\n"
+    return f"cat > {target} <<'{end}'\n{text}{newline}{end}\n"
 
 
 def notebook(recipe: Recipe) -> str:
@@ -117,9 +129,6 @@ def slurm(recipe: Recipe, hardware: Hardware, estimate: Estimate | None = None) 
     asked.append(f"--cpus-per-task={max(2, min(hardware.cpu_count, 8 * processes))}")
     if estimate:
         asked.append(f"--mem={math.ceil(estimate.host_bytes * 1.1 / 1e9) + 1}G")
-    end = "RECIPE"
-    while f"\n{end}\n" in f"\n{recipe.to_yaml()}":
-        end += "_"
     return (
         "#!/bin/bash\n"
         + "".join(f"#SBATCH {option}\n" for option in asked)
@@ -129,7 +138,8 @@ def slurm(recipe: Recipe, hardware: Hardware, estimate: Estimate | None = None) 
         + "set -euo pipefail\n"
         + 'export TRANSMUTE_HOME="${TRANSMUTE_HOME:-$PWD/workspace}"\n'
         + 'recipe="$(mktemp --suffix=.yaml)"\n'
-        + f"cat > \"$recipe\" <<'{end}'\n{recipe.to_yaml()}{end}\n\n"
+        + _here('"$recipe"', recipe.to_yaml(), "RECIPE")
+        + "\n"
         + 'run="$(python -m core train "$recipe" --detach --json | tail -n 1 | python -c \'import json, sys; print(json.load(sys.stdin)["run_id"])\')"\n'
         + "trap 'python -m core stop \"$run\"' TERM\n"
         + 'python -m core logs "$run" -f &\nwait $!\npython -m core show "$run"\n'

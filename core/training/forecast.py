@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from core.export.levels import LEVELS
-from core.training import measured, memory, pace
+from core.errors import UserError
+from core.export.levels import OFFERED
+from core.training import checks, measured, memory, pace
 from core.training.architecture import Config
 from core.training.hardware import Hardware
+from core.training.launch import SPREAD, config_of, num_processes
 from core.training.measured import Correction
 from core.training.memory import Memory, Part
 from core.training.recipe import Recipe
@@ -36,6 +38,7 @@ class Estimate:
     duration: pace.Duration
     total_s: float  # after correction
     processes: int
+    accelerate_config: str  # the recipe's; where that is `auto`, what it comes to
     is_counted: bool  # whether the dataset's tokens were counted
     is_known: bool  # whether the model's family is
 
@@ -57,6 +60,7 @@ class Estimate:
         return {
             "device": self.memory.device,
             "processes": self.processes,
+            "accelerate_config": self.accelerate_config,
             "peak_bytes": round(self.peak_bytes),
             "phase": self.memory.phase,
             "phases": {name: round(size) for name, size in self.memory.phases.items()},
@@ -84,7 +88,23 @@ def estimate(recipe: Recipe, config: Config, hardware: Hardware, work: Workload)
 
 
 def of_shapes(recipe: Recipe, model: Shapes, hardware: Hardware, work: Workload) -> Estimate:
-    """As `estimate`, for shapes that are known already."""
+    """As `estimate`, for shapes that are known already. On several GPUs `auto` comes to the first distribution that fits, else the smallest."""
+    if recipe.accelerate_config != "auto" or not hardware.gpus or num_processes(recipe, hardware) == 1:
+        return _as_chosen(recipe, model, hardware, work)
+    tried: list[Estimate] = []
+    for config in SPREAD:
+        spread = recipe.model_copy(update={"accelerate_config": config})
+        try:
+            checks.check_machine(spread, hardware)
+        except UserError:
+            continue
+        tried.append(_as_chosen(spread, model, hardware, work))
+        if tried[-1].fits:
+            return tried[-1]
+    return min(tried, key=lambda found: found.peak_bytes) if tried else _as_chosen(recipe, model, hardware, work)
+
+
+def _as_chosen(recipe: Recipe, model: Shapes, hardware: Hardware, work: Workload) -> Estimate:
     setting = setting_of(recipe, hardware)
     found = memory.needed(recipe, model, setting, batch_of(recipe, work, setting))
     time = pace.duration(recipe, model, hardware, setting, work)
@@ -103,6 +123,7 @@ def of_shapes(recipe: Recipe, model: Shapes, hardware: Hardware, work: Workload)
         duration=time,
         total_s=time.start_s + time.save_s + (time.train_s + time.evaluate_s) * corrected.time,
         processes=setting.processes,
+        accelerate_config=config_of(recipe, hardware),
         is_counted=work.is_counted,
         is_known=model.is_known,
     )

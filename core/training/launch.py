@@ -17,6 +17,8 @@ from core.training.recipe import Recipe
 SHARDED = ("fsdp2", "zero3", "zero3_offload")
 DEEPSPEED = ("zero2", "zero2_offload", "zero3", "zero3_offload")
 OFFLOAD = ("zero2_offload", "zero3_offload")
+SPREAD = ("ddp", "fsdp2", "zero3", "zero3_offload")  # what `auto` tries on several GPUs: the first that fits, quickest first
+OWN_FILE, OWN_DEEPSPEED = "accelerate.yaml", "deepspeed.json"  # in the folder of a run whose recipe has its own
 # A CPU run that takes much memory maps every large tensor by itself and gives it back when it is freed. From glibc's heap, which cannot
 # fill the holes between aligned blocks (sourceware.org/bugzilla 14581), a 134M LoRA took 3.9 GB instead of 3.0, for 7 % less CPU time;
 # small models lose a quarter of their speed by it and need no memory saved.
@@ -67,6 +69,20 @@ def num_processes(recipe: Recipe, hardware: Hardware) -> int:
     return recipe.num_processes or max(1, len(hardware.gpus))
 
 
+def config_of(recipe: Recipe, hardware: Hardware, node: Node | None = None) -> str:
+    """The recipe's configuration; of `auto` the one that needs nothing to be shared, see `forecast.of_shapes` for the others."""
+    if recipe.accelerate_config != "auto":
+        return recipe.accelerate_config
+    if num_processes(recipe, hardware) > 1 or node:
+        return "ddp"
+    return "single_gpu" if hardware.gpus else "cpu"
+
+
+def file_of(config: str, hardware: Hardware) -> Path:
+    """The file of spaces/ that a configuration is launched with."""
+    return SPACES / "accelerate" / f"{'cpu' if config == 'ddp' and not hardware.gpus else config}.yaml"
+
+
 def command(run_dir: Path, recipe: Recipe, hardware: Hardware, threads: int, peak_bytes: float = 0.0, node: Node | None = None) -> Launch:
     """The command that trains `recipe` in `run_dir` on `hardware`, each process with `threads` CPU threads.
 
@@ -75,9 +91,7 @@ def command(run_dir: Path, recipe: Recipe, hardware: Hardware, threads: int, pea
     One process needs no launcher; two or more, and every DeepSpeed configuration, go through ``accelerate launch``.
     """
     count = num_processes(recipe, hardware)
-    config = recipe.accelerate_config
-    if config == "auto":
-        config = "ddp" if count > 1 or node else ("single_gpu" if hardware.gpus else "cpu")
+    config = config_of(recipe, hardware, node)
     env = {"OMP_NUM_THREADS": str(threads)} | TRACKERS.get(recipe.report_to, lambda _: {})(run_dir)
     if not hardware.gpus:
         env["CUDA_VISIBLE_DEVICES"] = ""
@@ -86,10 +100,10 @@ def command(run_dir: Path, recipe: Recipe, hardware: Hardware, threads: int, pea
         # accelerate's use_cpu would quietly turn DeepSpeed into plain data parallelism.
         env |= {"DS_ACCELERATOR": "cpu"} if config in DEEPSPEED else {"ACCELERATE_USE_CPU": "true"}
     worker = ("-m", "core.worker", str(run_dir))
-    if count == 1 and not node and config in ("cpu", "single_gpu", "ddp"):
+    if count == 1 and not node and config in ("cpu", "single_gpu", "ddp") and not recipe.has_own_files:
         return Launch((sys.executable, *worker), env, config, 1)
-    file = "cpu" if config == "ddp" and not hardware.gpus else config
-    launcher = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(SPACES / "accelerate" / f"{file}.yaml"))
+    file = run_dir / OWN_FILE if recipe.has_own_files else file_of(config, hardware)
+    launcher = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file))
     if node is None:
         options = ("--num_processes", str(count), "--num_machines", "1", "--main_process_port", "0")
         return Launch((*launcher, *options, *worker), env, config, count)

@@ -15,13 +15,24 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from core.errors import UserError
 
 Method = Literal["qlora", "lora", "sft", "fft"]
-Group = Literal["Model", "Data", "Method", "Optimisation", "Memory", "Checkpoints", "Where", "Export"]
+Group = Literal["Model", "Data", "Method", "Optimisation", "Memory", "Checkpoints", "Where", "Distribution files", "Export"]
 ADAPTER_METHODS: tuple[Method, ...] = ("qlora", "lora")
 
 
 def knob(default: Any, group: Group, title: str, help: str, *, unit: str = "", short: bool = False, **bounds: Any) -> Any:
     """A recipe field. `short` puts it on the short form; `bounds` are pydantic's (gt, ge, le, min_length, ...)."""
     return Field(default, title=title, description=help, json_schema_extra={"group": group, "unit": unit, "short": short}, **bounds)
+
+
+class Written(yaml.SafeDumper):
+    """Texts of several lines are written as they are read, line by line."""
+
+
+def _line_by_line(dumper: Written, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+Written.add_representer(str, _line_by_line)
 
 
 class Recipe(BaseModel):
@@ -305,11 +316,26 @@ class Recipe(BaseModel):
         "auto",
         "Where",
         "Distribution",
-        "auto: one process on one device, ddp on several. fsdp2 and zero3 share the weights between devices; zero2 only gradients and "
-        "optimizer. The offload ones keep the optimizer (zero3 also the weights) in main memory: slower, least GPU memory.",
+        "auto: one process on one device; on several ddp where the model fits beside its optimizer, else what shares it. fsdp2 and zero3 "
+        "share the weights between devices; zero2 only gradients and optimizer. The offload ones keep the optimizer (zero3 also the weights) "
+        "in main memory: slower, least GPU memory.",
     )
     num_processes: int = knob(
         0, "Where", "Processes", "One per GPU. 0 takes every GPU of this machine, or one process on a CPU.", ge=0, le=1024
+    )
+
+    accelerate_yaml: str = knob(
+        "",
+        "Distribution files",
+        "accelerate's file",
+        "A configuration in YAML that takes the place of the one in spaces/accelerate. Empty leaves it to Distribution. It is checked before a "
+        "start and kept with the run.",
+    )
+    deepspeed_json: str = knob(
+        "",
+        "Distribution files",
+        "DeepSpeed's file",
+        "For zero2 and zero3: settings in JSON that take the place of those in spaces/deepspeed. Empty leaves them to Distribution.",
     )
 
     levels: tuple[str, ...] = knob(
@@ -324,6 +350,11 @@ class Recipe(BaseModel):
         return self.method in ADAPTER_METHODS
 
     @property
+    @property
+    def has_own_files(self) -> bool:
+        """Whether it is launched with a configuration of its own, see `core.training.accelerated`."""
+        return bool(self.accelerate_yaml.strip() or self.deepspeed_json.strip())
+
     def prompts(self) -> tuple[str, ...]:
         """The sample questions, without empty lines."""
         return tuple(line.strip() for line in self.sample_prompts.splitlines() if line.strip())
@@ -333,7 +364,7 @@ class Recipe(BaseModel):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return yaml.dump(self.model_dump(mode="json"), Dumper=Written, sort_keys=False, allow_unicode=True)
 
 
 def build(values: dict[str, Any], where: str) -> Recipe:

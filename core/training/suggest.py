@@ -44,7 +44,7 @@ def suggest(recipe: Recipe, model: Shapes, hardware: Hardware, work: Workload, m
         UserError: no method of those fits this machine.
     """
     for chosen in (method,) if method else ("lora", "qlora"):
-        for sharing in ("auto", "fsdp2") if len(hardware.gpus) > 1 and chosen != "qlora" else ("auto",):
+        for sharing in ("ddp", "fsdp2") if len(hardware.gpus) > 1 and chosen != "qlora" else ("auto",):
             for checkpointing in (False, True):
                 begin = _begin(recipe, model, hardware, work, chosen) | {
                     "accelerate_config": sharing,
@@ -112,7 +112,8 @@ def _largest_batch(recipe: Recipe, begin: dict[str, Any], model: Shapes, hardwar
         except UserError:
             return None
         if (found := of_shapes(changed, model, hardware, packed)).fits:
-            return Suggestion(knobs, _reasons(changed, found, hardware, work), found)
+            whole = {"accelerate_config": "auto"} if changed.accelerate_config == "ddp" else {}  # which comes to ddp, since it fits
+            return Suggestion(knobs | whole, _reasons(changed, found, hardware, work), found)
         rows //= 2
     return None
 

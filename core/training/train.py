@@ -33,6 +33,7 @@ from core.training.tracking import TensorBoard
 from core.training.trainer import AnswerTrainer
 
 EVAL_TOKENS = 4096  # at a time, as long as the micro batch has no more: an evaluation must not need more memory than training
+TRLS_LOSS = "The loss is TRL's own here: the quicker one, at labelled tokens only, is not for this model or this machine."
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -86,6 +87,8 @@ def train(run_dir: Path) -> None:
     checkpoint, refused = newest_common(run_dir / "checkpoints", trainer.args.device)
     for problem in refused if is_main else ():
         events.append(run_dir, "note", text=problem)
+    if is_main and not trainer.scores_labels_only and TRLS_LOSS not in known.notes:
+        events.append(run_dir, "note", text=TRLS_LOSS)
     arguments.eval_on_start = bool(eval_rows) and checkpoint is None
 
     began = time.monotonic()

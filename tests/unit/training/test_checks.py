@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
+from core import paths
 from core.errors import UserError
 from core.paths import EXAMPLES, STARTER, read_json
+from core.running import runs
 from core.training import architecture, checks, prepare
 from core.training import recipe as recipes
 from core.training.hardware import Gpu, Hardware, TorchBuild
 from core.training.models import ModelRef
+from core.training.presets import preset
 from core.training.recipe import Recipe
 
 GB = 2**30
@@ -274,3 +277,36 @@ def test_the_share_set_aside_is_counted_as_it_is_drawn(tmp_path: Path, workspace
         prepare.check_data(Recipe(), alike, CPU)
     prepare.check_data(Recipe(eval_fraction=0), alike, CPU)
     assert prepare.count(Recipe(eval_fraction=0.1), import_dataset(EXAMPLES / "identity.json"))[1] > 0
+
+
+# --- disk ----------------------------------------------------------------------------------------------------------------------------
+
+NEEDS = {"checkpoints": 30e9, "result": 14e9, "levels": 6e9}
+
+
+def test_a_run_for_which_the_disk_has_room_is_not_refused() -> None:
+    checks.check_disk(Recipe(save_total_limit=2), NEEDS, 51e9)
+
+
+def test_a_run_that_leaves_more_than_the_disk_takes_names_what_it_needs_what_there_is_and_what_lowers_it() -> None:
+    with pytest.raises(UserError) as caught:
+        checks.check_disk(Recipe(save_total_limit=2), NEEDS, 40e9)
+    assert caught.value.code == "DISK"
+    assert (
+        "50.0 GB" in caught.value.problem and "40.0 GB are free" in caught.value.problem and "checkpoints 30.0 GB" in caught.value.problem
+    )
+    assert "save_total_limit=1 (10.0 GB less) or levels=[] (6.0 GB less)" in caught.value.remedy
+
+
+def test_what_cannot_be_lowered_is_not_proposed() -> None:
+    with pytest.raises(UserError) as caught:
+        checks.check_disk(Recipe(save_total_limit=1), {"checkpoints": 0.0, "result": 14e9, "levels": 0.0}, 1e9)
+    assert "Set " not in caught.value.remedy and "TRANSMUTE_HOME" in caught.value.remedy
+
+
+@pytest.mark.usefixtures("workspace")
+def test_a_run_without_room_leaves_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 0, 270 * 2**20))
+    with pytest.raises(UserError, match="are free") as caught:
+        runs.create(preset("demo"))
+    assert caught.value.code == "DISK" and not list(paths.runs_dir().iterdir())
