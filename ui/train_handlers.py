@@ -183,7 +183,9 @@ def _judged(kept: Kept, caller: Caller, note: str = "") -> Shown:
         "kept": kept,
         "comparison": methods.comparison(values, train_estimate.times(values, caller, kept["place"])),
         "yaml": data.yaml_text(values),
-        "command": data.command_text(values, kept["place"]),
+        "command": data.command_text(values, kept["place"], chosen),
+        "launch_file": file,
+        "launch_settings": gr.Code(settings, visible=bool(settings)),
         "adapt": gr.Button(visible=needs_machine),
         **{f"{name}?": form.error_line(wrong.get(name, "")) for name in FREE},
         **{
