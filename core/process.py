@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 from core.errors import UserError
 from core.paths import PROJECT
+from core.units import duration
 
 # A child sees these and nothing else: tokens and secrets of the parent never reach it (reliability rule R7).
 ALLOWED_VARIABLES = frozenset(
@@ -32,6 +35,9 @@ ALWAYS_SET = {
     "PYTHONUNBUFFERED": "1",
     "PYTHONUTF8": "1",
 }
+STILL_S = 600.0  # a child may say nothing for this long, and longer where its work is large
+SLOW_BYTES_PER_S = 20e6
+SLOW_OPERATIONS_PER_S = 5e9
 
 
 def child_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
@@ -149,6 +155,38 @@ def _signal_all(members: set[Any], number: int) -> None:
             continue
 
 
+def patience_s(size_bytes: int, num_tokens: int = 0) -> float:
+    """How long a child that works on weights of `size_bytes` may send no message before it counts as hung.
+
+    Ten minutes, and what a slow disk takes to read all of them once, and a slow processor to compute `num_tokens` at one go (one
+    operation per byte and token: two per weight, of two bytes).
+    """
+    return STILL_S + size_bytes / SLOW_BYTES_PER_S + size_bytes * num_tokens / SLOW_OPERATIONS_PER_S
+
+
+class Watchdog:
+    """Kills a child that has not been heard of for `timeout_s`; None waits for ever."""
+
+    def __init__(self, child: subprocess.Popen[bytes], timeout_s: float | None) -> None:
+        self.has_bitten = False
+        self._child, self._heard_s, self._is_over = child, time.monotonic(), threading.Event()
+        if timeout_s:
+            threading.Thread(target=self._watch, args=(timeout_s,), daemon=True).start()
+
+    def hear(self) -> None:
+        self._heard_s = time.monotonic()
+
+    def stop(self) -> None:
+        self._is_over.set()
+
+    def _watch(self, timeout_s: float) -> None:
+        while (left_s := self._heard_s + timeout_s - time.monotonic()) > 0:
+            if self._is_over.wait(left_s):
+                return
+        self.has_bitten = True
+        self._child.kill()
+
+
 def call_child(
     module: str,
     payload: dict[str, Any],
@@ -167,10 +205,10 @@ def call_child(
         step: what the child does, in words; it names the place in errors.
         log: the child's stderr is appended here (default: discarded).
         on_event: called with every ``{"event": ...}`` message the child sends before its result.
-        timeout_s: the child is killed after this long.
+        timeout_s: the child is killed when it has sent no message for this long; see `patience_s`.
 
     Raises:
-        UserError: the one the child reported; or code CRASH when it died, TIMEOUT when it took too long.
+        UserError: the one the child reported; or code CRASH when it died, TIMEOUT when it said nothing for too long.
     """
     stderr = log.open("ab") if log else subprocess.DEVNULL
     process = subprocess.Popen(
@@ -184,26 +222,14 @@ def call_child(
     )
     if log and not isinstance(stderr, int):
         stderr.close()
-    timed_out = False
-
-    def expire() -> None:
-        nonlocal timed_out
-        timed_out = True
-        process.kill()
-
-    import threading
-
-    timer = threading.Timer(timeout_s, expire) if timeout_s else None
-    if timer:
-        timer.start()
+    watchdog = Watchdog(process, timeout_s)
     try:
-        message = _converse(process, payload, on_event)
+        message = _converse(process, payload, on_event, watchdog)
     except BaseException:
         process.kill()
         raise
     finally:
-        if timer:
-            timer.cancel()
+        watchdog.stop()
         process.wait()
         assert process.stdout
         process.stdout.close()
@@ -211,17 +237,19 @@ def call_child(
         return message["result"]
     if message and "error" in message:
         raise UserError.from_dict(message["error"])
-    if timed_out:
-        raise UserError(
-            f"{step} took longer than {timeout_s:.0f} s and was ended.", step, "Try again, or with less work at once.", code="TIMEOUT"
-        )
+    if watchdog.has_bitten:
+        remedy = "Try again when the machine is less busy, or with less work at once; the log says how far it came."
+        raise UserError(f"{step} gave no sign for {duration(timeout_s or 0.0)} and was ended.", step, remedy, code="TIMEOUT")
     ended = describe_exit(process.returncode)
     remedy = "The run's log has the details; the usual causes are too little memory or a damaged file."
     raise UserError(f"{step} ended unexpectedly ({ended}).", step, remedy, code="CRASH")
 
 
 def _converse(
-    process: subprocess.Popen[bytes], payload: dict[str, Any], on_event: Callable[[dict[str, Any]], None] | None
+    process: subprocess.Popen[bytes],
+    payload: dict[str, Any],
+    on_event: Callable[[dict[str, Any]], None] | None,
+    watchdog: Watchdog,
 ) -> dict[str, Any] | None:
     assert process.stdin and process.stdout
     try:
@@ -231,10 +259,14 @@ def _converse(
         return None
     last: dict[str, Any] | None = None
     for line in process.stdout:
+        watchdog.hear()
+        if not line.endswith(b"\n"):
+            continue  # its last word, torn by its death
         message = json.loads(line)
         if "event" in message:
             if on_event:
                 on_event(message)
+                watchdog.hear()
         else:
             last = message
     return last

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from core import paths
 from core.data.dataset import list_datasets
 from core.export import artifacts
-from core.export.levels import LEVELS
+from core.export.levels import OFFERED, Level
 from core.training.recipe import Recipe, knobs
 from ui.access import Caller
 from ui.view import text
@@ -120,13 +120,18 @@ def choices(name: str, caller: Caller | None = None) -> list[tuple[str, str]]:
     """What a field with choices offers. What was made or imported here is the owner's to see."""
     owner = caller is not None and caller.role == "owner"
     if name == "levels":
-        return [(f"{level.name}, {level.bits:g} bits per weight", level.name) for level in LEVELS if not level.needs_imatrix]
+        return [(_level(known), known.name) for known in OFFERED]
     if name == "base_model":
         made = [artifact for artifact in artifacts.everywhere() if artifact.kind == "merged"] if owner else []
         return [(known["title"], known["id"]) for known in offered_models()] + [(f"{made_.name}, trained here", made_.id) for made_ in made]
     files = [("Identity, example", EXAMPLES + "identity.json"), ("Identity questions kept apart, example", EXAMPLES + "identity_eval.json")]
     imported = [(f"{found.name}, {found.manifest.num_valid:,} conversations", found.id) for found in list_datasets()] if owner else []
     return [*([("Set a share of the dataset aside", "")] if name == "eval_dataset" else []), *files, *imported]
+
+
+def _level(known: Level) -> str:
+    guided = ", with an importance matrix" if known.is_guided else ""
+    return f"{known.plain_name}, {known.bits:g} bits per weight{guided}"
 
 
 def offered_models() -> list[dict[str, Any]]:

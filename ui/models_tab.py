@@ -9,8 +9,11 @@ import gradio as gr
 from core.events import Run
 from core.export import artifacts
 from core.export.artifacts import Artifact
-from core.export.levels import LEVELS
-from core.running import care, live
+from core.export.gguf import FLOAT_LEVELS
+from core.export.levels import OFFERED, parse_levels
+from core.export.sizes import known_sizes
+from core.running import care, live, runs
+from core.running.steps import wanted_levels
 from ui import feedback, models_ladder, models_view, picks, run_view
 from ui.access import allowed
 from ui.opening import opening, said
@@ -18,6 +21,10 @@ from ui.shell import CHAT, MODELS, PUBLISH, Shell, listen_api
 from ui.view import count, size
 
 ARTICLE = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
+GUIDED_INFO = (
+    "Made of the conversations that the run was trained on: it says which weights matter, which levels of few bits need and most gain by. "
+    "The files stand beside the plain ones, and the table says what it buys."
+)
 NONE_CHOSEN = "Choose at least one model below."
 
 
@@ -38,6 +45,7 @@ def build(shell: Shell) -> None:
             gr.HTML('<h2 class="part">More levels</h2>', container=False, padding=False)
             going = gr.HTML("", container=False, padding=False, elem_id="models-going")
             more = gr.CheckboxGroup([], label="Levels that are not made yet", elem_classes=["ticks"], elem_id="models-more")
+            is_guided = gr.Checkbox(label="With an importance matrix", elem_id="models-guided", info=GUIDED_INFO)
             quantise = gr.Button("Quantise", interactive=False, elem_id="models-quantise")
     seen = gr.State("")
     live_slot = feedback.slot()
@@ -45,7 +53,7 @@ def build(shell: Shell) -> None:
     shell.listen(
         [shell.timers[MODELS].tick, shell.demo.load, shell.tab[MODELS].select, shell.run_id.change],
         look,
-        inputs=[shell.run_id, picked, more, seen],
+        inputs=[shell.run_id, picked, more, is_guided, seen],
         outputs=shown,
         slot=live_slot,
         queue=False,
@@ -53,6 +61,7 @@ def build(shell: Shell) -> None:
     shell.listen(chosen.input, choose, inputs=chosen, outputs=shell.run_id, slot=slot, queue=False)
     shell.listen(picked.change, name_action, inputs=picked, outputs=[top.action, top.reason, publish], slot=slot, queue=False)
     shell.listen(more.change, name_quantise, inputs=[chosen, more], outputs=quantise, slot=slot, queue=False)
+    shell.listen(is_guided.input, offer_levels, inputs=[chosen, more, is_guided], outputs=[more, quantise], slot=slot, queue=False)
     shell.listen(quantise.click, quantise_more, inputs=[chosen, more], slot=slot)
     shell.listen(top.action.click, to_chat, inputs=picked, outputs=[shell.artifact_id, shell.tabs], slot=slot, queue=False)
     shell.listen(publish.click, to_publish, inputs=picked, outputs=[shell.artifact_id, shell.tabs], slot=slot, queue=False)
@@ -60,7 +69,7 @@ def build(shell: Shell) -> None:
 
 
 @allowed("public")
-def look(run_id: str, picked: list[str], more: list[str], seen: str) -> tuple[Any, ...]:
+def look(run_id: str, picked: list[str], more: list[str], is_guided: bool, seen: str) -> tuple[Any, ...]:
     """What changed since `seen`: new runs, new levels, new figures, or the work that goes on."""
     found = picks.runs_with_models()
     if not found:
@@ -77,7 +86,7 @@ def look(run_id: str, picked: list[str], more: list[str], seen: str) -> tuple[An
     if picks.join(picked) == old[2]:
         picked = []  # our own choice, which nobody has touched: choose anew from what is there now
     evidence = _evidence(found, run_id, made, picked) if now[0] != old[0] else (gr.skip(),) * 10
-    work = _work(watched, made, more) if now != old else (gr.skip(),) * 3
+    work = _work(watched, made, more, is_guided) if now != old else (gr.skip(),) * 3
     return (*evidence, *work, "|".join(now))
 
 
@@ -93,23 +102,40 @@ def _evidence(found: list[Run], run_id: str, made: list[Artifact], picked: list[
     )  # fmt: skip
 
 
-def _work(watched: live.Live, made: list[Artifact], more: list[str]) -> tuple[Any, ...]:
-    missing = _missing(made)
+def _work(watched: live.Live, made: list[Artifact], more: list[str], is_guided: bool) -> tuple[Any, ...]:
+    run = watched.run
+    going = run_view.progress(watched) + (run_view.error_of(run) if run.more_levels else "")
+    if not run.is_terminal:
+        going += models_view.level_bars(run, wanted_levels(runs.recipe_of(run.run_id), run), made)
+    return going, *_offered(run, made, more, is_guided)
+
+
+def _offered(run: Run, made: list[Artifact], more: list[str], is_guided: bool) -> tuple[Any, Any]:
+    """The levels that can be made, those of `more` ticked, and the button that makes them."""
+    missing = _missing(made, is_guided)
     names = [name for _, name in missing]
     kept = [name for name in more if name in names]
-    if not kept and not any(artifact.kind == "gguf" for artifact in made):
+    if not kept and not is_guided and not any(artifact.kind == "gguf" for artifact in made):
         kept = [name for name in ARTICLE if name in names]
-    going = run_view.progress(watched) + (run_view.error_of(watched.run) if watched.run.more_levels else "")
-    return going, gr.CheckboxGroup(missing, value=kept), _quantise_button(watched.run, kept)
+    return gr.CheckboxGroup(missing, value=kept), _quantise_button(run, kept)
 
 
-def _missing(made: list[Artifact]) -> list[tuple[str, str]]:
-    """The levels that can be made and are not there, each with the size to expect."""
+def _missing(made: list[Artifact], is_guided: bool) -> list[tuple[str, str]]:
+    """The levels that can be made and are not there, each with its size: to the byte where a dry run has found it."""
     there = {artifact.level for artifact in made}
     merged = next((artifact for artifact in made if artifact.kind == "merged"), None)
     weights = 0 if merged is None else sum(file.size_bytes for file in merged.files if file.name.endswith(".safetensors")) / 2
-    offered = [level for level in LEVELS if level.group in ("article", "k", "iq") and not level.needs_imatrix and level.name not in there]
-    return [(f"{level.name} · about {size(weights * level.bits / 8)}", level.name) for level in offered]
+    source = next((artifact for artifact in made if artifact.level in FLOAT_LEVELS), None)
+    exact = known_sizes(source) if source else {}
+    offered = [level for level in OFFERED if level.group in ("article", "k", "iq") and level.is_guided == is_guided]
+    return [
+        (
+            f"{level.plain_name} · {size(exact[level.name]) if level.name in exact else f'about {size(weights * level.bits / 8)}'}",
+            level.name,
+        )
+        for level in offered
+        if level.name not in there and (not exact or level.name in exact)
+    ]
 
 
 def _quantise_button(run: Run, names: list[str]) -> gr.Button:
@@ -134,6 +160,13 @@ def name_action(picked: list[str]) -> tuple[Any, Any, Any]:
 @allowed("public")
 def name_quantise(run_id: str, names: list[str]) -> gr.Button:
     return _quantise_button(live.watch(run_id).run, names)
+
+
+@allowed("public")
+def offer_levels(run_id: str, more: list[str], is_guided: bool) -> tuple[Any, Any]:
+    """The same levels with an importance matrix, or without."""
+    twins = [level.guided.name if is_guided else level.plain_name for level in parse_levels(more)]
+    return _offered(live.watch(run_id).run, picks.of_run(run_id), twins, is_guided)
 
 
 @allowed("owner")

@@ -8,7 +8,7 @@ import traceback
 import typer
 
 from core import paths
-from core.cli import chat, clean, data, deploy, estimate, exports, imports, models, presets, publish, run, suggest
+from core.cli import chat, clean, data, deploy, estimate, exports, imports, models, presets, publish, quality, run, suggest
 from core.cli.output import fail
 from core.errors import UserError
 from core.redact import redact
@@ -31,6 +31,7 @@ for verb, function in (
     | presets.VERBS
     | exports.VERBS
     | models.VERBS
+    | quality.VERBS
     | chat.VERBS
     | publish.VERBS
     | deploy.VERBS

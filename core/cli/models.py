@@ -1,7 +1,8 @@
-"""Verbs about artifacts: merge, gguf, measure, prove."""
+"""Verbs that make models of models: merge, gguf, levels, imatrix."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,16 +10,15 @@ import typer
 from rich.table import Table
 
 from core import paths
+from core.cli.bars import bars
 from core.cli.output import Json, console, finish
 from core.errors import UserError
 from core.export import artifacts
 from core.export.artifacts import Artifact
-from core.export.levels import LEVELS
-from core.publish.card import proof_sentences
+from core.export.jobs import OnEvent
+from core.export.levels import LEVELS, parse_levels
 from core.units import size
 
-Reference = Annotated[str, typer.Argument(metavar="ARTIFACT", help="An artifact id, a model or adapter folder, or a .gguf file.")]
-References = Annotated[list[str], typer.Argument(metavar="ARTIFACT", help="Artifact ids, model folders or .gguf files.")]
 OutDir = Annotated[Path | None, typer.Option("-o", "--out", help="Where to write; default: beside the run's other artifacts.")]
 
 
@@ -32,7 +32,8 @@ def merge(
 
     adapter = _adapter(source)
     target = out or _beside(adapter, "merged")
-    merged = merge_adapter(adapter, target.absolute())
+    with bars(console(json), "merging") as on_event:
+        merged = merge_adapter(adapter, target.absolute(), on_event=on_event)
     console(json).print(f"Merged into {merged.folder} ({size(merged.size_bytes)})")
     finish(json, summary(merged))
 
@@ -49,9 +50,13 @@ def _beside(artifact: Artifact, name: str) -> Path:
 
 def gguf(
     source: Annotated[str, typer.Argument(metavar="MODEL", help="An artifact id, a model folder, a Hub id, or an adapter.")],
-    levels: Annotated[str, typer.Option(help="Comma-separated levels, such as f16,q8_0,q4_0,Q4_K_M.")] = "f16,q8_0,q4_0",
-    imatrix: Annotated[str | None, typer.Option(help="An importance matrix (FILE), or auto to make one.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Conversations for --imatrix auto; default: what the run was trained on.")] = None,
+    levels: Annotated[
+        str, typer.Option(help="Comma-separated levels, such as f16,q8_0,q4_0,Q4_K_M; Q4_K_M+imatrix is guided by an importance matrix.")
+    ] = "f16,q8_0,q4_0",
+    imatrix: Annotated[
+        str | None, typer.Option(help="An importance matrix (FILE), or auto to make one; it guides every level that gains by one.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Conversations to make it from; default: what the run was trained on.")] = None,
     split_max_size: Annotated[str, typer.Option(help="Split larger files into parts: 2G, 500M.")] = "48G",
     out: OutDir = None,
     json: Json = False,
@@ -61,13 +66,23 @@ def gguf(
 
     model = convertible(source)
     if model.kind == "adapter":
-        file = adapter_file(model, out)
+        with bars(console(json), "converting") as on_event:
+            file = adapter_file(model, out, on_event=on_event)
         console(json).print(f"{file} ({size(file.stat().st_size)})", markup=False)
         finish(json, {"path": str(file), "size_bytes": file.stat().st_size})
     target = _gguf_root(model, out)
-    matrix = _imatrix(model, target, imatrix, data)
-    wanted = [level.strip() for level in levels.split(",") if level.strip()]
-    made = make_gguf(model, wanted, target, run_id=model.run_id, imatrix=matrix, split_bytes=parse_size(split_max_size))
+    wanted = [known.guided if imatrix else known for known in parse_levels(levels)]
+    with bars(console(json), "working") as on_event:
+        matrix = _imatrix(model, target, imatrix or ("auto" if any(known.is_guided for known in wanted) else None), data, on_event)
+        made = make_gguf(
+            model,
+            [known.name for known in wanted],
+            target,
+            run_id=model.run_id,
+            imatrix=matrix,
+            split_bytes=parse_size(split_max_size, "--split-max-size"),
+            on_event=on_event,
+        )
     console(json).print(level_table(made))
     finish(json, {"artifacts": [summary(artifact) for artifact in made]})
 
@@ -83,14 +98,14 @@ def _gguf_root(model: Artifact, out: Path | None) -> Path:
     return model.folder.parent if model.run_id else _beside(model, "gguf")
 
 
-def _imatrix(model: Artifact, target: Path, wanted: str | None, data: Path | None) -> Path | None:
+def _imatrix(model: Artifact, target: Path, wanted: str | None, data: Path | None, on_event: OnEvent) -> Path | None:
     """The importance matrix that was asked for, made now when that is ``auto``."""
     if wanted != "auto":
         return Path(wanted).expanduser().absolute() if wanted else None
-    return make_matrix(model, target, data, target / "imatrix.gguf")
+    return make_matrix(model, target, data, target / "imatrix.gguf", on_event)
 
 
-def make_matrix(model: Artifact, target: Path, data: Path | None, out: Path) -> Path:
+def make_matrix(model: Artifact, target: Path, data: Path | None, out: Path, on_event: OnEvent) -> Path:
     from core.data.dataset import import_dataset
     from core.export.gguf import float_file
     from core.export.imatrix import make_imatrix
@@ -99,17 +114,17 @@ def make_matrix(model: Artifact, target: Path, data: Path | None, out: Path) -> 
     if not data and not model.run_id:
         raise UserError("There are no conversations to make the importance matrix from.", "--data", "Give --data PATH.")
     conversations = list(import_dataset(data)) if data else conversations_of(paths.runs_dir() / str(model.run_id))[0]
-    source = float_file(model, target, run_id=model.run_id)
-    return make_imatrix(model.folder, source.gguf_path, conversations, out)
+    source = float_file(model, target, run_id=model.run_id, on_event=on_event)
+    return make_imatrix(model.folder, source.gguf_path, conversations, out, on_event=on_event)
 
 
-def parse_size(text: str) -> int:
-    """``2G``, ``500M``: decimal, as disks and the Hub count."""
-    factors = {"K": 10**3, "M": 10**6, "G": 10**9}
-    number, factor = (text[:-1], factors[text[-1:].upper()]) if text[-1:].upper() in factors else (text, 1)
-    if not number.isdigit() or not int(number):
-        raise UserError(f"{text!r} is no size.", "--split-max-size", "Write a number with M or G, such as 2G.")
-    return int(number) * factor
+def parse_size(text: str, option: str) -> int:
+    """``2G``, ``4.5GB``, ``500M``: decimal, as disks and the Hub count."""
+    factors = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]?)B?", text.strip().upper())
+    if not found or not float(found[1]):
+        raise UserError(f"{text!r} is no size.", option, "Write a number with M or G, such as 2G.")
+    return int(float(found[1]) * factors[found[2]])
 
 
 def imatrix(
@@ -123,7 +138,8 @@ def imatrix(
 
     model = convertible(source)
     target = _gguf_root(model, None)
-    file = make_matrix(model, target, data, out.absolute() if out else target / "imatrix.gguf")
+    with bars(console(json), "working") as on_event:
+        file = make_matrix(model, target, data, out.absolute() if out else target / "imatrix.gguf", on_event)
     console(json).print(f"{file} ({size(file.stat().st_size)})", markup=False)
     finish(json, {"path": str(file), "size_bytes": file.stat().st_size})
 
@@ -134,11 +150,12 @@ def levels(
 ) -> None:
     """List every level with the exact size that this model's file would have."""
     from core.export.gguf import convertible, float_file
-    from core.export.quantise import exact_sizes
+    from core.export.sizes import find_sizes
 
     model = convertible(source)
-    file = model if model.kind == "gguf" else float_file(model, _gguf_root(model, None), run_id=model.run_id)
-    sizes = exact_sizes(file.gguf_path, [known.name for known in LEVELS])
+    with bars(console(json), "converting") as on_event:
+        file = model if model.kind == "gguf" else float_file(model, _gguf_root(model, None), run_id=model.run_id, on_event=on_event)
+    sizes = find_sizes(file)
     table = Table("level", "group", "size", "", box=None, pad_edge=False)
     for known in LEVELS:
         if known.name in sizes:
@@ -147,74 +164,20 @@ def levels(
     finish(json, {"path": str(file.gguf_path), "size_bytes": sizes})
 
 
-def measure(
-    sources: References,
-    data: Annotated[Path, typer.Option(help="Conversations to measure on, which were not trained on.")],
-    reference: Annotated[
-        str | None, typer.Option(help="The f16 file that KL and top-1 are against; default: the one among ARTIFACT, or its run's.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Measure size, perplexity, KL to f16, top-1 agreement and speed of GGUF files."""
-    from core.data.dataset import import_dataset
-    from core.export.measure import measure as measure_levels
-
-    found = [artifacts.resolve(source) for source in sources]
-    if wrong := next((artifact for artifact in found if artifact.kind != "gguf"), None):
-        raise UserError(f"{wrong.name} is a {wrong.kind} artifact.", wrong.id, "Measure .gguf files; `gguf` makes them of a merged model.")
-    full = artifacts.resolve(reference) if reference else reference_of(found)
-    figures = measure_levels(found, full, list(import_dataset(data)))
-    measured = [artifact.model_copy(update={"measured": artifact.measured | figures[artifact.id]}) for artifact in found]
-    console(json).print(level_table(measured))
-    finish(json, {"reference": full.id, "levels": [summary(artifact) for artifact in measured]})
-
-
-def reference_of(found: list[Artifact]) -> Artifact:
-    """The f16 file among `found`, else the one of the same run, else the first."""
-    for artifact in found:
-        if (artifact.level or "").lower() in ("f16", "bf16", "f32"):
-            return artifact
-    beside = found[0].folder.parent / "gguf-f16"
-    return artifacts.read(beside) if (beside / artifacts.MANIFEST).is_file() else found[0]
-
-
-def prove(source: Reference, data: Annotated[Path | None, typer.Option(help="Conversations to compare on; default: the starter's.")] = None,
-          json: Json = False) -> None:  # fmt: skip
-    """Prove that merged model and f16 GGUF say what the trained adapter says."""
-    from core.data.dataset import import_dataset
-    from core.export.prove import prove as prove_model
-    from core.export.prove import prove_run
-    from core.running import runs
-    from core.training.samples import conversations_of
-
-    artifact = artifacts.resolve(source)
-    if artifact.run_id:
-        run_dir = runs.folder(artifact.run_id)
-        train, held_out = conversations_of(run_dir)
-        conversations = list(import_dataset(data)) if data else (held_out or train[:64])
-        proofs = prove_run(run_dir / "artifacts", runs.recipe_of(artifact.run_id), conversations)
-    else:
-        if artifact.kind != "merged":
-            raise UserError(
-                f"{source} belongs to no run, so nothing says what it was made of.",
-                source,
-                "Give a merged model folder, or an artifact's id.",
-            )
-        conversations = list(import_dataset(data or paths.EXAMPLES / "identity_eval.json"))
-        proofs = prove_model(artifact, None, None, conversations)
-    out = console(json)
-    for sentence in proof_sentences(proofs):
-        out.print(sentence, markup=False)
-    finish(json, proofs, 0 if proofs["passed"] else 1)
-
-
 def level_table(levels: list[Artifact]) -> Table:
     """Size, quality and speed of each level; empty cells were not measured."""
-    table = Table("level", "size", "bits/weight", "perplexity", "KL to f16", "same top token", "tokens/s", box=None, pad_edge=False)
-    formats = {"bits_per_weight": ".2f", "perplexity": ".3f", "kl_mean": ".5f", "top1_agreement": ".1%", "tokens_per_s": ".0f"}
+    table = Table(
+        "level", "size", "bits/weight", "perplexity", "KL to f16", "KL, worst 1 %", "same top token", "tokens/s", "prompt tokens/s", "memory",
+        box=None, pad_edge=False,
+    )  # fmt: skip
+    formats = {
+        "bits_per_weight": ".2f", "perplexity": ".3f", "kl_mean": ".5f", "kl_p99": ".4f", "top1_agreement": ".1%", "tokens_per_s": ".0f",
+        "prompt_tokens_per_s": ".0f",
+    }  # fmt: skip
     for artifact in levels:
         cells = [format(artifact.measured[name], form) if artifact.measured.get(name) is not None else "" for name, form in formats.items()]
-        table.add_row(artifact.level or artifact.kind, size(artifact.size_bytes), *cells)
+        memory = size(artifact.measured["resident_bytes"]) if artifact.measured.get("resident_bytes") else ""
+        table.add_row(artifact.level or artifact.kind, size(artifact.size_bytes), *cells, memory)
     return table
 
 
@@ -226,4 +189,4 @@ def summary(artifact: Artifact) -> dict[str, Any]:
     return fields | {"size_bytes": artifact.size_bytes, "measured": artifact.measured, "proofs": artifact.proofs}
 
 
-VERBS = {"merge": merge, "gguf": gguf, "levels": levels, "imatrix": imatrix, "measure": measure, "prove": prove}
+VERBS = {"merge": merge, "gguf": gguf, "levels": levels, "imatrix": imatrix}

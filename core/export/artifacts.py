@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -62,6 +63,14 @@ class Artifact(BaseModel):
         """The .gguf file (the first one of a split model)."""
         assert self.kind == "gguf"
         return self.folder / next((file.name for file in self.files if file.name.endswith(".gguf")), self.files[0].name)
+
+    @property
+    def gguf_sha256(self) -> str:
+        """Of the file, or of all parts of a split one together; a file that no manifest describes is read for it."""
+        names = sorted(file.name for file in self.files if file.name.endswith(".gguf")) or [self.gguf_path.name]
+        known = {file.name: file.sha256 for file in self.files}
+        hashes = [known.get(name) or paths.sha256_file(self.folder / name) for name in names]
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def file_entries(folder: Path, known_sha256: dict[str, str] | None = None) -> tuple[FileEntry, ...]:
@@ -136,7 +145,7 @@ def everywhere() -> list[Artifact]:
 
 def artifact_id(run_id: str, name: str) -> str:
     """``261123-191203-4f2a-q4-k-m`` for the level Q4_K_M of that run."""
-    return f"{run_id}-{name}".lower().replace("_", "-").replace(".", "-")
+    return re.sub(r"[_.+]", "-", f"{run_id}-{name}".lower())
 
 
 def resolve(reference: str) -> Artifact:

@@ -21,7 +21,7 @@ from core import paths
 from core.errors import UserError
 from core.export.adapter import WEIGHTS, Adapter, adapter_config, rank, read_adapter, scaling, unstreamed
 from core.export.tensors import model_tensors
-from core.process import call_child, child_environment
+from core.process import call_child, child_environment, patience_s
 
 VERSION = "0.3.36"  # the llama-cpp-python of requirements.txt
 SOURCE_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"  # as PyPI states it, 2026-11-23
@@ -140,7 +140,8 @@ def convert(
         "name": name or model_dir.name,
         "metadata": metadata or {},
     }
-    made = call_child("core.export.convert_child", payload, step=f"Converting {model_dir.name} to GGUF", log=log, on_event=on_event)
+    step, timeout_s = f"Converting {model_dir.name} to GGUF", patience_s(expected_bytes(model_dir, "f32"))
+    made = call_child("core.export.convert_child", payload, step=step, log=log, on_event=on_event, timeout_s=timeout_s)
     return made["dtype"]
 
 
@@ -177,7 +178,8 @@ def convert_adapter(
             "dtype": dtype,
         }
         payload |= {"adapter": folder, "name": adapter.name, "metadata": {}}
-        call_child("core.export.convert_child", payload, step=f"Converting {adapter.name} to GGUF", log=log, on_event=on_event)
+        step, timeout_s = f"Converting {adapter.name} to GGUF", patience_s((adapter / WEIGHTS).stat().st_size)
+        call_child("core.export.convert_child", payload, step=step, log=log, on_event=on_event, timeout_s=timeout_s)
 
 
 def _inexpressible(config: dict[str, Any], adapter: Adapter) -> str | None:

@@ -62,7 +62,8 @@ def make_gguf(
     it (f16, or what holds the weights where f16 does not), and returned only when it was asked for.
 
     Args:
-        imatrix: an importance matrix of this model (`core.export.imatrix`), which guides every quantised level and some cannot do without.
+        imatrix: an importance matrix of this model (`core.export.imatrix`), for the levels that ask for one (``Q4_K_M+imatrix``) and those
+            that cannot do without.
         split_bytes: larger files are split into parts of at most so many bytes.
 
     Raises:
@@ -142,11 +143,11 @@ def _is_made(making: Making, known: Level) -> bool:
     folder = making.folder(known)
     if not (folder / artifacts.MANIFEST).is_file():
         return False
-    return known.group == "float" or not making.imatrix or artifacts.read(folder).imatrix_sha256 == making.imatrix_sha256
+    return not known.is_guided or not making.imatrix or artifacts.read(folder).imatrix_sha256 == making.imatrix_sha256
 
 
 def folder_name(known: Level) -> str:
-    return "gguf-" + known.name.lower().replace("_", "-")
+    return "gguf-" + known.name.lower().replace("_", "-").replace("+", "-")
 
 
 def _check_disk(making: Making, missing: list[Level]) -> None:
@@ -220,5 +221,5 @@ def _describe(making: Making, origin: Artifact, known: Level) -> Artifact:
         dataset_id=origin.dataset_id,
         dataset_sha256=origin.dataset_sha256,
         recipe_sha256=origin.recipe_sha256,
-        imatrix_sha256=making.imatrix_sha256 if known.group != "float" else None,
+        imatrix_sha256=making.imatrix_sha256 if known.is_guided else None,
     )

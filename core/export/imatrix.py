@@ -17,7 +17,8 @@ from core.export import converter
 from core.export.header import gguf_header
 from core.export.jobs import OnEvent
 from core.export.split import all_tensors
-from core.process import call_child
+from core.export.tensors import weight_bytes
+from core.process import call_child, patience_s
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +62,9 @@ def make_imatrix(
             "rows": rows,
             "out": str(partial),
         }
-        call_child("core.export.imatrix_child", payload, step="Making the importance matrix", log=log, on_event=on_event)
+        timeout_s = patience_s(weight_bytes(model_dir), max(map(len, rows)))
+        step = "Making the importance matrix"
+        call_child("core.export.imatrix_child", payload, step=step, log=log, on_event=on_event, timeout_s=timeout_s)
     return out
 
 

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from core.childio import Emit, serve
 from core.errors import UserError
 from core.export.imatrix import COUNTS, SUMS
-from core.export.tensors import model_files
+from core.export.tensors import weight_bytes
 from core.units import size
 
 EVENT_S = 0.2
@@ -58,7 +58,7 @@ def collect(payload: dict[str, Any], emit: Emit) -> dict[str, int]:
 
 
 def load(model_dir: Path) -> Any:
-    needed, free = sum(file.stat().st_size for file in model_files(model_dir)), psutil.virtual_memory().available
+    needed, free = weight_bytes(model_dir), psutil.virtual_memory().available
     if needed * 1.1 > free:
         raise UserError(
             f"The model takes {size(needed)} of memory, and {size(free)} are free.",
@@ -96,7 +96,7 @@ def run(model: Any, rows: list[list[int]], emit: Emit) -> None:
         done += len(row)
         if done == total or time.monotonic() - told_s > EVENT_S:
             told_s = time.monotonic()
-            emit({"event": "progress", "done": done, "total": total, "unit": "tokens"})
+            emit({"event": "progress", "done": done, "total": total, "unit": "tokens", "text": "importance matrix, tokens"})
 
 
 def write(out: Path, collector: Collector, num_chunks: int, chunk_size: int) -> None:

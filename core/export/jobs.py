@@ -20,6 +20,7 @@ def run_jobs(
     jobs: list[dict[str, Any]],
     *,
     step: str,
+    timeout_s: float,
     on_done: Callable[[str, Any], None],
     log: Path | None = None,
     on_event: OnEvent | None = None,
@@ -28,7 +29,7 @@ def run_jobs(
 
     The child does the jobs in order and sends ``{"event": "done", "id", "value"}`` after each; `on_done` gets id and value at once.
     Progress goes to `on_event` a few times per second, and when a job is through. A job that fails or kills the child is set aside, and a
-    new child goes on with those after it.
+    new child goes on with those after it. So is one that says nothing for `timeout_s`.
     """
     waiting = list(jobs)
     failures: dict[str, UserError] = {}
@@ -47,7 +48,7 @@ def run_jobs(
     while waiting:
         before = len(waiting)
         try:
-            call_child(module, payload | {"jobs": waiting}, step=f"{step} {waiting[0]['id']}", log=log, on_event=watch)
+            call_child(module, payload | {"jobs": waiting}, step=f"{step} {waiting[0]['id']}", log=log, on_event=watch, timeout_s=timeout_s)
         except UserError as error:
             if not waiting or error.code == "DISK":
                 raise

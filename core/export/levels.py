@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +11,8 @@ from core.errors import UserError
 from core.export.header import gguf_header
 
 Group = Literal["float", "article", "k", "iq", "other"]
+GUIDED = "+imatrix"  # behind a level's name: ``Q4_K_M+imatrix`` stands beside ``Q4_K_M``
+UNMOVED = ("q8_0",)  # its bytes are the same with a matrix and without
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,8 @@ class Level:
 
     `name` is written as ggml and the source article write it (``q4_0``), mixtures as llama.cpp does (``Q4_K_M``). `ftype` is llama.cpp's
     number for it. `bits` are per weight: of one block for float and article levels, measured on Llama-3.1-8B for mixtures.
+
+    A guided level is quantised with an importance matrix: because its name asks for one (``Q4_K_M+imatrix``), or because it needs one.
     """
 
     name: str
@@ -28,9 +32,27 @@ class Level:
     needs_imatrix: bool = False
 
     @property
+    def plain_name(self) -> str:
+        return self.name.removesuffix(GUIDED)
+
+    @property
     def encoding(self) -> str:
-        """The spelling in file names: ``Q4_0``."""
-        return self.name.upper()
+        """The spelling at the end of file names: ``Q4_0``, ``imatrix-Q4_K_M``."""
+        return ("" if self.plain_name == self.name else "imatrix-") + self.plain_name.upper()
+
+    @property
+    def is_guided(self) -> bool:
+        return self.needs_imatrix or self.name.endswith(GUIDED)
+
+    @property
+    def gains_by_imatrix(self) -> bool:
+        """Whether it can be had with a matrix and without, and the two differ."""
+        return self.group in ("article", "k", "iq") and not self.needs_imatrix and self.plain_name not in UNMOVED
+
+    @property
+    def guided(self) -> Level:
+        """The same level with an importance matrix, where that makes a difference."""
+        return replace(self, name=self.plain_name + GUIDED) if self.gains_by_imatrix else self
 
 
 # Numbers: `enum llama_ftype` of llama.h. Bits: block sizes of ggml-common.h, and tools/quantize/README.md for K and IQ (llama.cpp in
@@ -72,22 +94,24 @@ LEVELS = (
     Level("Q1_0", 40, 1.125, "other"),
     Level("MXFP4_MOE", 38, 4.25, "other"),
 )
+OFFERED = (*LEVELS, *(known.guided for known in LEVELS if known.gains_by_imatrix))
 ALIASES = {"q3_k": "Q3_K_M", "q4_k": "Q4_K_M", "q5_k": "Q5_K_M"}
 DEMO_LEVELS = ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "Q4_K_M")
 
 
 def level(name: str) -> Level:
-    """The level called `name`, in any case; ``Q4_K`` means ``Q4_K_M`` as in llama.cpp.
+    """The level called `name`, in any case; ``Q4_K`` means ``Q4_K_M`` as in llama.cpp. ``+imatrix`` asks for a guided one.
 
     Raises:
         UserError: llama.cpp has no such level.
     """
-    wanted = ALIASES.get(name.strip().lower(), name.strip()).lower()
+    plain, plus, rest = name.strip().lower().partition("+")
+    wanted = ALIASES.get(plain, plain).lower()
     for known in LEVELS:
-        if known.name.lower() == wanted:
-            return known
+        if known.name.lower() == wanted and rest == (GUIDED[1:] if plus else ""):
+            return known.guided if plus else known
     choices = ", ".join(known.name for known in LEVELS)
-    raise UserError(f"There is no quantisation level {name!r}.", "levels", f"Choose from: {choices}.")
+    raise UserError(f"There is no quantisation level {name!r}.", "levels", f"Choose from: {choices}; {GUIDED} behind one guides it.")
 
 
 def parse_levels(names: str | Iterable[str]) -> list[Level]:

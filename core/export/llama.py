@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.export.header import gguf_header
-from core.process import call_child
+from core.export.split import gguf_bytes
+from core.process import call_child, patience_s
 
 
 def gguf_tokenize(gguf: Path, texts: Sequence[str], *, log: Path | None = None) -> list[list[int]]:
     """The token ids of each text by llama.cpp: special tokens recognised, BOS first if the file says so."""
     gguf_header(gguf)
     payload = {"path": str(gguf), "texts": list(texts), "sequences": None}
-    return call_child("core.export.llama_child", payload, step=f"Tokenising with {gguf.name}", log=log)
+    timeout_s = patience_s(gguf_bytes(gguf))
+    return call_child("core.export.llama_child", payload, step=f"Tokenising with {gguf.name}", log=log, timeout_s=timeout_s)
 
 
 def gguf_logprobs(
@@ -27,5 +29,6 @@ def gguf_logprobs(
     gguf_header(gguf)
     sequences = [[list(ids), list(wanted)] for ids, wanted in zip(token_ids, positions, strict=True)]
     payload = {"path": str(gguf), "texts": None, "sequences": sequences, "out": str(out)}
-    call_child("core.export.llama_child", payload, step=f"Computing with {gguf.name}", log=log)
+    timeout_s = patience_s(gguf_bytes(gguf), max(map(len, token_ids), default=0))
+    call_child("core.export.llama_child", payload, step=f"Computing with {gguf.name}", log=log, timeout_s=timeout_s)
     return out

@@ -10,18 +10,21 @@ from core.export.measure_child import log_softmax
 from core.export.native import LlamaModel
 
 
-def handle(payload: dict[str, Any], _emit: Emit) -> list[list[int]] | None:
+def handle(payload: dict[str, Any], emit: Emit) -> list[list[int]] | None:
     path = Path(payload["path"])
     if payload["texts"] is not None:
         model = LlamaModel(path, vocabulary_only=True)
-        ids = [model.encode(text) for text in payload["texts"]]
+        ids: list[list[int]] = []
+        for text in payload["texts"]:
+            ids.append(model.encode(text))
+            emit({"event": "progress", "done": len(ids), "total": len(payload["texts"])})
         model.close()
         return ids
-    _write_logprobs(path, payload["sequences"], Path(payload["out"]))
+    _write_logprobs(path, payload["sequences"], Path(payload["out"]), emit)
     return None
 
 
-def _write_logprobs(path: Path, sequences: list[tuple[list[int], list[int]]], out: Path) -> None:
+def _write_logprobs(path: Path, sequences: list[tuple[list[int], list[int]]], out: Path, emit: Emit) -> None:
     import numpy as np
 
     model = LlamaModel(path)
@@ -33,6 +36,7 @@ def _write_logprobs(path: Path, sequences: list[tuple[list[int], list[int]]], ou
         for found, logits in model.logits_at(ids, positions):
             stored[row : row + len(found)] = log_softmax(logits, path)
             row += len(found)
+            emit({"event": "progress", "done": row, "total": rows})
     stored.flush()
     model.close()
 

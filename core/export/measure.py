@@ -16,9 +16,11 @@ from core.export import artifacts
 from core.export.artifacts import Artifact
 from core.export.header import gguf_header
 from core.export.jobs import OnEvent, run_jobs
-from core.export.split import num_parameters
+from core.export.split import gguf_bytes, num_parameters
+from core.process import patience_s
 
 MAX_TOKENS = 20_000  # labelled tokens; the standard error of the mean KL is then below 1 % of its spread
+LONG_TOKENS = 4096  # a conversation may have so many before its first answer, and no progress comes before that
 TEXT_WINDOW = 512  # tokens, llama-perplexity's default
 VERSION = 2  # of the figures; raised when they mean something else or there are more of them
 REFERENCE_BYTES = 2 * 10**9  # the f16's log-probabilities on disk: 20,000 tokens of a 25,000-word vocabulary, 3,300 of a 150,000-word one
@@ -56,7 +58,7 @@ def measure(
     """
     _check(levels, reference, conversations, text)
     eval_sha256 = fingerprint(conversations, max_tokens, max_length, text)
-    known = {"eval_sha256": eval_sha256, "reference_sha256": _file_sha256(reference), "version": VERSION}
+    known = {"eval_sha256": eval_sha256, "reference_sha256": reference.gguf_sha256, "version": VERSION}
     figures = {level.id: measured for level in levels if (measured := _cached(level, known))}
     for level in levels:
         if level.id in figures:
@@ -84,7 +86,16 @@ def measure(
             "threads": threads,
             "conversations": [_as_json(conversation) for conversation in conversations],
         }
-        failures = run_jobs("core.export.measure_child", payload, jobs, step="Measuring", on_done=store, log=log, on_event=on_event)
+        failures = run_jobs(
+            "core.export.measure_child",
+            payload,
+            jobs,
+            step="Measuring",
+            timeout_s=patience_s(gguf_bytes(reference.gguf_path), min(max_length or LONG_TOKENS, LONG_TOKENS)),
+            on_done=store,
+            log=log,
+            on_event=on_event,
+        )
     for error in failures.values():
         raise error
     return {level.id: figures[level.id] for level in levels}
@@ -120,16 +131,8 @@ def _cached(level: Artifact, known: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _cache_file(level: Artifact, known: dict[str, Any]) -> Path:
-    key = json.dumps([_file_sha256(level), known], sort_keys=True)
+    key = json.dumps([level.gguf_sha256, known], sort_keys=True)
     return paths.cache_dir() / "measured" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
-
-
-def _file_sha256(level: Artifact) -> str:
-    """Of all files of a split model together; a file of no manifest is read for it."""
-    names = sorted(file.name for file in level.files if file.name.endswith(".gguf")) or [level.gguf_path.name]
-    known = {file.name: file.sha256 for file in level.files}
-    hashes = [known.get(name) or paths.sha256_file(level.folder / name) for name in names]
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _store(level: Artifact, measured: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from core.errors import UserError
 from core.export import artifacts
 from core.export.adapter import adapter_config, unstreamed
 from core.export.artifacts import Artifact
-from core.export.tensors import model_files
+from core.export.tensors import weight_bytes
 
 FROM_BASE = (
     "generation_config.json", "preprocessor_config.json", "processor_config.json", "LICENSE*", "LICENCE*", "NOTICE*", "Notice*", "USE_POLICY*",
@@ -21,6 +21,7 @@ FROM_BASE = (
 TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json",
 )  # fmt: skip
+WHOLE_PASSES = 4  # over the weights without a word, where PEFT merges: read, merge, look for NaN, write
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
 
 
@@ -42,7 +43,7 @@ def merge_adapter(
         raise UserError(f"{adapter.name} is a {adapter.kind} artifact.", adapter.id, "Only adapters can be merged.")
     base = base_folder(adapter)
     artifacts.refuse_target(out, keep=(base, adapter.folder))
-    paths.require_disk(out.parent, sum(path.stat().st_size for path in model_files(base)), "Merging")
+    paths.require_disk(out.parent, weight_bytes(base), "Merging")
     with artifacts.only_writer(out), paths.building(out) as partial:
         payload = {"base": str(base), "adapter": str(adapter.folder), "out": str(partial)}
         made = _run_child(payload, unstreamed(adapter_config(adapter.folder)), log, on_event)
@@ -57,14 +58,16 @@ def merge_adapter(
 
 def _run_child(payload: dict[str, Any], reason: str | None, log: Path | None, on_event: Callable[[dict[str, Any]], None] | None) -> Any:
     """Merge block by block, or with PEFT's own merge when the adapter is of a kind (`reason`) that only PEFT knows."""
+    timeout_s = process.patience_s(WHOLE_PASSES * weight_bytes(Path(payload["base"])))
     if not reason:
         try:
-            return process.call_child("core.export.merge_child", payload, step="merge", log=log, on_event=on_event)
+            return process.call_child("core.export.merge_child", payload, step="Merging", log=log, on_event=on_event, timeout_s=timeout_s)
         except UserError as error:
             if error.code != "FUSED":
                 raise
             reason = "the base holds the weights that it changes in several parts"
-    return process.call_child("core.export.merge_whole_child", payload | {"reason": reason}, step="merge", log=log, on_event=on_event)
+    payload |= {"reason": reason}
+    return process.call_child("core.export.merge_whole_child", payload, step="Merging", log=log, on_event=on_event, timeout_s=timeout_s)
 
 
 def carried(base: Path, adapter: Path) -> Iterator[Path]:

@@ -14,7 +14,7 @@ from core.childio import Emit, serve
 from core.errors import UserError
 from core.export.adapter import WEIGHTS
 from core.export.mergeplan import refuse_quantised
-from core.export.tensors import model_files
+from core.export.tensors import weight_bytes
 from core.units import size
 
 MEMORY_SHARE = 1.3  # of the weights' bytes: the model, and one merged weight with its product
@@ -25,7 +25,7 @@ def merge(payload: dict[str, Any], _emit: Emit) -> dict[str, Any]:
     refuse_quantised(base, paths.read_json(base / "config.json"))
     if not (adapter / WEIGHTS).is_file():
         raise UserError(f"The adapter has no {WEIGHTS}.", str(adapter), "Save it with safe_serialization=True.", "ADAPTER")
-    needed, free = MEMORY_SHARE * sum(file.stat().st_size for file in model_files(base)), psutil.virtual_memory().available
+    needed, free = MEMORY_SHARE * weight_bytes(base), psutil.virtual_memory().available
     if needed > free:
         raise UserError(
             f"{payload['reason'].capitalize()}, so the whole model must be in memory: {size(needed)}, and {size(free)} are free.",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from core.errors import UserError
 from core.export.header import cache_bytes, gguf_header
 from core.export.native_support import FREE_SHARE, Stopped, common_prefix, default_threads, free_bytes, limit_memory, silence
-from core.export.split import gguf_parts
+from core.export.split import gguf_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,8 +39,7 @@ class LlamaModel:
         self._prompt: tuple[list[int], NDArray[np.float32]] | None = None
         llama_cpp.llama_backend_init()
         silence()
-        if not llama_cpp.llama_supports_gpu_offload():  # a GPU driver reserves more addresses than there is memory
-            limit_memory(sum(part.stat().st_size for part in gguf_parts(path)))
+        limit_memory(gguf_bytes(path))
         params = llama_cpp.llama_model_default_params()
         params.vocab_only = vocabulary_only
         params.n_gpu_layers = -1 if llama_cpp.llama_supports_gpu_offload() else 0

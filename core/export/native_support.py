@@ -26,11 +26,17 @@ def common_prefix(known: Sequence[int], wanted: Sequence[int]) -> int:
 
 
 def limit_memory(file_bytes: int) -> None:
-    """Let this process take most of the memory that is free now, so that a file that asks for more fails here and hurts nobody else."""
+    """Let this process take most of the memory that is free now, so that a file that asks for more fails here and hurts nobody else.
+
+    Not where llama.cpp uses a GPU, whose driver reserves more addresses than there is memory.
+    """
     import resource
 
+    import llama_cpp
     import psutil
 
+    if llama_cpp.llama_supports_gpu_offload():
+        return
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = psutil.Process().memory_info().vms + file_bytes + int(free_bytes() * FREE_SHARE)
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))

@@ -11,7 +11,9 @@ from core.conversation import Conversation
 from core.export import artifacts
 from core.export.artifacts import Artifact
 from core.export.gguf import reference_in
+from core.export.jobs import OnEvent
 from core.export.merge import base_folder
+from core.export.tensors import weight_bytes
 from core.training.recipe import Recipe
 
 # Thresholds of each proof: the figure must not be above (KL) or below (top-1) them.
@@ -21,7 +23,9 @@ MAX_POSITIONS = 1024
 MAX_TABLE_BYTES = 512 * 2**20
 
 
-def prove_run(folder: Path, recipe: Recipe, conversations: list[Conversation], log: Path | None = None) -> dict[str, Any]:
+def prove_run(
+    folder: Path, recipe: Recipe, conversations: list[Conversation], log: Path | None = None, on_event: OnEvent | None = None
+) -> dict[str, Any]:
     """Prove the artifacts of a run, store the proofs in their manifests and return them all.
 
     Keys: template_identical, tokens_identical, merge_kl, merge_top1, gguf_kl, gguf_top1, trained_to_merged_kl, trained_to_merged_top1, passed.
@@ -31,7 +35,7 @@ def prove_run(folder: Path, recipe: Recipe, conversations: list[Conversation], l
     merged = artifacts.read(folder / "merged")
     adapter = artifacts.read(folder / "adapter") if (folder / "adapter").is_dir() else None
     f16 = reference_in(folder)
-    proofs = prove(merged, adapter, f16, conversations, nf4=nf4, log=log)
+    proofs = prove(merged, adapter, f16, conversations, nf4=nf4, log=log, on_event=on_event)
     for artifact in artifacts.of_run(folder.parent):
         artifacts.update(artifact, proofs=proofs)
     return proofs
@@ -45,10 +49,12 @@ def prove(
     *,
     nf4: dict[str, bool] | None = None,
     log: Path | None = None,
+    on_event: OnEvent | None = None,
 ) -> dict[str, Any]:
     """The proofs of one merged model against the adapter it came from and the f16 GGUF file made of it; whichever is there.
 
     `nf4` describes the 4-bit base that the adapter was trained on (``{"double_quant": bool}``), None when it was not quantised.
+    `on_event` gets ``{"event": "progress", "done", "total", "text"}``: the conversations that the model named in `text` has read.
     """
     rows = labelled_rows(merged.folder, conversations)
     proofs: dict[str, Any] = {}
@@ -63,7 +69,8 @@ def prove(
             "table": str(table) if f16 else None,
             "max_table_bytes": MAX_TABLE_BYTES,
         }
-        proofs |= process.call_child("core.export.prove_child", payload, step="prove", log=log)
+        timeout_s = process.patience_s(weight_bytes(merged.folder), max((len(row["input_ids"]) for row in rows), default=0))
+        proofs |= process.call_child("core.export.prove_child", payload, step="Proving", log=log, on_event=on_event, timeout_s=timeout_s)
         if f16:
             proofs |= prove_gguf(merged, f16, rows, table)
     return proofs | {"num_positions": sum(len(row["positions"]) for row in rows), "passed": passed(proofs)}

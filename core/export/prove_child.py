@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,21 @@ from core.export.prove import compare
 
 def prove(payload: dict[str, Any], emit: Emit) -> dict[str, float]:
     """merge_kl, merge_top1 (adapter on the float32 base against merged) and trained_to_merged_kl, _top1 (nf4 base with adapter against merged)."""
-    rows = payload["rows"]
-    merged = log_probabilities(load(payload["merged"]), rows, payload["max_table_bytes"])  # (N, V)
+    rows, max_bytes = payload["rows"], payload["max_table_bytes"]
+
+    def tell(name: str) -> Callable[[int], None]:
+        return lambda done: emit({"event": "progress", "done": done, "total": len(rows), "text": name})
+
+    merged = log_probabilities(load(payload["merged"]), rows, max_bytes, tell("merged model"))  # (N, V)
     if payload["table"]:
         np.save(payload["table"], merged)
     if not payload["adapter"]:
         return {}
-    adapter = log_probabilities(load(payload["base"], payload["adapter"]), rows, payload["max_table_bytes"])
+    adapter = log_probabilities(load(payload["base"], payload["adapter"]), rows, max_bytes, tell("adapter"))
     merge_kl, merge_top1 = compare(adapter, merged)
     proofs = {"merge_kl": merge_kl, "merge_top1": merge_top1}
     if payload["nf4"]:
-        trained = log_probabilities(load(payload["base"], payload["adapter"], payload["nf4"]), rows, payload["max_table_bytes"])
+        trained = log_probabilities(load(payload["base"], payload["adapter"], payload["nf4"]), rows, max_bytes, tell("adapter on 4 bit"))
         kl, top1 = compare(trained, merged)
         proofs |= {
             "trained_to_merged_kl": kl,
@@ -64,7 +69,7 @@ def load(folder: str, adapter: str | None = None, nf4: dict[str, bool] | None = 
 
 
 @torch.inference_mode()
-def log_probabilities(model: Any, rows: list[dict[str, Any]], max_bytes: int) -> np.ndarray[Any, Any]:
+def log_probabilities(model: Any, rows: list[dict[str, Any]], max_bytes: int, tell: Callable[[int], None]) -> np.ndarray[Any, Any]:
     """Log-probabilities (N, V) in float32 at the positions of the rows, row after row, at most `max_bytes` of them."""
     tables: list[np.ndarray[Any, Any]] = []
     used_bytes = 0
@@ -76,6 +81,7 @@ def log_probabilities(model: Any, rows: list[dict[str, Any]], max_bytes: int) ->
         if tables and used_bytes > max_bytes:
             break
         tables.append(table)
+        tell(len(tables))
     del model
     gc.collect()
     return np.concatenate(tables)

@@ -10,6 +10,8 @@ from core.errors import UserError
 from core.export.header import gguf_header
 from core.export.jobs import OnEvent, run_jobs
 from core.export.levels import level, level_of_file, parse_levels
+from core.export.split import gguf_bytes
+from core.process import patience_s
 
 
 def quantise(
@@ -25,7 +27,8 @@ def quantise(
     """Write `source` (an f16, bf16 or f32 GGUF) at every level of `outputs`, level name to file.
 
     Args:
-        imatrix: an importance matrix as llama.cpp writes it (GGUF), which says how much each input of a weight matters.
+        imatrix: an importance matrix as llama.cpp writes it (GGUF), which says how much each input of a weight matters, for the levels
+            that are guided by one.
         threads: 0 takes all cores.
         on_event: gets ``{"event": "progress", "id": level, "done", "total"}`` in tensors.
         on_done: called with level and file as each is finished.
@@ -34,7 +37,11 @@ def quantise(
         UserError: the first level that failed, after the others were made.
     """
     _require_float(source)
-    jobs = [{"id": name, "ftype": level(name).ftype, "out": str(out.absolute())} for name, out in outputs.items()]
+    known = {name: level(name) for name in outputs}
+    jobs = [
+        {"id": name, "ftype": known[name].ftype, "out": str(out.absolute()), "is_guided": known[name].is_guided}
+        for name, out in outputs.items()
+    ]
     payload = {"source": str(source.absolute()), "threads": threads, "dry_run": False, "imatrix": _checked(imatrix)}
     finish = on_done or (lambda _name, _path: None)
     failures = run_jobs(
@@ -42,6 +49,7 @@ def quantise(
         payload,
         jobs,
         step="Quantising to",
+        timeout_s=patience_s(gguf_bytes(source)),
         on_done=lambda name, _: finish(name, outputs[name]),
         log=log,
         on_event=on_event,
@@ -51,17 +59,25 @@ def quantise(
         raise error
 
 
-def exact_sizes(source: Path, names: Iterable[str], *, imatrix: Path | None = None, log: Path | None = None) -> dict[str, int]:
+def exact_sizes(source: Path, names: Iterable[str], *, log: Path | None = None) -> dict[str, int]:
     """The bytes that each level's file would have, from a dry run of the real quantisation, by level name.
 
-    Some mixtures are others with an importance matrix; levels that need one are sized as with one. A level that this model cannot have is
-    left out.
+    Some mixtures are others with an importance matrix; guided levels are sized as with one. A level that this model cannot have is left
+    out.
     """
     _require_float(source)
-    jobs = [{"id": known.name, "ftype": known.ftype, "out": "", "as_guided": known.needs_imatrix} for known in parse_levels(names)]
-    payload: dict[str, Any] = {"source": str(source.absolute()), "threads": 0, "dry_run": True, "imatrix": _checked(imatrix)}
+    jobs = [{"id": known.name, "ftype": known.ftype, "out": "", "is_guided": known.is_guided} for known in parse_levels(names)]
+    payload: dict[str, Any] = {"source": str(source.absolute()), "threads": 0, "dry_run": True, "imatrix": None}
     sizes: dict[str, int] = {}
-    failures = run_jobs("core.export.quantise_child", payload, jobs, step=f"Sizing {source.name} at", on_done=sizes.__setitem__, log=log)
+    failures = run_jobs(
+        "core.export.quantise_child",
+        payload,
+        jobs,
+        step=f"Sizing {source.name} at",
+        timeout_s=patience_s(gguf_bytes(source)),
+        on_done=sizes.__setitem__,
+        log=log,
+    )
     if failures and not sizes:
         raise next(iter(failures.values()))
     return sizes

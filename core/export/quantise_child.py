@@ -13,8 +13,8 @@ from core.childio import Emit, serve
 from core.errors import UserError
 from core.export.header import TENSOR_TYPES, Header, Tensor, gguf_header, tensor_bytes
 from core.export.imatrix import Importance, read_imatrix
-from core.export.native_support import log_lines
-from core.export.split import all_tensors
+from core.export.native_support import limit_memory, log_lines
+from core.export.split import all_tensors, gguf_bytes
 
 # "[   3/  39] blk.0.attn_k.weight  - [ 256, 128, 1, 1], type = f16, size = 0.06 MiB -> 0.02 MiB (q4_0)"
 TENSOR_LINE = re.compile(r"\[ *(\d+)/ *(\d+)\] +(\S+) .*?(?:\((\w+)\)\s*)?$")
@@ -25,15 +25,18 @@ NO_IMPORTANCE: Importance = {"": np.zeros(1, np.float32)}  # for a dry run: ther
 
 def handle(payload: dict[str, Any], emit: Emit) -> None:
     source = Path(payload["source"])
+    limit_memory(gguf_bytes(source))
     header, tensors = gguf_header(source), all_tensors(source)
-    importance = read_imatrix(Path(payload["imatrix"])) if payload["imatrix"] else {}
+    importance = read_imatrix(Path(payload["imatrix"])) if payload["imatrix"] else NO_IMPORTANCE if payload["dry_run"] else {}
     for job in payload["jobs"]:
         types: dict[str, str] = {}
         errors: list[str] = []
+        if job["is_guided"] and not importance:
+            raise explain("missing importance matrix", job["id"])
         with log_lines(_watch(emit, types, errors)):
-            code = _quantise(source, job, payload, importance or (NO_IMPORTANCE if job.get("as_guided") else {}))
+            code = _quantise(source, job, payload, importance if job["is_guided"] else {})
         if code:
-            raise explain(" ".join(errors), job["id"], bool(importance))
+            raise explain(" ".join(errors), job["id"], job["is_guided"])
         out = Path(job["out"])
         value = _exact_size(header, tensors, types) if payload["dry_run"] else out.stat().st_size
         emit({"event": "done", "id": job["id"], "value": value})
@@ -95,8 +98,8 @@ def explain(said: str, name: str, is_guided: bool = False) -> UserError:
         remedy = "Make the importance matrix of this very model; weights that few words reach (experts) need more conversations."
         return UserError(f"The importance matrix does not fit the model: {said}", where, remedy, code="IMATRIX")
     if "imatrix" in said or "importance matrix" in said:
-        remedy = "Make one of your conversations (--imatrix auto), or choose a level with more bits, for example Q4_K_M or IQ3_M."
-        return UserError(f"{name} stores so few bits that it needs an importance matrix of the model.", where, remedy, code="IMATRIX")
+        remedy = "Make one of your conversations (--imatrix auto), or choose a level that needs none, for example Q4_K_M or IQ3_M."
+        return UserError(f"{name} needs an importance matrix of the model.", where, remedy, code="IMATRIX")
     return UserError(
         f"llama.cpp refused to quantise to {name}: {said or 'no reason given'}.",
         where,

@@ -89,6 +89,11 @@ def _padded(size_bytes: int, alignment: int) -> int:
     return -(-size_bytes // alignment) * alignment
 
 
+def gguf_bytes(path: Path) -> int:
+    """The size of all parts together."""
+    return sum(part.stat().st_size for part in gguf_parts(path))
+
+
 def gguf_parts(path: Path) -> list[Path]:
     """Every file of the model that `path` opens: itself, or all parts of a split model.
 

@@ -99,6 +99,11 @@ def _refuse(path: Path, why: str) -> NoReturn:
     raise UserError(f"{path.name} is not a usable safetensors file: {why}.", str(path), remedy, "WEIGHTS")
 
 
+def weight_bytes(folder: Path) -> int:
+    """The size of a model folder's weight files together."""
+    return sum(file.stat().st_size for file in model_files(folder))
+
+
 def model_files(folder: Path) -> list[Path]:
     """The weight files of a model folder: those that its index names, else the single file.
 

@@ -17,8 +17,10 @@ LONGEST_REMARK = 10_000  # characters
 def add_levels(run_id: str, names: Iterable[str]) -> None:
     """Quantise the run's merged model to more levels: the run is taken up again, and makes, measures and proves what is new.
 
+    The importance matrix of guided levels (``Q4_K_M+imatrix``, IQ2) is made of what the run was trained on.
+
     Raises:
-        UserError: an unknown level, one that needs an importance matrix, nothing new, no merged model yet, or the run is going on.
+        UserError: an unknown level, nothing new, no merged model yet, or the run is going on.
     """
     from core.export import artifacts
     from core.export.levels import parse_levels
@@ -27,8 +29,6 @@ def add_levels(run_id: str, names: Iterable[str]) -> None:
     made = artifacts.of_run(run_dir)
     known = {artifact.level for artifact in made}
     wanted = [level for level in parse_levels(names) if level.name not in known]
-    if blind := next((level.name for level in wanted if level.needs_imatrix), None):
-        raise UserError(f"{blind} needs an importance matrix, which is not made here.", "levels", "Choose a level of 3 bits or more.")
     if not wanted:
         raise UserError("Every level asked for is there already.", run_id, "Choose one that is not in the list yet.")
     if not any(artifact.kind == "merged" for artifact in made):

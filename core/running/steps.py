@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from core import events
+from core.events import Run
 from core.export import artifacts
 from core.export.artifacts import Artifact
+from core.export.levels import Level, parse_levels
 from core.running.runs import LOG
+from core.training.recipe import Recipe
 from core.training.recipe import load as load_recipe
 from core.training.samples import conversations_of
 
@@ -34,13 +37,13 @@ def merge(run_dir: Path) -> None:
 
 
 def gguf(run_dir: Path) -> None:
-    from core.export.gguf import make_gguf
-    from core.export.levels import parse_levels
+    from core.export.gguf import make_gguf, reference_in
+    from core.export.sizes import find_sizes
 
-    levels = parse_levels([*load_recipe(run_dir / "recipe.yaml").levels, *events.fold(events.read(run_dir)).more_levels])
+    levels = wanted_levels(load_recipe(run_dir / "recipe.yaml"), events.fold(events.read(run_dir)))
     merged = artifacts.read(run_dir / "artifacts" / "merged")
     for is_guided in (False, True):
-        names = [level.name for level in levels if level.needs_imatrix == is_guided]
+        names = [level.name for level in levels if level.is_guided == is_guided]
         if names:
             matrix = importance(run_dir, merged) if is_guided else None
             on_event = progress(run_dir, "gguf")
@@ -49,6 +52,13 @@ def gguf(run_dir: Path) -> None:
             )
             for artifact in made:
                 announce(run_dir, artifact)
+    if source := reference_in(run_dir / "artifacts"):
+        find_sizes(source, log=run_dir / LOG)  # so that the page can say what further levels would take
+
+
+def wanted_levels(recipe: Recipe, run: Run) -> list[Level]:
+    """The levels that the recipe or the page asked for, in the order in which they are made: guided ones last, for they take longest."""
+    return sorted(parse_levels([*recipe.levels, *run.more_levels]), key=lambda level: level.is_guided)
 
 
 def importance(run_dir: Path, merged: Artifact) -> Path:
@@ -86,7 +96,7 @@ def prove(run_dir: Path) -> None:
     recipe = load_recipe(run_dir / "recipe.yaml")
     train_conversations, eval_conversations = conversations_of(run_dir)
     conversations = eval_conversations or train_conversations[:64]
-    proofs = prove_run(run_dir / "artifacts", recipe, conversations, run_dir / LOG)
+    proofs = prove_run(run_dir / "artifacts", recipe, conversations, run_dir / LOG, progress(run_dir, "prove"))
     events.append(run_dir, "facts", facts={"proofs": proofs})
 
 

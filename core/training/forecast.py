@@ -134,7 +134,7 @@ def disk(recipe: Recipe, model: Shapes) -> dict[str, float]:
     learning = trainable(recipe, model)
     saved = learning * FP32 if recipe.is_adapter else model.total * FP32
     result = model.total * model.stored_bytes + (learning * FP32 if recipe.is_adapter else 0)
-    bits = {level.name: level.bits for level in LEVELS} | FLOAT_LEVELS
+    bits = {level.name: level.bits for level in OFFERED} | FLOAT_LEVELS
     asked = {*recipe.levels, "f16"} if recipe.levels else set[str]()  # the others are made from it
     return {
         "checkpoints": (saved + learning * 2 * FP32) * (recipe.save_total_limit + 1) if recipe.save_steps else 0.0,

@@ -342,7 +342,8 @@ class Recipe(BaseModel):
         (),
         "Export",
         "GGUF levels",
-        "Quantised files made, measured and proved after training, such as f16, q8_0, q4_0, Q4_K_M. Empty makes none.",
+        "Quantised files made, measured and proved after training, such as f16, q8_0, q4_0, Q4_K_M. Empty makes none. "
+        "Q4_K_M+imatrix is guided by an importance matrix of the training conversations.",
     )
 
     @property

@@ -9,13 +9,14 @@ import pytest
 
 from core.conversation import Conversation, Turn
 from core.errors import UserError
-from core.export import artifacts
+from core.export import artifacts, ladder
+from core.export.artifacts import read
 from core.export.gguf import make_gguf
 from core.export.header import gguf_header
 from core.export.imatrix import make_imatrix, read_imatrix
 from core.export.measure import measure
 from core.export.quantise import exact_sizes, quantise
-from core.paths import EXAMPLES, STARTER
+from core.paths import EXAMPLES, STARTER, sha256_file
 from tests.unit.export.gguf_files import GOOD
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -73,26 +74,38 @@ def test_the_same_conversations_give_the_same_file(levels, tmp_path):
 
 
 def test_levels_of_few_bits_come_into_reach_and_others_lose_less(matrix, levels, starter, tmp_path):
-    """The figures are on conversations that the matrix was not made from."""
-    names = ["Q2_K", "IQ3_S", "IQ2_XXS"]
-    plain = make_gguf(starter, ["f16", *names[:2]], tmp_path / "plain", run_id="plain")
-    guided = make_gguf(starter, ["f16", *names], tmp_path / "guided", run_id="guided", imatrix=matrix)
-    held_out = said("starter_eval.jsonl", 1)[1::4]
-    before = measure(plain[1:], plain[0], held_out)
-    after = measure(guided[1:], guided[0], held_out)
-    for name in ("q2-k", "iq3-s"):
-        assert after[f"guided-{name}"]["kl_mean"] < 0.95 * before[f"plain-{name}"]["kl_mean"]
-    assert guided[3].level == "IQ2_XXS" and guided[3].imatrix_sha256 == guided[1].imatrix_sha256 and plain[1].imatrix_sha256 is None
-    sizes = exact_sizes(guided[0].gguf_path, names, imatrix=matrix)
-    assert sizes == {artifact.level: artifact.size_bytes for artifact in guided[1:]}
+    """Guided and plain files stand side by side; the figures are on conversations that the matrix was not made from."""
+    names = ["f16", "Q2_K", "Q2_K+imatrix", "IQ3_S", "IQ3_S+imatrix", "IQ2_XXS"]
+    made = {artifact.level: artifact for artifact in make_gguf(starter, names, tmp_path / "out", run_id="r", imatrix=matrix)}
+    assert [artifact.folder.name for artifact in made.values()][1:3] == ["gguf-q2-k", "gguf-q2-k-imatrix"]
+    assert made["Q2_K+imatrix"].gguf_path.name == "Starter-4.7M-imatrix-Q2_K.gguf" and made["Q2_K+imatrix"].id == "r-q2-k-imatrix"
+    figures = measure(list(made.values()), made["f16"], said("starter_eval.jsonl", 1)[1::4])
+    for name in ("Q2_K", "IQ3_S"):
+        assert figures[made[f"{name}+imatrix"].id]["kl_mean"] < 0.95 * figures[made[name].id]["kl_mean"]
+    matrices = {name: artifact.imatrix_sha256 for name, artifact in made.items()}
+    assert matrices["f16"] == matrices["Q2_K"] == matrices["IQ3_S"] is None
+    assert matrices["IQ2_XXS"] == matrices["Q2_K+imatrix"] == sha256_file(matrix)
+    sizes = exact_sizes(made["f16"].gguf_path, names[1:])
+    assert sizes == {name: artifact.size_bytes for name, artifact in made.items() if name != "f16"}
+    gains = ladder.gains([read(artifact.folder) for artifact in made.values()])
+    assert [(gain.level, gain.guided < gain.plain) for gain in gains] == [("Q2_K", True), ("IQ3_S", True)]
 
 
-def test_a_level_is_made_anew_when_it_shall_be_guided(matrix, starter, tmp_path):
-    plain = make_gguf(starter, ["q4_0"], tmp_path / "out", run_id="r")[0]
-    guided = make_gguf(starter, ["q4_0"], tmp_path / "out", run_id="r", imatrix=matrix)[0]
-    assert guided.files != plain.files and guided.imatrix_sha256
-    stamp = guided.gguf_path.stat().st_mtime_ns
-    assert make_gguf(starter, ["q4_0"], tmp_path / "out", run_id="r", imatrix=matrix)[0].gguf_path.stat().st_mtime_ns == stamp
+def test_a_guided_level_is_made_anew_for_another_matrix_only(matrix, levels, starter, tmp_path):
+    def made(imatrix):
+        return make_gguf(starter, ["q4_0+imatrix"], tmp_path / "out", run_id="r", imatrix=imatrix)[0]
+
+    first = made(matrix)
+    stamp = first.gguf_path.stat().st_mtime_ns
+    assert made(matrix).gguf_path.stat().st_mtime_ns == stamp and made(None).gguf_path.stat().st_mtime_ns == stamp
+    other = make_imatrix(STARTER, levels["f16"].gguf_path, said("starter_eval.jsonl", 40)[:3], tmp_path / "other.gguf")
+    assert made(other).imatrix_sha256 == sha256_file(other) and made(other).files != first.files
+
+
+def test_a_guided_level_without_a_matrix_is_refused_by_name(levels, tmp_path):
+    with pytest.raises(UserError, match=r"Q4_K_M\+imatrix needs an importance matrix") as refusal:
+        quantise(levels["f16"].gguf_path, {"Q4_K_M+imatrix": tmp_path / "out.gguf"})
+    assert refusal.value.code == "IMATRIX" and not (tmp_path / "out.gguf").exists()
 
 
 def test_what_is_no_matrix_or_that_of_another_model_is_refused(matrix, levels, tmp_path):

@@ -5,6 +5,7 @@ import shutil
 import psutil
 import pytest
 
+from core import process
 from core.errors import UserError
 from core.export import artifacts
 from core.export.measure import measure
@@ -32,6 +33,20 @@ def test_a_plain_text_is_measured_and_a_file_is_never_measured_twice(levels, wor
         measure(chosen, levels["f16"], [], text=" ")
     with pytest.raises(UserError, match="too short"):
         measure(chosen, levels["f16"], [], text="a")
+
+
+def test_a_measuring_process_that_hangs_is_ended_with_a_sentence(levels, workspace, monkeypatch):
+    monkeypatch.setattr(process, "STILL_S", 12.0)
+    stopped = []
+
+    def freeze(event):
+        if event["event"] == "progress" and not stopped:
+            stopped.extend(child for child in psutil.Process().children() if "measure_child" in " ".join(child.cmdline()))
+            stopped[0].suspend()
+
+    with pytest.raises(UserError, match=r"Measuring test-f16 gave no sign for 1\d s and was ended") as hung:
+        measure([levels["f16"]], levels["f16"], [], text="other words " * 900, on_event=freeze)
+    assert hung.value.code == "TIMEOUT" and not stopped[0].is_running()
 
 
 def test_measuring_that_is_left_ends_its_process(levels, workspace):

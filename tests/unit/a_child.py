@@ -23,6 +23,12 @@ def handle(payload, emit):
             raise UserError("p", "w", "r", "C")
         case "crash":
             os.kill(os.getpid(), payload["signal"])
+        case "talk":
+            began_s = time.monotonic()
+            for done in range(11):
+                emit({"event": "progress", "done": done, "s": time.monotonic() - began_s})
+                time.sleep(0.5)
+            return "said"
         case "hang":
             time.sleep(60)
     return None

@@ -1,5 +1,6 @@
 """Children get no secrets, may crash, and can be told apart from whoever has their pid later."""
 
+import ast
 import dataclasses
 import json
 import os
@@ -13,6 +14,7 @@ import pytest
 
 from core import process
 from core.errors import UserError
+from core.paths import PROJECT
 
 CHILD = "tests.unit.a_child"
 
@@ -51,10 +53,32 @@ def test_a_crash_becomes_an_error_that_names_the_signal(name):
     assert caught.value.code == "CRASH"
 
 
-def test_a_child_that_hangs_is_ended():
-    with pytest.raises(UserError) as caught:
-        process.call_child(CHILD, {"do": "hang"}, step="test", timeout_s=1.5)
+def test_a_child_that_hangs_is_ended_with_a_sentence():
+    with pytest.raises(UserError, match=r"Trying gave no sign for 1\.5 s") as caught:
+        process.call_child(CHILD, {"do": "hang"}, step="Trying", timeout_s=1.5)
     assert caught.value.code == "TIMEOUT"
+
+
+def test_a_child_that_keeps_talking_may_take_longer_than_the_limit():
+    seen = []
+    assert process.call_child(CHILD, {"do": "talk"}, step="test", timeout_s=4.0, on_event=seen.append) == "said"
+    assert seen[-1]["done"] == 10 and seen[-1]["s"] > 4.0
+
+
+def test_patience_grows_with_the_work():
+    small, large = process.patience_s(5 * 10**6, 512), process.patience_s(14 * 10**9, 512)
+    assert 600 <= small < 602 and 1800 < large < 3600
+
+
+def test_every_child_that_works_on_models_has_a_limit():
+    files = (PROJECT / "core" / "export").rglob("*.py")
+    calls = [
+        (file.name, {keyword.arg for keyword in node.keywords})
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in ("call_child", "run_jobs")
+    ]
+    assert len(calls) > 9 and [name for name, keywords in calls if "timeout_s" not in keywords] == []
 
 
 def test_a_reused_pid_is_not_mistaken_for_the_process_that_had_it():

@@ -3,7 +3,7 @@
 from core.export.jobs import run_jobs
 
 
-def run(*deeds):
+def run(*deeds, timeout_s=60.0):
     done, progress = {}, []
     jobs = [{"id": f"{number}-{deed}", "do": deed} for number, deed in enumerate(deeds)]
     failures = run_jobs(
@@ -11,6 +11,7 @@ def run(*deeds):
         {},
         jobs,
         step="Trying",
+        timeout_s=timeout_s,
         on_done=done.__setitem__,
         on_event=lambda event: progress.append(event["id"]),
     )
@@ -27,6 +28,11 @@ def test_a_crash_and_a_refusal_are_set_aside_and_the_rest_is_done():
     done, failures, _ = run("work", "crash", "work", "refuse", "work")
     assert list(done) == ["0-work", "2-work", "4-work"] and len(set(done.values())) == 3
     assert failures == {"1-crash": "CRASH", "3-refuse": "NO"}
+
+
+def test_a_job_that_hangs_is_ended_and_the_next_one_is_done():
+    done, failures, _ = run("hang", "work", timeout_s=8.0)
+    assert list(done) == ["1-work"] and failures == {"0-hang": "TIMEOUT"}
 
 
 def test_when_all_fail_all_are_named():

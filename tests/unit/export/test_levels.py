@@ -1,6 +1,7 @@
 """The table of levels is llama.cpp's, names are forgiving, and file names follow the GGUF convention."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 
 from core.errors import UserError
 from core.export.gguf import folder_name
-from core.export.levels import DEMO_LEVELS, LEVELS, level, parse_levels
+from core.export.levels import DEMO_LEVELS, LEVELS, OFFERED, level, parse_levels
 
 
 def test_every_level_of_llama_cpp_is_there_with_its_number():
@@ -27,16 +28,34 @@ def test_levels_are_unique_and_ordered_by_size_within_their_group():
 
 
 @pytest.mark.parametrize(
-    ("written", "name"), [("Q4_0", "q4_0"), ("q4_k_m", "Q4_K_M"), ("Q4_K", "Q4_K_M"), (" F16 ", "f16"), ("iq4_xs", "IQ4_XS")]
+    ("written", "name"),
+    [
+        ("Q4_0", "q4_0"),
+        ("q4_k_m", "Q4_K_M"),
+        ("Q4_K", "Q4_K_M"),
+        (" F16 ", "f16"),
+        ("iq4_xs", "IQ4_XS"),
+        ("q4_k+IMATRIX", "Q4_K_M+imatrix"),
+    ],
 )
 def test_names_are_taken_in_any_case(written, name):
     assert level(written).name == name
 
 
 def test_an_unknown_level_names_the_choices():
-    with pytest.raises(UserError, match="q3_9") as refusal:
-        level("q3_9")
-    assert "Q4_K_M" in refusal.value.remedy
+    for wrong in ("q3_9", "q4_0+", "q4_0+matrix"):
+        with pytest.raises(UserError, match=re.escape(wrong)) as refusal:
+            level(wrong)
+        assert "Q4_K_M" in refusal.value.remedy
+
+
+def test_a_guided_level_is_another_level_only_where_a_matrix_changes_something():
+    guided = level("Q4_K_M").guided
+    assert (guided.name, guided.encoding, guided.is_guided, guided.ftype) == ("Q4_K_M+imatrix", "imatrix-Q4_K_M", True, 15)
+    assert not level("Q4_K_M").is_guided and guided.guided == guided
+    for name in ("f16", "q8_0", "IQ2_XXS", "MXFP4_MOE"):
+        assert level(f"{name}+imatrix") == level(name)
+    assert level("IQ2_XXS").is_guided and len({known.name for known in OFFERED}) == len(OFFERED) > len(LEVELS)
 
 
 def test_a_list_of_levels_keeps_its_order_and_drops_repetitions():
@@ -46,3 +65,4 @@ def test_a_list_of_levels_keeps_its_order_and_drops_repetitions():
 
 def test_folders_are_named_by_their_level():
     assert folder_name(level("Q4_K_M")) == "gguf-q4-k-m"
+    assert folder_name(level("Q4_K_M+imatrix")) == "gguf-q4-k-m-imatrix"

@@ -1,10 +1,16 @@
 """Which level to take, said in a sentence."""
 
+import dataclasses
+
 import pytest
 
+from core import paths
+from core.events import Run, Step
+from core.export import sizes
 from core.export.artifacts import Artifact
+from core.export.levels import parse_levels
 from tests.unit.ui.test_chat_talk import call
-from ui import models_ladder, models_view, picks
+from ui import models_ladder, models_tab, models_view, picks
 
 
 def made(level, size_bytes, kl, top1):
@@ -47,3 +53,34 @@ def test_the_table_says_on_what_it_was_measured():
     table = models_view.level_table(LEVELS)
     assert "5 tokens of a text of one&#x27;s own" in table or "a text of one's own" in table
     assert "KL, worst 1 %" in table and "2.0 GB" in table
+
+
+def test_the_table_says_what_an_importance_matrix_buys():
+    both = [
+        made("Q4_K_M", 100, 0.02, 0.9),
+        made("Q4_K_M+imatrix", 101, 0.015, 0.92),
+        made("q5_0", 120, 0.01, 0.95),
+        made("q4_0+imatrix", 90, 1, 1),
+    ]
+    assert "brings Q4_K_M 25 % closer to f16 (KL 0.015 instead of 0.02)." in models_view.level_table(both)
+    worse = [made("Q2_K", 100, 0.02, 0.9), made("Q2_K+imatrix", 100, 0.03, 0.9)]
+    assert "Q2_K 50 % farther from f16" in models_view.level_table(worse) and "importance" not in models_view.level_table(LEVELS)
+
+
+def test_levels_are_offered_plain_or_guided_with_their_size(workspace):
+    (workspace / "cache" / "sizes").mkdir(parents=True)
+    f16 = made("f16", 4 * 10**9, 0.0, 1.0)
+    f16 = f16.model_copy(update={"files": (f16.files[0].model_copy(update={"sha256": "0" * 64}),)})
+    assert ("Q4_K_M · about 0 B", "Q4_K_M") in models_tab._missing([f16], is_guided=False)
+    paths.write_json(sizes._kept(f16), {"Q4_K_M": 2_600_000, "Q4_K_M+imatrix": 2_700_000, "IQ2_XXS": 900_000})
+    assert models_tab._missing([f16], is_guided=False) == [("Q4_K_M · 2.6 MB", "Q4_K_M")]
+    assert models_tab._missing([f16], is_guided=True) == [("IQ2_XXS · 900.0 kB", "IQ2_XXS"), ("Q4_K_M · 2.7 MB", "Q4_K_M+imatrix")]
+
+
+def test_every_level_that_is_still_to_be_made_has_a_bar():
+    run = Run(state="running", steps=(Step("gguf", "running"),), progress={"step": "gguf", "id": "q4_0", "done": 10, "total": 40})
+    wanted = parse_levels("q8_0,q5_0,q4_0,Q4_K_M")
+    bars = models_view.level_bars(run, wanted, LEVELS[1:2])
+    assert [name in bars for name in ("q8_0", "q5_0", "q4_0", "Q4_K_M")] == [False, True, True, True]
+    assert 'aria-label="q4_0 25 %"' in bars and 'aria-label="Q4_K_M 0 %"' in bars
+    assert models_view.level_bars(dataclasses.replace(run, state="done"), wanted, []) == ""

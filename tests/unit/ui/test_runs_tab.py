@@ -206,11 +206,11 @@ def test_only_the_owner_may_stop_or_quantise(run_dir, monkeypatch):
 def test_models_are_offered_four_at_once_and_a_choice_of_ones_own_stays(run_dir):
     for level, kl in (("f16", 0.0), ("q8_0", 0.001), ("q5_0", 0.02), ("q4_0", 0.09), ("q4_1", 0.2)):
         make_level(run_dir, level, kl)
-    shown = models_tab.look(None, None, "", [], [], "")
+    shown = models_tab.look(None, None, "", [], [], False, "")
     offered = next(value for value in shown if isinstance(value, gr.CheckboxGroup)).value
     assert offered == ["r-1-f16", "r-1-q8_0", "r-1-q5_0", "r-1-q4_0"] or len(offered) == 4
     make_level(run_dir, "q5_1", 0.01)
-    own = models_tab.look(None, None, "", ["r-1-f16"], [], shown[-1])
+    own = models_tab.look(None, None, "", ["r-1-f16"], [], False, shown[-1])
     assert next(value for value in own if isinstance(value, gr.CheckboxGroup)).value == ["r-1-f16"]
 
 

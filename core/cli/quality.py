@@ -1,0 +1,132 @@
+"""Verbs that say how good a model is: measure, pick, prove."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from core import paths
+from core.cli.bars import bars
+from core.cli.models import level_table, parse_size, summary
+from core.cli.output import Json, console, finish
+from core.errors import UserError
+from core.export import artifacts
+from core.export.artifacts import Artifact
+from core.publish.card import proof_sentences
+
+Reference = Annotated[str, typer.Argument(metavar="ARTIFACT", help="An artifact id, a model or adapter folder, or a .gguf file.")]
+References = Annotated[list[str], typer.Argument(metavar="ARTIFACT", help="Artifact ids, model folders or .gguf files.")]
+
+
+def measure(
+    sources: References,
+    data: Annotated[Path | None, typer.Option(help="Conversations to measure on, which were not trained on.")] = None,
+    text: Annotated[Path | None, typer.Option(help="A plain text to measure on instead, as llama-perplexity does.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="The f16 file that KL and top-1 are against; default: the one among ARTIFACT, or its run's.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Measure size, perplexity, KL to f16, top-1 agreement and speed of GGUF files."""
+    from core.data.dataset import import_dataset
+    from core.export.measure import measure as measure_levels
+
+    if (data is None) == (text is None):
+        raise UserError("There must be one thing to measure on.", "--data or --text", "Give --data CONVERSATIONS or --text FILE.")
+    found = [artifacts.resolve(source) for source in sources]
+    if wrong := next((artifact for artifact in found if artifact.kind != "gguf"), None):
+        raise UserError(f"{wrong.name} is a {wrong.kind} artifact.", wrong.id, "Measure .gguf files; `gguf` makes them of a merged model.")
+    full = artifacts.resolve(reference) if reference else reference_of(found)
+    conversations = list(import_dataset(data)) if data else []
+    with bars(console(json), "measuring") as on_event:
+        figures = measure_levels(found, full, conversations, text=_read_text(text) if text else None, on_event=on_event)
+    measured = [artifact.model_copy(update={"measured": artifact.measured | figures[artifact.id]}) for artifact in found]
+    console(json).print(level_table(measured))
+    finish(json, {"reference": full.id, "levels": [summary(artifact) for artifact in measured]})
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read as text: {error}.", "--text", "Give a UTF-8 text file.") from None
+
+
+def pick(
+    sources: Annotated[list[str], typer.Argument(metavar="RUN|ARTIFACT", help="A run id, or measured .gguf files and artifact ids.")],
+    at_most: Annotated[str | None, typer.Option(help="The best level whose file is no larger: 4G, 500M.")] = None,
+    at_least: Annotated[float | None, typer.Option(min=0, max=100, help="The smallest that picks f16's top token so often, in %.")] = None,
+    json: Json = False,
+) -> None:
+    """Say which measured level to take: for a size, for a quality, or by default for this machine's free memory."""
+    from core.export import ladder
+    from core.export.native_support import free_bytes
+
+    if at_most is not None and at_least is not None:
+        raise UserError("One question at a time.", "--at-most and --at-least", "Give one of the two.")
+    levels = [level for source in sources for level in _levels_of(source)]
+    if not any(map(ladder.is_measured, levels)):
+        raise UserError("No level has been measured yet.", " ".join(sources), "Measure them first: python -m core measure.")
+    if at_most is not None:
+        found = ladder.best_within(levels, parse_size(at_most, "--at-most"))
+    elif at_least is not None:
+        found = ladder.smallest_with(levels, at_least / 100)
+    else:
+        found = ladder.best_in_memory(levels, free_bytes())
+    if found is None:
+        raise UserError("No measured level fits.", " ".join(sources), "Allow more, or quantise a smaller level.", code="NONE")
+    console(json).print(" ".join(ladder.advice(found)), markup=False)
+    finish(json, summary(found))
+
+
+def _levels_of(source: str) -> list[Artifact]:
+    """The levels of a run, or the one that is named."""
+    if paths.ID_PATTERN.fullmatch(source) and (paths.runs_dir() / source).is_dir():
+        return [artifact for artifact in artifacts.of_run(paths.runs_dir() / source) if artifact.kind == "gguf"]
+    return [artifacts.resolve(source)]
+
+
+def reference_of(found: list[Artifact]) -> Artifact:
+    """The f16 file among `found`, else the one of the same run, else the first."""
+    for artifact in found:
+        if (artifact.level or "").lower() in ("f16", "bf16", "f32"):
+            return artifact
+    beside = found[0].folder.parent / "gguf-f16"
+    return artifacts.read(beside) if (beside / artifacts.MANIFEST).is_file() else found[0]
+
+
+def prove(source: Reference, data: Annotated[Path | None, typer.Option(help="Conversations to compare on; default: the starter's.")] = None,
+          json: Json = False) -> None:  # fmt: skip
+    """Prove that merged model and f16 GGUF say what the trained adapter says."""
+    from core.data.dataset import import_dataset
+    from core.export.prove import prove as prove_model
+    from core.export.prove import prove_run
+    from core.running import runs
+    from core.training.samples import conversations_of
+
+    artifact = artifacts.resolve(source)
+    if artifact.run_id:
+        run_dir = runs.folder(artifact.run_id)
+        train, held_out = conversations_of(run_dir)
+        conversations = list(import_dataset(data)) if data else (held_out or train[:64])
+        with bars(console(json), "proving") as on_event:
+            proofs = prove_run(run_dir / "artifacts", runs.recipe_of(artifact.run_id), conversations, on_event=on_event)
+    else:
+        if artifact.kind != "merged":
+            raise UserError(
+                f"{source} belongs to no run, so nothing says what it was made of.",
+                source,
+                "Give a merged model folder, or an artifact's id.",
+            )
+        conversations = list(import_dataset(data or paths.EXAMPLES / "identity_eval.json"))
+        with bars(console(json), "proving") as on_event:
+            proofs = prove_model(artifact, None, None, conversations, on_event=on_event)
+    out = console(json)
+    for sentence in proof_sentences(proofs):
+        out.print(sentence, markup=False)
+    finish(json, proofs, 0 if proofs["passed"] else 1)
+
+
+VERBS = {"measure": measure, "pick": pick, "prove": prove}
