@@ -207,7 +207,9 @@ def broken_jsonl() -> str:
     two = json.dumps(record("two-records-in-a-line", ("human", "One?"), ("gpt", "Yes."))) + json.dumps(
         record("the-second", ("human", "Two?"), ("gpt", "Yes."))
     )
-    return "\n".join([whole, broken, comma, other, "", quotes, two, last]) + "\n"
+    deep = '{"id": "too-deep", "conversations": ' + "[" * 70 + "]" * 70 + "}"
+    none = json.dumps({"id": "missing-conversations", "text": "What colour is the sky?"})
+    return "\n".join([whole, broken, comma, other, "", quotes, two, deep, none, last]) + "\n"
 
 
 def total_tokens(records: Sequence[dict[str, Any]], folder: Path) -> int:

@@ -110,6 +110,17 @@ def _diagnose(raw: bytes, may_mend: bool) -> Parsed:
     return Parsed(value, True, (*findings, *_lone_surrogates(text, value)))
 
 
+def may_be_cut(raw: bytes, parsed: Parsed) -> bool:
+    """Whether `raw` could not be read for something that a longer text may mend: no valid JSON so far, or it ends inside a character."""
+    if any(finding.code == "broken-json" for finding in parsed.findings):
+        return True
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.reason == "unexpected end of data"
+    return False
+
+
 def _mended(raw: bytes) -> Parsed | None:
     """The value without its trailing commas, if it had any and that was all that was wrong."""
     without = TRAILING_COMMA.sub(lambda match: match[1] or match[2], raw)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from core.data.batch import Batch, Batches
 from core.data.cursor import KEPT_BYTES, MAX_RECORD_BYTES, Cursor, FileFinding, Record
-from core.data.parse import Parsed, parse, parse_valid
+from core.data.parse import Parsed, may_be_cut, parse, parse_valid
 from core.data.rules import Finding, shorten
 from core.data.scan import FIRST_KEY, SPACE, Starts, find_end
 from core.data.source import detect_encoding, refused_kind, utf8_chunks
@@ -138,8 +138,7 @@ def _odd_line(cursor: Cursor, line: bytes, is_last: bool) -> Iterator[Record]:
     parsed = parse(line)
     if not parsed.is_readable and line.endswith(b",") and (bare := parse(line[:-1])).is_readable:
         parsed = bare._replace(findings=(*bare.findings, Finding("trailing-comma", {"text": shorten(_tail(line))})))
-    is_broken = any(finding.code == "broken-json" for finding in parsed.findings)
-    if is_broken and is_last and line[:1] in b"{[" and find_end(line, 0, len(line), Starts(), len(line)).kind == "open":
+    if is_last and may_be_cut(line, parsed) and line[:1] in b"{[" and find_end(line, 0, len(line), Starts(), len(line)).kind == "open":
         parsed = Parsed(None, False, (Finding("truncated-file", {"text": shorten(_tail(line))}),))
     yield cursor.take(cursor.pos + len(line), parsed)
 

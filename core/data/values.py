@@ -8,7 +8,7 @@ from typing import Any
 
 from core.data.batch import Batch, Batches
 from core.data.cursor import KEPT_BYTES, MAX_RECORD_BYTES, Cursor, Record
-from core.data.parse import STRING, Parsed, parse, parse_valid
+from core.data.parse import STRING, Parsed, may_be_cut, parse, parse_valid
 from core.data.rules import Finding, shorten
 from core.data.scan import SEPARATOR, End, Starts, find_end, is_record, is_turn, next_record, parse_at
 
@@ -184,7 +184,7 @@ class ListReader:
         raw = cursor.data[cursor.pos : stop].rstrip(BETWEEN) or cursor.data[cursor.pos : cursor.pos + 1]
         parsed = parse(raw)
         is_cut = end.kind == "open" and cursor.at_end and stop == len(cursor.data)
-        if is_cut and any(finding.code == "broken-json" for finding in parsed.findings):
+        if is_cut and may_be_cut(raw, parsed):
             self._is_cut = True  # said once
             parsed = Parsed(None, False, (Finding("truncated-file", {"text": shorten(_text(raw[-60:]))}),))
         return cursor.take(cursor.pos + len(raw), parsed)

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from core.data.likeness import with_near_duplicates
+from core.data.rules import RULES
 from core.data.tokenizer import load_tokenizer
+from core.data.validate import validate
 from core.paths import EXAMPLES, STARTER, read_json
 from examples import build_data
 from examples.conversations import Category, conversations, identity, normalised, old_domain, require_honest
@@ -149,3 +152,30 @@ def test_broken_jsonl_keeps_whole_records_around_the_broken_ones() -> None:
     assert len(whole) == 3 and all(json.loads(line) for line in whole)
     with pytest.raises(json.JSONDecodeError):
         json.loads(lines[1])
+
+
+# Codes that no record of broken.json or broken.jsonl can have, and why.
+OF_A_WHOLE_FILE = {
+    "not-a-text-file", "empty-file", "no-records", "byte-order-mark", "not-utf-8", "other-encoding", "crlf-line-ends", "content-after-list",
+    "truncated-file", "object-not-list",
+}  # fmt: skip
+OF_OTHER_LAYOUTS = {
+    "unknown-layout", "columns-ignored", "history-not-pairs", "ragged-row", "broken-row", "duplicate-column", "broken-parquet",
+    "unreadable-row",
+}  # fmt: skip
+ELSEWHERE = {
+    "misplaced-comma": "json.loads must still read the list, and lines have no commas",
+    "undecodable-bytes": "the files are good UTF-8, as is everything in this repository",
+    "record-too-long": "its record alone would have 16 MB",
+    "template-refused": "the starter's template takes every conversation that can be trained",
+    "eval-leak": "it needs a second file",
+    "eval-empty": "it needs a second file",
+}
+
+
+def test_the_broken_examples_have_every_code_that_a_record_of_theirs_can_have() -> None:
+    path = EXAMPLES / "broken.json"
+    report = with_near_duplicates(validate(path, tokenizer=load_tokenizer(STARTER), max_length=2048), path)
+    found = {*report.counts, *validate(EXAMPLES / "broken.jsonl").counts}
+    assert found.isdisjoint(OF_A_WHOLE_FILE | OF_OTHER_LAYOUTS - {"missing-column"} | set(ELSEWHERE))
+    assert set(RULES) - found == OF_A_WHOLE_FILE | OF_OTHER_LAYOUTS | set(ELSEWHERE)
