@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from core.training.presets import PRESETS
-from ui import feedback, form, methods, train_estimate, train_export, train_origin, train_probe
+from ui import feedback, form, methods, train_estimate, train_export, train_hub, train_origin, train_probe
 from ui import train_handlers as on
 from ui.opening import opening
 from ui.shell import TRAIN, Shell, listen_api
@@ -98,6 +98,7 @@ def build(shell: Shell) -> None:
         "yaml": yaml,
     }
     travelling = {"progress": progress, "run_id": shell.run_id, "tabs": shell.tabs}
+    train_hub.add(shell, made.fields["base_model"], made.errors["base_model"])
     _attach(shell, made, shared | travelling | top.named | made.named, slot)
     shell.listen(
         top.action.click, on.start, inputs=shell.form, inputs_kwargs=made.fields, outputs=travelling, slot=slot, concurrency_limit=2

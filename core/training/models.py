@@ -12,6 +12,7 @@ from typing import Any
 
 from core import paths
 from core.errors import UserError
+from core.hubclient import api
 from core.training.architecture import read_config
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -27,6 +28,7 @@ FETCHED = [
     "merges.txt",
     "vocab.txt",
 ]
+MOST_FOUND = 10  # models of one search
 CAUSAL = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
 TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "added_tokens.json", "*.jinja", "config.json"]
 
@@ -59,6 +61,22 @@ def resolve(name: str, revision: str | None = None, token: str | None = None) ->
     if artifact.kind != "merged":
         raise UserError(f"{name} is a {artifact.kind} artifact.", "base_model", "Training starts from a merged model or a base model.")
     return ModelRef(name, check_folder(artifact.folder))
+
+
+def search(words: str, token: str | None = None) -> list[str]:
+    """Ids of text-generation models on the Hub whose names hold `words`, the most downloaded first.
+
+    Raises:
+        UserError: the Hub does not answer (code NET).
+    """
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+
+    try:
+        found = api(token).list_models(search=words, pipeline_tag="text-generation", sort="downloads", limit=MOST_FOUND)
+        return [str(model.id) for model in found]
+    except (OfflineModeIsEnabled, HfHubHTTPError, HTTPError, OSError, RuntimeError):
+        remedy = "A model's id can be typed all the same; starter and local models need no network."
+        raise UserError("The Hub cannot be searched now.", "Base model", remedy, code="NET") from None
 
 
 def outline(name: str, revision: str | None = None, token: str | None = None) -> ModelRef:

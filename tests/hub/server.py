@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.hub.faults import Fault
 from tests.hub.jobs import JOB_ROUTES, Job, Jobs
@@ -22,6 +22,7 @@ from tests.hub.writes import WRITE_ROUTES, Writes
 NAME = r"(?P<id>[\w.-]+/[\w.-]+)"
 ROUTES = (
     (r"/api/whoami-v2", "whoami"),
+    (r"/api/models", "search"),
     (rf"/api/(?P<kind>datasets|models|spaces)/{NAME}", "info"),
     (rf"/api/(?P<kind>datasets|models)/{NAME}/revision/(?P<rev>.+)", "info"),
     (rf"/api/(?P<kind>datasets|models)/{NAME}/tree/(?P<rev>[^/]+)(?P<folder>/.*)?", "tree"),
@@ -212,6 +213,15 @@ class Answers(Writes, Jobs, Login, BaseHTTPRequestHandler):
         chosen = {path: content for path, content in files.items() if path.startswith(inside)}
         return self._json(
             [
+    def search(self) -> tuple[int, dict[str, str], bytes]:
+        """The models whose ids hold the words, private ones only for their owner; each of those here is for text."""
+        asked = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
+        can_see = self._token() == GOOD_TOKEN
+        known = [repo for (kind, _), repo in self.hub.repos.items() if kind == "models" and (repo.access != "private" or can_see)]
+        found = [repo.repo_id for repo in known if asked.get("search", "").lower() in repo.repo_id.lower()]
+        pipeline = asked.get("pipeline_tag", "text-generation")
+        return self._json([{"_id": "1", "id": id, "pipeline_tag": pipeline} for id in found[: int(asked.get("limit", 1000))]])
+
                 {"type": "file", "oid": blob_id(content), "size": len(content), "path": path} | lfs(content)
                 for path, content in chosen.items()
             ]
