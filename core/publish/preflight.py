@@ -98,16 +98,17 @@ def preflight(artifacts: Sequence[Artifact], repo_id: str, facts: CardFacts | No
                 refused.append(Refused(name, reason))
             else:
                 files.append(PlannedFile(name, local.stat().st_size, local))
-    unproved = tuple(_proof_problems(artifacts))
-    problems = (*repo_problems(repo_id), *unproved, *_artifact_problems(artifacts, files), *_leaks(files))
-    notes = _notes(artifacts, repo_id, facts)
     generated = {
         CARD: model_card(artifacts, repo_id, facts),
         PROVENANCE: json.dumps(provenance(artifacts, facts), ensure_ascii=False, indent=2) + "\n",
     }
     if facts.curve:
         generated[CURVE] = facts.curve
+    generated = {name: redact(text) for name, text in generated.items()}  # somebody may have typed one into the recipe
     files += [PlannedFile(name, len(text.encode()), text=text) for name, text in generated.items()]
+    unproved = tuple(_proof_problems(artifacts))
+    problems = (*repo_problems(repo_id), *unproved, *_artifact_problems(artifacts, files), *_leaks(files))
+    notes = _notes(artifacts, repo_id, facts)
     proofs = {
         "passed": all(artifact.proofs.get("passed", False) for artifact in artifacts),
         "sentences": proof_sentences(artifacts[0].proofs),
@@ -215,7 +216,7 @@ def _leaks(files: list[PlannedFile]) -> Iterator[str]:
     """Text files that name folders of this machine."""
     local = [str(folder) for folder in (paths.home(), paths.PROJECT, Path.home()) if len(folder.parts) > 1]
     for file in files:
-        texts = windows(file.local) if file.local else ()
+        texts = windows(file.local) if file.local else (file.text or "",)
         if found := next((folder for text in texts for folder in local if folder in text), None):
             yield f"{file.path} names a folder of this machine ({found}); remove it there."
 

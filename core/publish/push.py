@@ -124,7 +124,8 @@ def push(
 
     difference = compare(plan, token)
     if not difference.exists:
-        patiently(lambda: hub.create_repo(plan.repo_id, private=private, repo_type=plan.repo_type), said, should_stop)
+        # One that exists now was made a moment ago, by a first try of ours whose answer was lost.
+        patiently(lambda: hub.create_repo(plan.repo_id, private=private, repo_type=plan.repo_type, exist_ok=True), said, should_stop)
         remember(plan.address, "created")
     wanted = set(difference.new + difference.changed)
     files = [file for file in plan.files if file.path in wanted]

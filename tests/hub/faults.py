@@ -12,11 +12,12 @@ class Fault:
     """The next `times` requests whose method and path match (``GET /datasets/.*``) meet it."""
 
     pattern: str
-    kind: Literal["status", "slow", "drop"]
+    kind: Literal["status", "slow", "drop", "cut", "late"]
     status: int = 500
     times: int = 1
     seconds: float = 0.0  # slow: before the answer
-    after_bytes: int = 0  # drop: so much of the body arrives
+    after_bytes: int = 0  # drop: so much of the answer arrives; cut: so much of the request
+    # late: what was asked for is done, and the answer is `status` all the same
 
     def takes(self, request: str) -> bool:
         if self.times <= 0 or not re.match(self.pattern, request):

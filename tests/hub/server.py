@@ -118,8 +118,12 @@ class Answers(Writes, Jobs, Login, BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.asked.append(Asked(self.command, path, {name.lower(): value for name, value in self.headers.items()}))
-        self.body = self.read_body() if self.command in ("POST", "PUT") else b""
         fault = next((fault for fault in self.hub.faults if fault.takes(f"{self.command} {path}")), None)
+        if fault and fault.kind == "cut":  # the line breaks while the client still sends
+            self.rfile.read(fault.after_bytes)
+            self.close_connection = True
+            return None
+        self.body = self.read_body() if self.command in ("POST", "PUT") else b""
         try:
             if fault and fault.kind == "slow":
                 time.sleep(fault.seconds)
@@ -128,6 +132,8 @@ class Answers(Writes, Jobs, Login, BaseHTTPRequestHandler):
             for pattern, name in (*ROUTES, *WRITE_ROUTES, *JOB_ROUTES, *LOGIN_ROUTES):
                 if match := re.fullmatch(pattern, path):
                     status, headers, body = getattr(self, name)(**match.groupdict())
+                    if fault and fault.kind == "late":
+                        raise RefusedError(fault.status)
                     return self._send(status, headers, body, fault if fault and fault.kind == "drop" else None)
             raise RefusedError(404)
         except RefusedError as refused:
@@ -207,12 +213,6 @@ class Answers(Writes, Jobs, Login, BaseHTTPRequestHandler):
         value = {"_id": "1", "id": id, "author": id.partition("/")[0], "sha": repo.commit(files), "private": repo.access == "private"}
         return self._json(value | {"gated": gated, "disabled": False, "tags": [], "siblings": siblings, "cardData": repo.card or {}})
 
-    def tree(self, kind: str, id: str, rev: str, folder: str | None = None) -> tuple[int, dict[str, str], bytes]:
-        files = self._files(self._repo(kind, id), rev)
-        inside = (folder or "").strip("/")
-        chosen = {path: content for path, content in files.items() if path.startswith(inside)}
-        return self._json(
-            [
     def search(self) -> tuple[int, dict[str, str], bytes]:
         """The models whose ids hold the words, private ones only for their owner; each of those here is for text."""
         asked = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
@@ -222,6 +222,12 @@ class Answers(Writes, Jobs, Login, BaseHTTPRequestHandler):
         pipeline = asked.get("pipeline_tag", "text-generation")
         return self._json([{"_id": "1", "id": id, "pipeline_tag": pipeline} for id in found[: int(asked.get("limit", 1000))]])
 
+    def tree(self, kind: str, id: str, rev: str, folder: str | None = None) -> tuple[int, dict[str, str], bytes]:
+        files = self._files(self._repo(kind, id), rev)
+        inside = (folder or "").strip("/")
+        chosen = {path: content for path, content in files.items() if path.startswith(inside)}
+        return self._json(
+            [
                 {"type": "file", "oid": blob_id(content), "size": len(content), "path": path} | lfs(content)
                 for path, content in chosen.items()
             ]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils import _http
 
 from core import hubclient
 from core.errors import UserError
@@ -30,6 +34,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> Iterator[Hub]:
         monkeypatch.setenv("HF_ENDPOINT", running.url)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(hubclient, "FIRST_WAIT_S", 0.01)
+        monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda _: None))  # the client's own patience
         yield running
 
 
@@ -135,6 +140,73 @@ def test_after_a_break_nothing_half_sent_is_visible_and_what_arrived_is_not_sent
     assert push(plan_of(tmp_path), GOOD_TOKEN).commit
     assert len([path for path in hub.paths("PUT") if path.startswith("/lfs/")]) == sent_before
     assert len(files_of(hub)) == 3
+
+
+SECOND = b"other" * LFS_BYTES  # is sent after model.gguf
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "said"),
+    [
+        (Fault("PUT /lfs/", "cut", after_bytes=LFS_BYTES, times=99), "NET", "could not be reached"),
+        (Fault("PUT /lfs/", "status", status=504, times=99), "NET", "504"),
+        (Fault("PUT /lfs/", "status", status=403, times=99), "ACCESS", "may not write"),
+        (Fault("POST .*/preupload/", "status", status=401, times=99), "LOGIN", "does not accept this login"),
+        (Fault("POST .*/info/lfs/objects/batch", "status", status=401, times=99), "LOGIN", "does not accept this login"),
+        (Fault("POST .*/preupload/", "status", status=404, times=99), "MISSING", "There is no"),
+        (Fault("POST .*/commit/", "status", status=401, times=99), "LOGIN", "does not accept this login"),
+        (Fault("POST .*/commit/", "status", status=409, times=99), "CHANGED", "Somebody changed"),
+        (Fault("POST .*/commit/", "cut", after_bytes=100, times=99), "NET", "could not be reached"),
+        (Fault("POST .*/commit/", "status", status=429, times=99), "NET", "too often"),
+    ],
+)
+def test_a_break_in_the_middle_is_said_shows_nothing_half_and_costs_no_byte_twice(
+    fault: Fault, code: str, said: str, hub: Hub, tmp_path: Path
+) -> None:
+    plan = plan_of(tmp_path, second_gguf=SECOND)
+    through: list[tuple[int, int]] = []
+
+    def break_now(done: int, total: int) -> None:
+        through.append((done, total))
+        if done == len(b"GGUF" * LFS_BYTES) and fault not in hub.faults:  # the first file is through
+            hub.faults.append(fault)
+
+    error = refused(plan, GOOD_TOKEN, on_progress=break_now)
+    assert (error.code, said in error.problem, bool(error.remedy)) == (code, True, True), error
+    assert files_of(hub) == {} and through
+    hub.faults.clear()
+    hub.asked.clear()
+    first = hashlib.sha256(b"GGUF" * LFS_BYTES).hexdigest()
+    assert push(plan_of(tmp_path, second_gguf=SECOND), GOOD_TOKEN).commit
+    assert set(files_of(hub)) == {"model.gguf", "second.gguf", "config.json", "README.md"} and files_of(hub)["second.gguf"] == SECOND
+    assert f"/lfs/{first}" not in hub.paths("PUT")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("PUT /lfs/", "cut", after_bytes=LFS_BYTES),
+        Fault("POST .*/commit/", "cut", after_bytes=10),
+        Fault("PUT /lfs/", "slow", seconds=1.5),
+        Fault("POST /api/repos/create", "late", status=504),
+        Fault("POST .*/commit/", "late", status=504),
+    ],
+    ids=["cut in a file", "cut in the commit", "slow", "made and not answered", "committed and not answered"],
+)
+def test_what_passes_is_outlived_without_a_word(fault: Fault, hub: Hub, tmp_path: Path) -> None:
+    hub.faults.append(replace(fault))
+    assert push(plan_of(tmp_path), GOOD_TOKEN).commit
+    assert set(files_of(hub)) == {"model.gguf", "config.json", "README.md"}
+    assert is_ours(REPO) and hub.repos[("models", REPO)].access == "private"
+    assert push(plan_of(tmp_path), GOOD_TOKEN).commit == ""
+
+
+def test_a_commit_that_was_made_and_not_answered_is_found_by_the_next_try(hub: Hub, tmp_path: Path) -> None:
+    push(plan_of(tmp_path), GOOD_TOKEN)
+    hub.faults.append(Fault("POST .*/commit/", "late", status=504))
+    error = refused(plan_of(tmp_path, config_json=b"[2]"), GOOD_TOKEN)
+    assert error.code == "CHANGED" and "Compare again" in error.remedy
+    assert push(plan_of(tmp_path, config_json=b"[2]"), GOOD_TOKEN).commit == "" and files_of(hub)["config.json"] == b"[2]"
 
 
 def test_a_change_by_somebody_else_meanwhile_is_not_overwritten(hub: Hub, tmp_path: Path) -> None:
