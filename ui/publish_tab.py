@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ from ui.shell import PUBLISH, Shell
 from ui.view import count
 
 VERB = "Prepare (nothing is sent)"
+# What was prepared for another choice goes at once: in the browser, so that it cannot overtake what is prepared next.
+NO_LONGER = f"() => [{json.dumps(publish_view.NOTHING_YET)}, '', ...Array(2).fill({{__type__: 'update', visible: false}})]"
 
 
 def build(shell: Shell) -> None:
@@ -76,14 +79,9 @@ def build(shell: Shell) -> None:
     shell.listen(shell.artifact_id.change, carry, inputs=handed, outputs=models, slot=live_slot, **each)
     shell.listen(models.change, picks.keep, inputs=[models, shell.artifact_id], outputs=shell.publish_choice, slot=live_slot, **each)
     shell.listen(ladder.input, take_set, inputs=ladder, outputs=models, slot=slot, queue=False)
-    shell.listen(
-        [models.change, repo_id.change],
-        name_action,
-        inputs=[*chosen, prepared],
-        outputs=[*plan, *top.outputs[1:]],
-        slot=slot,
-        **each,
-    )
+    shell.listen([models.change, repo_id.change], name_action, inputs=chosen, outputs=top.outputs[1:], slot=slot, **each)
+    for changed in (models.input, ladder.input, repo_id.input, shell.artifact_id.change):
+        changed(None, js=NO_LONGER, outputs=plan, api_visibility="private")
     complete = [*plan, shown, source, shell.repo_id, prepared, outcome]
     given = [sending.pasted, shell.publish_card]
     shell.listen([top.action.click, repo_id.submit], prepare, inputs=[*chosen, *given], outputs=complete, slot=slot, concurrency_limit=4)
@@ -169,11 +167,8 @@ def take_set(run_id: str, caller: Caller) -> gr.Dropdown:
 
 
 @allowed("public")
-def name_action(picked: list[str], repo_id: str, prepared: str) -> tuple[Any, ...]:
-    still = (
-        _plan_still(picked or [], repo_id, prepared, True) if prepared else (gr.skip(),) * 4
-    )  # nothing is shown that could be out of date
-    return *still, *_action(picked or [], repo_id)
+def name_action(picked: list[str], repo_id: str) -> tuple[Any, ...]:
+    return _action(picked or [], repo_id)
 
 
 def _plan_still(picked: list[str], repo_id: str, prepared: str, is_any: bool) -> tuple[Any, ...]:
