@@ -12,12 +12,13 @@ import sys
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
+from huggingface_hub.constants import HF_HOME
 from starlette.middleware import Middleware
 
 from core import paths, redact
 from core.errors import UserError
 from core.jobs import dispatch
-from ui import access, layout, limits, theme
+from ui import access, downloads, layout, limits, theme
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 demo = layout.build()
@@ -36,6 +37,7 @@ def main() -> None:
         remedy = "Set the environment variable TRANSMUTE_PASSWORD (the user is transmute), or leave out --share and --host."
         sys.exit(str(UserError("Without a password the page is for this machine only.", "--share, --host", remedy)))
     redact.install()
+    downloads.fetch_nothing()
     if not access.on_space():  # there a login belongs to a visitor
         dispatch.take_up(access.saved_token())
     try:
@@ -61,9 +63,9 @@ def launch(options: argparse.Namespace, password: str) -> None:
         pwa=False,
         mcp_server=False,
         allowed_paths=[],
-        blocked_paths=[str(paths.home()), str(paths.PROJECT)],
+        blocked_paths=[str(paths.home()), str(paths.PROJECT), HF_HOME, "/proc"],
         max_file_size=limits.MAX_FILE_BYTES,
-        app_kwargs={"middleware": [Middleware(limits.BodyLimit)]},
+        app_kwargs={"middleware": [Middleware(limits.BodyLimit), Middleware(downloads.OnlyMade)]},
     )
 
 

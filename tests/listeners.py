@@ -65,12 +65,24 @@ class Visitor:
         config = self._http.get("/config").json()
         values = {part["id"]: part["props"].get("value") for part in config["components"] if part["type"] not in ("state", "browserstate")}
         self._inputs = {each["id"]: [values.get(number) for number in each["inputs"]] for each in config["dependencies"]}
+        kept = {part["id"]: part["props"]["storage_key"] for part in config["components"] if part["type"] == "browserstate"}
+        # By listener, for each input and output: under which name the browser keeps it, "" for all that it does not keep.
+        self.kept_inputs = {each["id"]: [kept.get(number, "") for number in each["inputs"]] for each in config["dependencies"]}
+        self.kept_outputs = {each["id"]: [kept.get(number, "") for number in each["outputs"]] for each in config["dependencies"]}
 
     def get(self, path: str) -> httpx.Response:
         return self._http.get(path)
 
-    def call(self, listener: Listener, *, empty: bool = False, data: list[Any] | None = None) -> str:
-        """What the page answers to a listener's event: with `data`, else the values of the page as it opens, or none when `empty`."""
+    def values(self, listener: Listener, **kept: Any) -> list[Any]:
+        """The inputs of a listener as the page opens, but for what the browser keeps under these names."""
+        pairs = zip(self._inputs[listener.number], self.kept_inputs[listener.number], strict=True)
+        return [kept.get(name.removeprefix("transmute-"), value) if name else value for value, name in pairs]
+
+    def call(self, listener: Listener, *, empty: bool = False, data: list[Any] | None = None, to_end: bool = False) -> str:
+        """What the page answers to a listener's event: with `data`, else the values of the page as it opens, or none when `empty`.
+
+        Of a listener that goes on for a while only the first word, unless `to_end`.
+        """
         if data is None:
             data = [None if empty else value for value in self._inputs[listener.number]]
         event = {"value": "Dataset", "index": 0, "row": 0} if listener.is_event else None
@@ -85,7 +97,7 @@ class Visitor:
         with self._http.stream("GET", "/gradio_api/queue/data", params={"session_hash": body["session_hash"]}) as stream:
             for line in stream.iter_lines():
                 said.append(line)
-                if '"process_generating"' in line or '"process_completed"' in line:
+                if '"process_completed"' in line or ('"process_generating"' in line and not to_end):
                     break
         return "\n".join(said)
 

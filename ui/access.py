@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import ipaddress
 import os
 import time
 import typing
@@ -33,6 +34,12 @@ class Caller:
     role: Role
     is_local: bool = False
     token: str | None = field(default=None, repr=False)
+    address: str = field(default="", repr=False, compare=False)  # on the network; told apart by it who has no name
+
+    @property
+    def key(self) -> str:
+        """What tells this caller from others, where each may have a share of something."""
+        return f"user {self.name}" if self.may("signed_in") else f"address {self.address}"
 
     def may(self, role: Role) -> bool:
         return RANK[self.role] >= RANK[role]
@@ -118,13 +125,26 @@ def identify(request: gr.Request | None, token: str | None) -> Caller:
     if not on_space():
         if request is None or os.environ.get("TRANSMUTE_PASSWORD") or _is_loopback(request):
             return Caller("this machine", "owner", is_local=True, token=saved_token())
-        return Caller("somebody else", "public")
+        return Caller("somebody else", "public", address=address_of(request))
     anybody: Role = "owner" if os.environ.get("ALLOW_PUBLIC") == "1" else "public"
     known = _whoami(token) if token else None
     if known is None:
-        return Caller("a visitor", anybody)
+        return Caller("a visitor", anybody, address=address_of(request))
     role: Role = "owner" if anybody == "owner" or is_owner(known) else "signed_in"
     return Caller(str(known.get("name", "")), role, token=token)
+
+
+def address_of(request: gr.Request | None) -> str:
+    """Where a request comes from: on a Space the last address of the internet that its proxies have noted, for what stands before it is claimed."""
+    noted = str(request.headers.get("x-forwarded-for", "")) if request and on_space() else ""
+    for part in reversed(noted.split(",")):
+        try:
+            if (address := ipaddress.ip_address(part.strip())).is_global:
+                return str(address)
+        except ValueError:
+            continue
+    client = getattr(request, "client", None)
+    return str(client.host) if client else ""
 
 
 def is_owner(known: dict[str, Any]) -> bool:

@@ -44,10 +44,15 @@ def sampling_of(caller: Caller, values: dict[str, Any]) -> Sampling:
     except ValidationError as error:
         wrong = ", ".join(str(problem["loc"][0]) for problem in error.errors())
         raise UserError(f"These values cannot be used: {wrong}.", "how they answer", "Put them back into their usual range.") from None
-    limit = sampling.max_tokens if caller.may("signed_in") else min(sampling.max_tokens, VISITORS_TOKENS)
+    limit = sampling.max_tokens if caller.may("owner") else min(sampling.max_tokens, VISITORS_TOKENS)
     return sampling.model_copy(update={"max_tokens": limit})
 
 
-def context_of(value: float | None) -> int | None:
-    """The context length asked for in tokens; None for the model's own. What makes no sense is brought into range."""
+def context_of(value: float | None, caller: Caller) -> int | None:
+    """The context length asked for in tokens; None for the model's own. What makes no sense is brought into range.
+
+    Visitors share the model as it is: one of another length would be loaded beside it.
+    """
+    if not caller.may("owner"):
+        return None
     return min(max(int(value), SHORTEST), LONGEST) if value and value > 0 else None

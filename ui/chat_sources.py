@@ -1,4 +1,7 @@
-"""What can be chosen on the Chat tab: the workspace's models, and what a person has added by name since the app was started."""
+"""What can be chosen on the Chat tab: the workspace's models, and what a person has added by name since the app was started.
+
+Visitors are offered the starter and nothing else: what was trained here is its owner's.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,14 @@ from ui.models_view import KINDS
 from ui.view import size, text
 
 MAX_ADDED = 50
+STARTER = "starter"
 _added: dict[str, Source] = {}  # by id; named by the owner, gone with the process
 
 
-def everything() -> list[tuple[str, str]]:
-    """(label, id) of all that can be asked; an adapter is there twice, on and off."""
+def everything(caller: Caller) -> list[tuple[str, str]]:
+    """(label, id) of all that `caller` can ask; an adapter is there twice, on and off."""
+    if not caller.may("owner"):
+        return [("Embedded starter", STARTER)]
     choices: list[tuple[str, str]] = []
     for label, identifier in picks.everything():
         choices.append((label, identifier))
@@ -27,8 +33,10 @@ def everything() -> list[tuple[str, str]]:
     return choices + [(f"{source.name} · {source.level}", identifier) for identifier, source in _added.items()]
 
 
-def find(ids: list[str]) -> list[Source]:
-    """The sources that exist of `ids`, each once, in order."""
+def find(ids: list[str], caller: Caller) -> list[Source]:
+    """The sources that exist of `ids` and may be asked, each once, in order."""
+    if not caller.may("owner"):
+        return [starter()] if STARTER in ids else []
     there = {artifact.id: artifact for artifact in artifacts.everywhere()}
     found: list[Source] = []
     for identifier in dict.fromkeys(ids):
@@ -38,6 +46,12 @@ def find(ids: list[str]) -> list[Source]:
         elif plain in there and (plain == identifier or there[plain].kind == "adapter"):
             found.append(sources.of_artifact(there[plain], with_adapter=plain == identifier))
     return found
+
+
+def starter() -> Source:
+    """The model that ships with Transmute."""
+    known = artifacts.resolve(STARTER)
+    return sources.of_artifact(known.model_copy(update={"id": STARTER, "name": "Starter"}))
 
 
 def add(reference: str, key: str, caller: Caller) -> Source:

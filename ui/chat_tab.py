@@ -12,7 +12,7 @@ from core.chat.sampling import Sampling
 from core.chat.sources import Source
 from core.chat.turns import messages_for
 from core.errors import UserError
-from ui import chat_knobs, chat_pool, chat_sources, chat_talk, chat_view, chat_vote, feedback, picks
+from ui import chat_guests, chat_knobs, chat_pool, chat_sources, chat_talk, chat_view, chat_vote, feedback, picks
 from ui.access import Caller, allowed
 from ui.chat_view import Turn
 from ui.opening import opening, said
@@ -83,27 +83,30 @@ def build(shell: Shell) -> None:
 
 
 @allowed("public")
-def offer(picked: list[str], carried: str, kept: dict[str, Any]) -> tuple[Any, ...]:
+def offer(picked: list[str], carried: str, kept: dict[str, Any], caller: Caller) -> tuple[Any, ...]:
     """What can be chosen now; what was chosen stays."""
-    choices = chat_sources.everything()
+    choices = chat_sources.everything(caller)
     if not choices:
         return gr.Dropdown([]), gr.Dropdown([]), *said(chat_view.NO_MODELS, "There is no model yet.")
     keep = picks.known(picked or picks.chosen_before(kept, carried), choices)[: picks.MAX_SIDE_BY_SIDE]
-    sets = [(f"{run.name} · {run.run_id}", run.run_id) for run in picks.runs_with_models()]
+    if caller.may("owner"):
+        sets = [(f"{run.name} · {run.run_id}", run.run_id) for run in picks.runs_with_models()]
+    else:
+        keep, sets = [identifier for _, identifier in choices], []
     models = gr.skip() if keep == picked and picked else gr.Dropdown(choices, value=keep)
-    return models, gr.Dropdown(sets), *_action(keep)
+    return models, gr.Dropdown(sets), *_action(keep, caller)
 
 
 @allowed("public")
-def carry(carried: str, kept: dict[str, Any]) -> gr.Dropdown:
+def carry(carried: str, kept: dict[str, Any], caller: Caller) -> gr.Dropdown:
     """The models that another tab has handed over."""
-    choices = chat_sources.everything()
+    choices = chat_sources.everything(caller)
     return gr.Dropdown(choices, value=picks.known(picks.chosen_before(kept, carried), choices)[: picks.MAX_SIDE_BY_SIDE])
 
 
-@allowed("public")
-def take_set(run_id: str) -> gr.Dropdown:
-    return gr.Dropdown(chat_sources.everything(), value=picks.set_of(picks.of_run(run_id)))
+@allowed("owner")
+def take_set(run_id: str, caller: Caller) -> gr.Dropdown:
+    return gr.Dropdown(chat_sources.everything(caller), value=picks.set_of(picks.of_run(run_id)))
 
 
 @allowed("owner")
@@ -111,19 +114,19 @@ def add_model(picked: list[str], reference: str, key: str, caller: Caller) -> tu
     """Add what is named to the list and choose it, if there is room."""
     source = chat_sources.add(reference, key, caller)
     chosen = list(dict.fromkeys([*(picked or []), source.id]))
-    return gr.Dropdown(chat_sources.everything(), value=chosen[-picks.MAX_SIDE_BY_SIDE :]), "", ""
+    return gr.Dropdown(chat_sources.everything(caller), value=chosen[-picks.MAX_SIDE_BY_SIDE :]), "", ""
 
 
-def _action(picked: list[str]) -> tuple[Any, ...]:
-    names = [source.name for source in chat_sources.find(picked)]
+def _action(picked: list[str], caller: Caller) -> tuple[Any, ...]:
+    names = [source.name for source in chat_sources.find(picked, caller)]
     verb = f"Ask {len(names)} models" if len(names) > 1 else "Ask"
     return said(chat_view.overview(names), "" if names else "Choose a model first.", verb)
 
 
 @allowed("public")
-def name_action(picked: list[str], context_length: float) -> tuple[Any, ...]:
-    found = chat_sources.find(picked or [])
-    return *_action(picked or []), chat_sources.memory_line(found, chat_knobs.context_of(context_length))
+def name_action(picked: list[str], context_length: float, caller: Caller) -> tuple[Any, ...]:
+    found = chat_sources.find(picked or [], caller)
+    return *_action(picked or [], caller), chat_sources.memory_line(found, chat_knobs.context_of(context_length, caller))
 
 
 @allowed("public")
@@ -160,14 +163,15 @@ def _answers(
     page: str, ids: list[str], prompt: str, turns: list[Turn], values: dict[str, Any], caller: Caller, **noted: Any
 ) -> Iterator[tuple[Any, ...]]:
     sampling = chat_knobs.sampling_of(caller, values)
-    asked = [(source, asked_of(source, prompt, turns, values)) for source in chosen(ids, prompt)]
+    asked = [(source, asked_of(source, prompt, turns, values)) for source in chosen(ids, prompt, caller)]
     answers: list[chat_view.Answer] = []
     box, button = gr.Textbox(submit_btn=False, stop_btn="Stop"), gr.Button(interactive=False)
-    for columns in chat_pool.ask(page, asked, sampling, chat_knobs.context_of(values["context_length"])):
-        answers = chat_view.answers_of(columns)
-        shown = chat_view.transcript([*turns, {"prompt": prompt, "answers": answers}])
-        yield shown, gr.skip(), box, button
-        box = button = gr.skip()
+    with chat_guests.turn(caller):
+        for columns in chat_pool.ask(page, asked, sampling, chat_knobs.context_of(values["context_length"], caller)):
+            answers = chat_view.answers_of(columns)
+            shown = chat_view.transcript([*turns, {"prompt": prompt, "answers": answers}])
+            yield shown, gr.skip(), box, button
+            box = button = gr.skip()
     turns = [*turns, {"prompt": prompt, "answers": answers} | noted][-KEPT_TURNS:]
     yield chat_view.transcript(turns), turns, gr.Textbox("", submit_btn="Ask", stop_btn=False), gr.Button(interactive=True)
 
@@ -177,11 +181,11 @@ def asked_of(source: Source, prompt: str, turns: list[Turn], values: dict[str, A
     return prompt if values["raw"] else messages_for(source.id, prompt, turns, values["system"])
 
 
-def chosen(ids: list[str], prompt: str) -> list[Source]:
+def chosen(ids: list[str], prompt: str, caller: Caller) -> list[Source]:
     """The models to ask.
 
     Raises:
-        UserError: nothing to ask, nobody to ask, too many, or an id of no model.
+        UserError: nothing to ask, nobody to ask, too many, an id of no model, or one that is not for visitors.
     """
     if not prompt.strip():
         raise UserError("There is nothing to ask.", "prompt", "Write a prompt first.")
@@ -189,7 +193,9 @@ def chosen(ids: list[str], prompt: str) -> list[Source]:
         raise UserError(f"The prompt has {len(prompt):,} characters.", "prompt", f"Keep it below {LONGEST_PROMPT:,}.")
     if not 1 <= len(set(ids or ())) <= picks.MAX_SIDE_BY_SIDE:
         raise UserError(f"{len(set(ids or ()))} models are chosen.", "models", f"Choose one to {picks.MAX_SIDE_BY_SIDE}.")
-    found = chat_sources.find(ids)
+    found = chat_sources.find(ids, caller)
+    if len(found) < len(set(ids)) and not caller.may("owner"):
+        raise UserError("Visitors chat with the starter model.", "models", chat_guests.REMEDY, code="ACCESS")
     if len(found) < len(set(ids)):
         raise UserError("A model that was chosen is not there any more.", "models", "Choose from the list again.")
     return found
@@ -205,11 +211,13 @@ def take_back(request: gr.Request, turns: list[Turn]) -> tuple[str, list[Turn], 
 
 
 @allowed("public")
-def show_rendered(ids: list[str], prompt: str, turns: list[Turn], **values: Any) -> str:
+def show_rendered(ids: list[str], prompt: str, turns: list[Turn], caller: Caller, **values: Any) -> str:
     """What the first model reads, its template's own signs included."""
-    source, *_ = chosen(ids, prompt or (turns[-1]["prompt"] if turns else ""))
+    source, *_ = chosen(ids, prompt or (turns[-1]["prompt"] if turns else ""), caller)
     asked = asked_of(source, prompt, turns, values) if prompt.strip() else asked_of(source, turns[-1]["prompt"], turns[:-1], values)
-    return chat_view.rendered(source.name, chat_pool.rendered(source, asked, chat_knobs.context_of(values["context_length"])))
+    with chat_guests.turn(caller):
+        found = chat_pool.rendered(source, asked, chat_knobs.context_of(values["context_length"], caller))
+    return chat_view.rendered(source.name, found)
 
 
 @allowed("public")
@@ -232,7 +240,8 @@ def chat(
     """Ask up to six models the same prompt; per model its answer, why it ended, its speed, and its error if it failed."""
     knobs = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
     sampling: Sampling = chat_knobs.sampling_of(caller, knobs)
-    asked = [(source, messages_for(source.id, prompt, [], system)) for source in chosen(artifact_ids, prompt)]
-    *_, whole = chat_pool.ask(f"program-{id(asked)}", asked, sampling)
+    asked = [(source, messages_for(source.id, prompt, [], system)) for source in chosen(artifact_ids, prompt, caller)]
+    with chat_guests.turn(caller):
+        *_, whole = chat_pool.ask(f"program-{id(asked)}", asked, sampling)
     fields = ("id", "label", "text", "stop", "stats", "notices", "error")
     return [{field: answer[field] for field in fields} for answer in chat_view.answers_of(whole)]

@@ -152,9 +152,9 @@ def save(of: list[Turn], models: list[str], system: str) -> gr.Dropdown:
 
 
 @allowed("owner")
-def open_saved(identifier: str) -> tuple[str, list[Turn], gr.Dropdown, str]:
+def open_saved(identifier: str, caller: Caller) -> tuple[str, list[Turn], gr.Dropdown, str]:
     talk = talks.load(identifier)
-    choices = chat_sources.everything()
+    choices = chat_sources.everything(caller)
     models = picks.known(talk.models, choices)
     return chat_view.transcript(talk.turns), list(talk.turns), gr.Dropdown(choices, value=models, multiselect=True), talk.system
 

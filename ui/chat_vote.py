@@ -71,7 +71,7 @@ def offer_prompts(picked: list[str], caller: Caller) -> gr.Dropdown:
     from core.running import runs
     from core.training.samples import conversations_of
 
-    found = chat_sources.find(picked or [])
+    found = chat_sources.find(picked or [], caller)
     run_id = next((source.artifact.run_id for source in found if source.artifact and source.artifact.run_id), None)
     if not run_id or not caller.may("owner"):
         return gr.Dropdown([], value=None)
@@ -92,7 +92,7 @@ def take_prompt(question: str) -> str:
 def ask_blind(request: gr.Request, ids: list[str], prompt: str, *, caller: Caller, **values: Any) -> Iterator[tuple[Any, ...]]:
     """Two answers as they grow, called A and B."""
     page = str(request.session_hash)
-    found = chat_sources.find(ids or [])
+    found = chat_sources.find(ids or [], caller)
     if len(found) < 2:
         raise UserError("A vote needs two models.", "models", "Choose at least two of them above.")
     if not prompt.strip():
@@ -103,7 +103,7 @@ def ask_blind(request: gr.Request, ids: list[str], prompt: str, *, caller: Calle
     asked = [(source, [*system, {"role": "user", "content": prompt}]) for source in drawn]
     waiting = tuple(gr.Button(interactive=False) for _ in VERDICTS)
     columns: list[chat_pool.Column] = []
-    for columns in chat_pool.ask(page, asked, sampling, chat_knobs.context_of(values["context_length"])):
+    for columns in chat_pool.ask(page, asked, sampling, chat_knobs.context_of(values["context_length"], caller)):
         yield chat_view.arena(prompt, columns), gr.Button(interactive=False), *waiting
     if any(column.error for column in columns):
         yield chat_view.arena(prompt, columns), gr.Button(interactive=True), *waiting
@@ -115,7 +115,7 @@ def ask_blind(request: gr.Request, ids: list[str], prompt: str, *, caller: Calle
 
 
 @allowed("owner")
-def vote(request: gr.Request, words: str) -> tuple[Any, ...]:
+def vote(request: gr.Request, words: str, *, caller: Caller) -> tuple[Any, ...]:
     """Keep the vote, and say who was who."""
     ballot = _ballots.pop(str(request.session_hash), None)
     verdict = next((name for name, label in VERDICTS if label == words), None)
@@ -125,16 +125,16 @@ def vote(request: gr.Request, words: str) -> tuple[Any, ...]:
     answers = (ballot.columns[0].text, ballot.columns[1].text)
     votes.cast(votes.Vote(first=first.id, second=second.id, verdict=verdict, prompt=ballot.prompt, answers=answers, seed=ballot.seed))
     shown = chat_view.arena(ballot.prompt, ballot.columns, names=[f"{source.name} {source.level}" for source in ballot.pair])
-    return shown, _standings(), *(gr.Button(interactive=False) for _ in VERDICTS)
+    return shown, _standings(caller), *(gr.Button(interactive=False) for _ in VERDICTS)
 
 
 @allowed("public")
 def show_results(caller: Caller) -> str:
-    return _standings() if caller.may("owner") else ""
+    return _standings(caller) if caller.may("owner") else ""
 
 
-def _standings() -> str:
+def _standings(caller: Caller) -> str:
     names = {identifier: label for label, identifier in picks.everything()} | {
-        identifier: label for label, identifier in chat_sources.everything()
+        identifier: label for label, identifier in chat_sources.everything(caller)
     }
     return chat_view.standings(votes.results(votes.all_votes()), names)

@@ -9,11 +9,11 @@ import gradio as gr
 
 from core.data import clean as cleaning
 from core.data.account import Account
-from core.data.dataset import Dataset, open_dataset
+from core.data.dataset import Dataset
 from core.data.render import LossOn
 from core.data.repairs import REPAIRS, Chosen
 from core.data.tokenizer import ChatTokenizer
-from ui import background, clean_form, clean_view, feedback
+from ui import background, clean_form, clean_view, feedback, handles, shares
 from ui import dataset_data as data
 from ui import dataset_handlers as on
 from ui.access import Caller, allowed
@@ -69,7 +69,7 @@ def attach(shell: Shell, at: Shown, options: Shown) -> None:
 @allowed("public")
 def look_first(dataset_id: str, codes: list[str], model: str, caller: Caller, **values: Any) -> Iterator[Shown]:
     """The section was opened: what the repairs that ask for no judgement would do; those with nothing to do are not chosen any more."""
-    dataset = open_dataset(dataset_id)
+    dataset = handles.open_for(dataset_id, caller)
     roles = gr.Textbox(info=f"Each as OLD=NEW, where NEW is human, gpt or system. One a line.{clean_form.unknown_roles(dataset)}")
     yield {"rename-roles.roles": roles} | clean_form.shown_columns(codes)
     if dataset.manifest.num_rows <= data.COUNTED_AT_ONCE:
@@ -79,7 +79,7 @@ def look_first(dataset_id: str, codes: list[str], model: str, caller: Caller, **
 @allowed("public")
 def choose_repairs(dataset_id: str, codes: list[str], model: str, caller: Caller, **values: Any) -> Iterator[Shown]:
     """Another choice: its fields, and its counts where counting takes no time."""
-    dataset = open_dataset(dataset_id)
+    dataset = handles.open_for(dataset_id, caller)
     yield clean_form.shown_columns(codes) | {"make": gr.Button(interactive=False), "total": "", "effects": ""}
     if dataset.manifest.num_rows <= data.COUNTED_AT_ONCE:
         yield from _counted(dataset, codes, model, caller, values)
@@ -87,7 +87,7 @@ def choose_repairs(dataset_id: str, codes: list[str], model: str, caller: Caller
 
 @allowed("public")
 def count_now(dataset_id: str, codes: list[str], model: str, caller: Caller, **values: Any) -> Iterator[Shown]:
-    yield from _counted(open_dataset(dataset_id), codes, model, caller, values)
+    yield from _counted(handles.open_for(dataset_id, caller), codes, model, caller, values)
 
 
 def _counted(
@@ -120,7 +120,7 @@ def _prepared(
     dataset: Dataset, codes: list[str], model: str, caller: Caller, values: dict[str, Any]
 ) -> tuple[Chosen, ChatTokenizer | None]:
     """The repairs with their settings, and the tokenizer where one of them counts tokens."""
-    data.check_size(dataset.manifest.size_bytes, caller)
+    shares.require_size(dataset.manifest.size_bytes, caller)
     repairs = clean_form.chosen(codes, values)
     return repairs, data.tokenizer_of(model, caller) if clean_form.counts_tokens(repairs) else None
 
@@ -130,9 +130,14 @@ def make(
     dataset_id: str, codes: list[str], model: str, max_length: float, loss_on: LossOn, caller: Caller, **values: Any
 ) -> Iterator[Shown]:
     """Clean, with a bar while it takes long; then open the new dataset."""
-    dataset = open_dataset(dataset_id)
+    dataset = handles.open_for(dataset_id, caller)
+    shares.require_room(dataset.manifest.size_bytes, caller)
     repairs, tokenizer = _prepared(dataset, codes, model, caller, values)
-    for work in background.watch(lambda tell: cleaning.clean(dataset, repairs, tokenizer=tokenizer, on_progress=tell)):
+
+    def cleaned(tell: Any) -> Dataset:
+        return shares.made(lambda: cleaning.clean(dataset, repairs, tokenizer=tokenizer, on_progress=tell), caller)
+
+    for work in background.watch(cleaned):
         if work.is_finished:
             yield on.opened(work.result, model, max_length, loss_on, caller)
         else:

@@ -22,11 +22,8 @@ from core.training import models
 from ui.access import Caller
 from ui.mask_view import Masked
 from ui.train_data import HUB_ID
-from ui.view import size
 
 EXAMPLES = {"identity": "identity.json", "broken": "broken.json"}
-VISITOR_BYTES = 5 * 10**6  # of a file that somebody who is not the owner may have checked
-VISITORS_BYTES = 500 * 10**6  # that datasets may take up before visitors have to wait for the owner
 COUNTED_AT_ONCE = 20_000  # rows up to which the page counts without being asked to
 LONGEST_MASKED = 500_000  # characters of a conversation that is shown token by token
 LENGTHS_S = 0.4  # at most this long is spent on counting tokens for the first sentence
@@ -51,19 +48,6 @@ def uploaded(file: Any) -> Path:
     if not path.is_relative_to(folder) or not path.is_file():
         raise UserError("That is no uploaded file.", "file", "Upload it first; gradio_client's handle_file does.")
     return path
-
-
-def check_size(size_bytes: int, caller: Caller) -> None:
-    """Refuse what a visitor may not have done here."""
-    if caller.role == "owner":
-        return
-    if size_bytes > VISITOR_BYTES:
-        remedy = "Take a part of it, or duplicate this Space and use your own."
-        raise UserError(
-            f"Visitors may have files of up to {size(VISITOR_BYTES)} checked; this one has {size(size_bytes)}.", "the upload", remedy
-        )
-    if sum(dataset.manifest.size_bytes for dataset in list_datasets()) > VISITORS_BYTES:
-        raise UserError("The room for visitors' files is used up.", "the workspace of this Space", "Duplicate this Space and use your own.")
 
 
 def earlier(caller: Caller) -> list[tuple[str, str]]:

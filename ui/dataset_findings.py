@@ -7,10 +7,10 @@ from typing import Any
 
 import gradio as gr
 
-from core.data.dataset import open_dataset
+from core.data.dataset import Dataset
 from core.data.findings_export import export
 from core.data.likeness import CODE, find_near_duplicates
-from ui import background, downloads
+from ui import background, downloads, handles, shares
 from ui import dataset_data as data
 from ui import dataset_view as view
 from ui.access import Caller, allowed
@@ -65,22 +65,22 @@ def attach(shell: Shell, at: Shown, slot: gr.HTML) -> None:
     jumped.then(None, js=SHOW_ROWS)
 
 
-def opened(dataset_id: str) -> Shown:
+def opened(dataset: Dataset) -> Shown:
     """What the part shows of a dataset that was just opened: its first page of all findings."""
-    report = data.report_of(dataset_id)
+    report = data.report_of(dataset.id)
     severities = gr.Radio(view.severities(report), value="", visible=bool(report.counts))
     shown = {"severity": severities, "saving": "", "near_said": "", "saves": gr.Row(visible=bool(report.counts))}
-    return {**shown, **_codes(dataset_id, ""), **_page(dataset_id, "", "", 1)}
+    return {**shown, **_codes(dataset, ""), **_page(dataset, "", "", 1)}
 
 
-def _codes(dataset_id: str, severity: str) -> Shown:
-    choices = view.codes(data.report_of(dataset_id), severity)
+def _codes(dataset: Dataset, severity: str) -> Shown:
+    choices = view.codes(data.report_of(dataset.id), severity)
     return {"code": gr.Radio(choices, value="", visible=len(choices) > 2)}
 
 
-def _page(dataset_id: str, severity: str, code: str, page: float | None) -> Shown:
+def _page(dataset: Dataset, severity: str, code: str, page: float | None) -> Shown:
     """A page of findings: the table, the page's number, and the way to the pages beside it."""
-    found = open_dataset(dataset_id).findings(code or "", severity or "")
+    found = dataset.findings(code or "", severity or "")
     last = max(1, -(-len(found) // view.PAGE_ROWS))
     number = max(1, min(int(page or 1), last))
     return {
@@ -94,43 +94,43 @@ def _page(dataset_id: str, severity: str, code: str, page: float | None) -> Show
 
 
 @allowed("public")
-def choose_severity(dataset_id: str, severity: str) -> Shown:
-    return _codes(dataset_id, severity or "") | _page(dataset_id, severity, "", 1)
+def choose_severity(dataset_id: str, severity: str, caller: Caller) -> Shown:
+    dataset = handles.open_for(dataset_id, caller)
+    return _codes(dataset, severity or "") | _page(dataset, severity, "", 1)
 
 
 @allowed("public")
-def first_page(dataset_id: str, severity: str, code: str) -> Shown:
-    return _page(dataset_id, severity, code, 1)
+def first_page(dataset_id: str, severity: str, code: str, caller: Caller) -> Shown:
+    return _page(handles.open_for(dataset_id, caller), severity, code, 1)
 
 
 @allowed("public")
-def previous_page(dataset_id: str, severity: str, code: str, page: float | None) -> Shown:
-    return _page(dataset_id, severity, code, (page or 1) - 1)
+def previous_page(dataset_id: str, severity: str, code: str, page: float | None, caller: Caller) -> Shown:
+    return _page(handles.open_for(dataset_id, caller), severity, code, (page or 1) - 1)
 
 
 @allowed("public")
-def next_page(dataset_id: str, severity: str, code: str, page: float | None) -> Shown:
-    return _page(dataset_id, severity, code, (page or 1) + 1)
+def next_page(dataset_id: str, severity: str, code: str, page: float | None, caller: Caller) -> Shown:
+    return _page(handles.open_for(dataset_id, caller), severity, code, (page or 1) + 1)
 
 
 @allowed("public")
-def this_page(dataset_id: str, severity: str, code: str, page: float | None) -> Shown:
-    return _page(dataset_id, severity, code, page)
+def this_page(dataset_id: str, severity: str, code: str, page: float | None, caller: Caller) -> Shown:
+    return _page(handles.open_for(dataset_id, caller), severity, code, page)
 
 
 @allowed("public")
-def save_csv(dataset_id: str, severity: str, code: str) -> Iterator[Shown]:
-    yield from _saved(dataset_id, severity, code, ".csv")
+def save_csv(dataset_id: str, severity: str, code: str, caller: Caller) -> Iterator[Shown]:
+    yield from _saved(handles.open_for(dataset_id, caller), severity, code, ".csv")
 
 
 @allowed("public")
-def save_jsonl(dataset_id: str, severity: str, code: str) -> Iterator[Shown]:
-    yield from _saved(dataset_id, severity, code, ".jsonl")
+def save_jsonl(dataset_id: str, severity: str, code: str, caller: Caller) -> Iterator[Shown]:
+    yield from _saved(handles.open_for(dataset_id, caller), severity, code, ".jsonl")
 
 
-def _saved(dataset_id: str, severity: str, code: str, suffix: str) -> Iterator[Shown]:
+def _saved(dataset: Dataset, severity: str, code: str, suffix: str) -> Iterator[Shown]:
     """The findings that are shown, all pages of them, as a file for the browser."""
-    dataset = open_dataset(dataset_id)
     found = dataset.findings(code or "", severity or "")
     path = downloads.place(f"{dataset.name}-findings", suffix)
     yield from downloads.sent(path, lambda: export(found, path), "saving")
@@ -139,8 +139,8 @@ def _saved(dataset_id: str, severity: str, code: str, suffix: str) -> Iterator[S
 @allowed("owner")
 def look_for_near(dataset_id: str, caller: Caller) -> Iterator[Shown]:
     """Compare every conversation with every other by its words, and list those that are almost the same among the findings."""
-    dataset = open_dataset(dataset_id)
-    data.check_size(dataset.manifest.size_bytes, caller)
+    dataset = handles.open_for(dataset_id, caller)
+    shares.require_size(dataset.manifest.size_bytes, caller)
     for work in background.watch(lambda tell: find_near_duplicates(dataset, on_progress=tell), may_be_abandoned=True):
         if not work.is_finished:
             yield {"near_said": background.bar(work, "Compared")}
@@ -151,7 +151,7 @@ def look_for_near(dataset_id: str, caller: Caller) -> Iterator[Shown]:
             said = f"{count(number, 'conversation')} almost the same as an earlier one, listed above. Clean can drop them."
         else:
             said = "No two conversations are almost the same."
-        yield opened(dataset_id) | {"near_said": f'<p class="quiet" role="status">{text(said)}</p>'}
+        yield opened(dataset) | {"near_said": f'<p class="quiet" role="status">{text(said)}</p>'}
 
 
 @allowed("public")

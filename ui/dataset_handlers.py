@@ -6,11 +6,11 @@ from typing import Any
 
 import gradio as gr
 
-from core.data.dataset import Dataset, open_dataset
+from core.data.dataset import Dataset
 from core.data.render import LossOn
 from core.data.validate import validate
 from core.errors import UserError
-from ui import clean_form, dataset_findings, dataset_rows, dataset_statistics, origin_view, split_view
+from ui import clean_form, dataset_findings, dataset_rows, dataset_statistics, handles, origin_view, shares, split_view
 from ui import dataset_data as data
 from ui import dataset_view as view
 from ui.access import Caller, allowed
@@ -25,13 +25,13 @@ Shown = dict[str, Any]  # values by the names of the tab's outputs
 def opened(dataset: Dataset, model: str, max_length: float, loss_on: LossOn, caller: Caller) -> Shown:
     """Everything that depends on which dataset is open."""
     return {
-        "dataset_id": dataset.id,
+        "dataset_id": handles.of(dataset, caller),
         "evidence": gr.Column(visible=True),
         "before": before(caller, dataset.id),
         "others": gr.Accordion(open=False),
         **said_by_name(_lead(dataset, model, max_length, loss_on, caller), view.why_not(data.report_of(dataset.id))),
         **origin_view.shown(dataset),
-        **dataset_findings.opened(dataset.id),
+        **dataset_findings.opened(dataset),
         **dataset_rows.opened(dataset, model, max_length, loss_on, caller),
         **dataset_statistics.reset(),
         **clean_form.reset(),
@@ -48,13 +48,13 @@ def before(caller: Caller, dataset_id: str = "") -> gr.Dropdown:
 
 @allowed("owner")
 def choose(dataset_id: str, model: str, max_length: float, loss_on: LossOn, caller: Caller) -> Shown:
-    return opened(open_dataset(dataset_id), model, max_length, loss_on, caller)
+    return opened(handles.open_for(dataset_id, caller), model, max_length, loss_on, caller)
 
 
 @allowed("public")
 def judge_again(seen_as: list[Any] | None, dataset_id: str, caller: Caller) -> Shown:
     """The first sentence after a change of model, maximum length or loss. A state tells of a change as it begins, too: then it is None."""
-    return {"sentence": _lead(open_dataset(dataset_id), *seen_as, caller)} if dataset_id and seen_as else {}
+    return {"sentence": _lead(handles.open_for(dataset_id, caller), *seen_as, caller)} if dataset_id and seen_as else {}
 
 
 def _lead(dataset: Dataset, model: str, max_length: float, loss_on: LossOn, caller: Caller) -> str:
@@ -72,9 +72,9 @@ def list_models(dataset_id: str, caller: Caller) -> Shown:
 
 
 @allowed("public")
-def go_on(dataset_id: str) -> gr.Tabs:
+def go_on(dataset_id: str, caller: Caller) -> gr.Tabs:
     """To the Train tab, which finds the dataset by the id that travels along."""
-    open_dataset(dataset_id)
+    handles.open_for(dataset_id, caller)
     return gr.Tabs(selected=TRAIN)
 
 
@@ -82,6 +82,6 @@ def go_on(dataset_id: str) -> gr.Tabs:
 def validate_dataset(file: gr.FileData, caller: Caller) -> dict[str, Any]:
     """Check a Vicuna JSON or JSONL file: counts, and the first findings with row, turn, line, byte, problem and remedy."""
     path = data.uploaded(file)
-    data.check_size(path.stat().st_size, caller)
+    shares.require_size(path.stat().st_size, caller)
     report = validate(path).model_dump(mode="json")
     return report | {"issues": report["issues"][:LISTED_BY_API]}

@@ -9,8 +9,8 @@ import gradio as gr
 from core.data import imports
 from core.data.layouts import Layout
 from core.data.mapping import ColumnMapping
-from ui import feedback, import_view
-from ui.access import allowed
+from ui import feedback, import_view, shares
+from ui.access import Caller, allowed
 from ui.shell import Shell
 
 Shown = dict[str, Any]  # values by the names of the tab's outputs
@@ -130,9 +130,10 @@ def name_columns(import_id: str, has_header: bool) -> Shown:
 
 
 @allowed("public")
-def use(import_id: str, **values: Any) -> Shown:
+def use(import_id: str, caller: Caller, **values: Any) -> Shown:
     """Import with the columns chosen."""
-    return {"mapping": gr.Column(visible=False)} | following(imports.again(import_id, mapping_of(values)))
+    shares.require_room(sum(file.stat().st_size for file in imports.files_of(import_id)), caller)
+    return {"mapping": gr.Column(visible=False)} | following(shares.imported(imports.again(import_id, mapping_of(values)), caller))
 
 
 @allowed("public")

@@ -8,10 +8,9 @@ from typing import Any
 import gradio as gr
 
 from core.data import clean as cleaning
-from core.data.dataset import open_dataset
 from core.data.render import LossOn
 from core.errors import UserError
-from ui import background, clean_form, dataset_rows, feedback, origin_view
+from ui import background, clean_form, dataset_rows, feedback, handles, origin_view, shares
 from ui import dataset_data as data
 from ui import dataset_handlers as on
 from ui.access import Caller, allowed
@@ -71,25 +70,25 @@ def attach(shell: Shell, at: Shown, slot: gr.HTML) -> None:
 
 @allowed("public")
 def open_parent(dataset_id: str, model: str, max_length: float, loss_on: LossOn, caller: Caller) -> Shown:
-    parent = origin_view.parent_of(open_dataset(dataset_id))
+    parent = origin_view.parent_of(handles.open_for(dataset_id, caller))
     if parent is None:
         raise UserError("What this dataset was made from is not here any more.", "the workspace", "Import it again.")
     return on.opened(parent, model, max_length, loss_on, caller)
 
 
 @allowed("public")
-def first_dropped(dataset_id: str, code: str, page: int) -> Shown:
-    return origin_view.dropped_page(open_dataset(dataset_id), code or "", 1)
+def first_dropped(dataset_id: str, code: str, page: int, caller: Caller) -> Shown:
+    return origin_view.dropped_page(handles.open_for(dataset_id, caller), code or "", 1)
 
 
 @allowed("public")
-def earlier_dropped(dataset_id: str, code: str, page: int) -> Shown:
-    return origin_view.dropped_page(open_dataset(dataset_id), code or "", page - 1)
+def earlier_dropped(dataset_id: str, code: str, page: int, caller: Caller) -> Shown:
+    return origin_view.dropped_page(handles.open_for(dataset_id, caller), code or "", page - 1)
 
 
 @allowed("public")
-def later_dropped(dataset_id: str, code: str, page: int) -> Shown:
-    return origin_view.dropped_page(open_dataset(dataset_id), code or "", page + 1)
+def later_dropped(dataset_id: str, code: str, page: int, caller: Caller) -> Shown:
+    return origin_view.dropped_page(handles.open_for(dataset_id, caller), code or "", page + 1)
 
 
 @allowed("public")
@@ -102,12 +101,12 @@ def choose_rows(rows: list[str]) -> Shown:
 @allowed("public")
 def take_back(dataset_id: str, rows: list[str], model: str, max_length: float, loss_on: LossOn, caller: Caller) -> Iterator[Shown]:
     """Make the dataset anew with these rows as they were, then open it."""
-    dataset = open_dataset(dataset_id)
-    data.check_size(dataset.manifest.size_bytes, caller)
+    dataset = handles.open_for(dataset_id, caller)
+    shares.require_room(dataset.manifest.size_bytes, caller)
     repairs = (dataset.manifest.made_by or {}).get("repairs", {})
     tokenizer = data.tokenizer_of(model, caller) if clean_form.counts_tokens(repairs) else None
     numbers = [int(row) for row in rows]
-    for work in background.watch(lambda tell: cleaning.restore(dataset, numbers, tokenizer, tell)):
+    for work in background.watch(lambda tell: shares.made(lambda: cleaning.restore(dataset, numbers, tokenizer, tell), caller)):
         if work.is_finished:
             yield {"take_progress": ""} | on.opened(work.result, model, max_length, loss_on, caller)
         else:

@@ -8,12 +8,12 @@ from typing import Any
 
 import gradio as gr
 
-from core.data.dataset import Dataset, open_dataset
+from core.data.dataset import Dataset
 from core.data.lookup import Rejected, look_up, search
 from core.data.render import LossOn
 from core.errors import UserError
 from ui import dataset_data as data
-from ui import feedback, mask_view
+from ui import feedback, handles, mask_view
 from ui.access import Caller, allowed
 from ui.shell import Shell
 from ui.view import text
@@ -120,33 +120,33 @@ def _row(dataset: Dataset, row: int, words: str, model: str, max_length: float, 
 @allowed("public")
 def look_at(dataset_id: str, row: float, words: str, model: str, max_length: float, loss_on: LossOn, caller: Caller) -> Shown:
     """The row of this number. The number may arrive before the dataset that it belongs to."""
-    return _row(open_dataset(dataset_id), int(row or 0), words, model, max_length, loss_on, caller) if dataset_id else {}
+    return _row(handles.open_for(dataset_id, caller), int(row or 0), words, model, max_length, loss_on, caller) if dataset_id else {}
 
 
 @allowed("public")
-def previous_row(dataset_id: str, row: float) -> int:
-    return _within(dataset_id, (row or 0) - 1)
+def previous_row(dataset_id: str, row: float, caller: Caller) -> int:
+    return _within(handles.open_for(dataset_id, caller), (row or 0) - 1)
 
 
 @allowed("public")
-def next_row(dataset_id: str, row: float) -> int:
-    return _within(dataset_id, (row or 0) + 1)
+def next_row(dataset_id: str, row: float, caller: Caller) -> int:
+    return _within(handles.open_for(dataset_id, caller), (row or 0) + 1)
 
 
-def _within(dataset_id: str, row: float) -> int:
-    return max(0, min(int(row), open_dataset(dataset_id).manifest.num_rows - 1))
+def _within(dataset: Dataset, row: float) -> int:
+    return max(0, min(int(row), dataset.manifest.num_rows - 1))
 
 
 @allowed("public")
 def next_hit(dataset_id: str, words: str, row: float, model: str, max_length: float, loss_on: LossOn, caller: Caller) -> Iterator[Shown]:
-    yield from _seek(open_dataset(dataset_id), words, int(row or 0), (model, max_length, loss_on, caller), is_forward=True)
+    yield from _seek(handles.open_for(dataset_id, caller), words, int(row or 0), (model, max_length, loss_on, caller), is_forward=True)
 
 
 @allowed("public")
 def previous_hit(
     dataset_id: str, words: str, row: float, model: str, max_length: float, loss_on: LossOn, caller: Caller
 ) -> Iterator[Shown]:
-    yield from _seek(open_dataset(dataset_id), words, int(row or 0), (model, max_length, loss_on, caller), is_forward=False)
+    yield from _seek(handles.open_for(dataset_id, caller), words, int(row or 0), (model, max_length, loss_on, caller), is_forward=False)
 
 
 def _seek(dataset: Dataset, words: str, row: int, shown_as: tuple[Any, ...], *, is_forward: bool) -> Iterator[Shown]:

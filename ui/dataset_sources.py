@@ -17,7 +17,7 @@ from core.data.render import LossOn
 from core.errors import UserError
 from ui import dataset_data as data
 from ui import dataset_handlers as on
-from ui import dataset_mapping, dataset_rows, import_view
+from ui import dataset_mapping, dataset_rows, handles, import_view, shares
 from ui import dataset_view as view
 from ui.access import Caller, allowed
 from ui.dataset_mapping import following
@@ -119,17 +119,18 @@ def take_upload(upload: str, caller: Caller) -> Shown:
     """Import an uploaded file, which is removed when that has ended."""
     path = data.uploaded({"path": upload})
     try:
-        data.check_size(path.stat().st_size, caller)
+        shares.require_room(path.stat().st_size, caller)
     except UserError:
         path.unlink()
         raise
-    return {"upload": None} | following(imports.start(ImportSource(kind="upload", path=str(path), name=path.stem)))
+    return {"upload": None} | following(shares.imported(imports.start(ImportSource(kind="upload", path=str(path), name=path.stem)), caller))
 
 
 @allowed("public")
 def take_text(pasted: str, caller: Caller) -> Shown:
-    data.check_size(len(pasted or ""), caller)
-    return {"pasted": "", "others": gr.Accordion(open=False)} | following(imports.start(ImportSource(kind="pasted", text=pasted or "")))
+    shares.require_room(len(pasted or ""), caller)
+    import_id = shares.imported(imports.start(ImportSource(kind="pasted", text=pasted or "")), caller)
+    return {"pasted": "", "others": gr.Accordion(open=False)} | following(import_id)
 
 
 @allowed("owner")
@@ -185,7 +186,7 @@ def stop(import_id: str) -> Shown:
 def reopen(dataset_id: str, import_id: str, model: str, max_length: float, loss_on: LossOn, caller: Caller) -> Shown:
     """After a reload: the import that went on, or what became of it, and the dataset that was open."""
     try:
-        shown = on.opened(open_dataset(dataset_id), model, max_length, loss_on, caller)
+        shown = on.opened(handles.open_for(dataset_id, caller), model, max_length, loss_on, caller)
     except UserError:
         shown = said_by_name(view.NOTHING, on.NO_DATA) | {"dataset_id": "", "before": on.before(caller)}
     if not import_id:

@@ -7,12 +7,11 @@ from typing import Any
 
 import gradio as gr
 
-from core.data.dataset import open_dataset
 from core.data.render import LossOn
 from core.data.split import By, leakage, split_dataset
 from core.data.writer import Form, write
 from core.errors import UserError
-from ui import background, dataset_rows, downloads, feedback, split_view
+from ui import background, dataset_rows, downloads, feedback, handles, shares, split_view
 from ui import dataset_data as data
 from ui import dataset_handlers as on
 from ui.access import Caller, allowed
@@ -92,26 +91,26 @@ def split(
     caller: Caller,
 ) -> Iterator[Shown]:
     """Make both parts, open the one to train on, and put the other into the form of the Train tab."""
-    dataset = open_dataset(dataset_id)
-    data.check_size(dataset.manifest.size_bytes, caller)
+    dataset = handles.open_for(dataset_id, caller)
+    shares.require_room(dataset.manifest.size_bytes, caller)
     fraction, number = (share or 0) / 100, int(seed or 0)
-    for work in background.watch(lambda _: split_dataset(dataset, fraction, number, by, near)):
+    for work in background.watch(lambda _: shares.made(lambda: split_dataset(dataset, fraction, number, by, near), caller)):
         if not work.is_finished:
             yield {"split_progress": _working("Splitting"), "split_now": gr.Button(interactive=False)}
             continue
         train, held_out = work.result
         kept = form or fresh()
-        kept = kept | {"values": kept["values"] | {"eval_dataset": held_out.id}}
+        kept = kept | {"values": kept["values"] | {"eval_dataset": handles.of(held_out, caller)}}
         said = {"split_said": split_view.made(train, held_out), "split_now": gr.Button(interactive=True), "form": kept}
         yield on.opened(train, model, max_length, loss_on, caller) | said
 
 
 @allowed("owner")
-def compare(dataset_id: str, other_id: str, near: bool) -> Iterator[Shown]:
+def compare(dataset_id: str, other_id: str, near: bool, caller: Caller) -> Iterator[Shown]:
     """Every conversation that the open dataset shares with another one."""
     if not other_id:
         raise UserError("No evaluation dataset is chosen.", "Evaluation dataset", "Choose one that was imported before.")
-    dataset, other = open_dataset(dataset_id), open_dataset(other_id)
+    dataset, other = handles.open_for(dataset_id, caller), handles.open_for(other_id, caller)
     for work in background.watch(lambda _: leakage(dataset, other, near)):
         if not work.is_finished:
             yield {"leaks": _working("Comparing")}
@@ -120,9 +119,9 @@ def compare(dataset_id: str, other_id: str, near: bool) -> Iterator[Shown]:
 
 
 @allowed("public")
-def save(dataset_id: str, layout: Form, suffix: str) -> Iterator[Shown]:
+def save(dataset_id: str, layout: Form, suffix: str, caller: Caller) -> Iterator[Shown]:
     """Write the conversations that can be trained to a file for the browser."""
-    dataset = open_dataset(dataset_id)
+    dataset = handles.open_for(dataset_id, caller)
     if suffix not in dict(SUFFIXES).values():
         raise UserError(f"{suffix!r} is no kind of file.", "File", "Choose one from the list.")
     path = downloads.place(dataset.name, suffix)

@@ -15,7 +15,7 @@ from core.data.measures import is_measured, measure
 from core.data.render import LossOn
 from core.data.statistics import TextStatistics, TokenStatistics, estimated_steps, text_statistics, token_statistics
 from core.data.tokenizer import ChatTokenizer
-from ui import background, dataset_rows, feedback, statistics_view, train_data
+from ui import background, dataset_rows, feedback, handles, shares, statistics_view, train_data
 from ui import dataset_data as data
 from ui.access import Caller, allowed
 from ui.dataset_findings import JUMP, SHOW_ROWS, jump
@@ -96,8 +96,8 @@ def attach(shell: Shell, at: Shown) -> None:
 
 
 def _seen(dataset_id: str, model: str, max_length: float, loss_on: LossOn, caller: Caller) -> Seen:
-    dataset = open_dataset(dataset_id)
-    data.check_size(dataset.manifest.size_bytes, caller)
+    dataset = handles.open_for(dataset_id, caller)
+    shares.require_size(dataset.manifest.size_bytes, caller)
     return Seen(dataset, data.folder_of(model, caller), max(1, int(max_length or 1)), loss_on)
 
 

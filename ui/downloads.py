@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from collections.abc import Callable, Iterator
@@ -9,20 +10,59 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio import processing_utils
 from gradio.utils import get_upload_folder
 
+from core.errors import UserError
 from ui import background
 from ui.view import meter
 
+ASKED_FOR = re.compile(r"/file[=/](.*)", re.DOTALL)  # both routes by which Gradio hands out files, and fetches URLs for whoever asks
 CLICK = "() => { setTimeout(() => document.querySelector('#%s')?.click(), 50); }"
 
 
 def place(name: str, suffix: str) -> Path:
     """Where to write a file that is then given to a `link`. `name` is anybody's text; the file's name is made of its harmless part."""
-    folder = Path(get_upload_folder()) / "made" / secrets.token_hex(16)
+    folder = _made() / secrets.token_hex(16)
     folder.mkdir(parents=True)
     stem = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:60] or "dataset"
     return folder / f"{stem}{suffix}"
+
+
+def _made() -> Path:
+    return Path(get_upload_folder()).absolute() / "made"
+
+
+class OnlyMade:
+    """ASGI middleware: of all files of this server those of `place` alone are handed out, to whoever was given the name (rules R11, R21).
+
+    Gradio by itself also hands out what others have uploaded, and fetches any address of the internet.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        asked = ASKED_FOR.search(scope["path"]) if scope["type"] == "http" else None
+        if asked is None or is_made(asked[1]):
+            await self._app(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain; charset=utf-8")]})
+        await send({"type": "http.response.body", "body": b"This is no file that was made for you."})
+
+
+def is_made(path: str) -> bool:
+    """Whether `path`, exactly as it is, names a file in a folder of `place`."""
+    return os.path.normpath(path) == path and Path(path).parent.parent == _made()
+
+
+def fetch_nothing() -> None:
+    """From now on Gradio fetches no address that stands in the place of an uploaded file (rule R21); nothing on the page needs it."""
+
+    async def refuse(url: str, cache_dir: str) -> str:
+        raise UserError("Files are taken by upload only, not by address.", "a file", "Upload the file itself.")
+
+    processing_utils.async_ssrf_protected_download = refuse
 
 
 def link(elem_id: str) -> gr.DownloadButton:

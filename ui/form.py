@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import gradio as gr
@@ -26,8 +27,8 @@ ONLY_UNDER: dict[str, tuple[str, ...]] = {
 }
 EXAMPLES = "examples/"  # how the page names a file that ships with Transmute
 HAS_CHOICES = ("base_model", "dataset", "eval_dataset", "levels")
-TRIMMED = ("base_model", "base_revision", "dataset", "eval_dataset")
 MANY_LINES = {"sample_prompts": (3, 8), "accelerate_yaml": (3, 30), "deepspeed_json": (3, 30)}  # at first, and at most
+TRIMMED = ("base_model", "base_revision", "dataset", "eval_dataset")
 NUMBER_PROBLEMS = {"int_type", "float_type", "int_parsing", "float_parsing", "finite_number"}
 
 
@@ -148,17 +149,20 @@ def to_values(recipe: Recipe) -> dict[str, Any]:
     return values
 
 
+def example_file(given: str) -> Path | None:
+    """The file of an example that ships with Transmute, by the name that the page has for it; None for everything else."""
+    file = paths.EXAMPLES / given.removeprefix(EXAMPLES)
+    return file if given.startswith(EXAMPLES) and file.parent == paths.EXAMPLES and file.is_file() else None
+
+
 def to_recipe(values: dict[str, Any]) -> dict[str, Any]:
     """What stands in the form as a recipe's plain values, not yet checked: what is of another type is left for the check to name."""
     plain = {name: value.strip() if name in TRIMMED and isinstance(value, str) else value for name, value in values.items()}
     plain["base_revision"] = plain.get("base_revision") or None
     for name in ("dataset", "eval_dataset"):
         given = plain.setdefault(name, "") or ""
-        if isinstance(given, str) and given.startswith(EXAMPLES):
-            file = given.removeprefix(EXAMPLES)
-            is_example = "/" not in file and (paths.EXAMPLES / file).is_file()
-            given = str(paths.EXAMPLES / file) if is_example else given
-        plain[name] = given
+        file = example_file(given) if isinstance(given, str) else None
+        plain[name] = str(file) if file else given
     plain["base_model"] = plain.get("base_model") or ""
     plain["levels"] = plain.get("levels") or ()
     return plain

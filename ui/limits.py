@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from anyio import to_thread
+from gradio.utils import get_upload_folder
+from starlette.datastructures import Headers
+from starlette.requests import Request
+
+from ui import access
 
 MAX_FILE_BYTES = 2 * 10**9
 MAX_UPLOAD_BYTES = MAX_FILE_BYTES + 10**6  # one file, and the form around it
 MAX_FIELD_BYTES = 10**6  # of an upload's plain fields together; they are kept in memory
 MAX_OTHER_BYTES = 8 * 10**6  # a form with every knob takes 10 kB
+VISITOR_BYTES = 5 * 10**6  # of a file that somebody who is not the owner may have checked
 DISK_FLOOR_BYTES = 256 * 2**20
+IDLE_S = 60.0  # an upload that has sent nothing for so long has broken off
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -38,7 +50,8 @@ class BodyLimit:
         if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
             await self._app(scope, receive, send)
             return
-        began = False
+        began, is_upload = False, is_upload_of(scope)
+        limit = MAX_OTHER_BYTES if not is_upload else await to_thread.run_sync(upload_limit, scope)
 
         async def send_noted(message: Message) -> None:
             nonlocal began
@@ -46,17 +59,40 @@ class BodyLimit:
             await send(message)
 
         try:
-            await self._app(scope, _counting(scope, receive), send_noted)
+            await self._app(scope, _counting(scope, receive, limit), send_noted)
         except RefusedError as refused:
             if not began:
                 await _answer(send, refused)
+        finally:
+            if is_upload:
+                asyncio.get_running_loop().call_later(IDLE_S + 1, sweep)
 
 
-def _counting(scope: Scope, receive: Receive) -> Receive:
+def is_upload_of(scope: Scope) -> bool:
+    return scope["path"].endswith("/upload")
+
+
+def upload_limit(scope: Scope) -> int:
+    """How much an upload may send: a visitor of a Space not more than may be imported for them."""
+    headers = Headers(scope=scope)
+    login = scope.get("session", {}).get("oauth_info", {})
+    token = login.get("access_token") or headers.get("authorization", "").removeprefix("Bearer ") or None
+    caller = access.identify(Request(scope), token)  # type: ignore[arg-type] - it has the headers and the client that are asked for
+    return MAX_UPLOAD_BYTES if caller.may("owner") else VISITOR_BYTES + MAX_FIELD_BYTES
+
+
+def sweep() -> None:
+    """Remove what uploads have left behind that broke off; a whole one lies in a folder of its own."""
+    for file in Path(get_upload_folder()).glob("tmp*"):
+        with suppress(OSError):
+            if file.is_file() and time.time() - file.stat().st_mtime > IDLE_S:
+                file.unlink()
+
+
+def _counting(scope: Scope, receive: Receive, limit: int) -> Receive:
     """`receive` that raises RefusedError when the body, its plain fields or the disk have reached their limit."""
     headers = {name.lower(): value for name, value in scope["headers"]}
-    is_upload = scope["path"].endswith("/upload")
-    limit = MAX_UPLOAD_BYTES if is_upload else MAX_OTHER_BYTES
+    is_upload = is_upload_of(scope)
     announced = headers.get(b"content-length", b"0")
     expected = int(announced) if announced.isdigit() else 0
     fields = _Fields(headers.get(b"content-type", b"")) if is_upload else None

@@ -16,6 +16,7 @@ from ui.train_handlers import DEFAULT
 from ui.view import count, size, text
 
 MOST_COMPARED = 4  # runs in one plot
+OF_THE_DATA = ("dataset", "eval_dataset", "sample_prompts")  # knobs
 Shown = dict[str, Any]
 
 
@@ -75,14 +76,15 @@ def version(run: Run) -> str:
 def of_run(watched: Live, found: list[Live], caller: Caller, *, is_other: bool) -> Shown:
     """The sections of a run that has changed. What the person is typing or choosing is left alone unless the run is another."""
     run = watched.run
-    shown: Shown = {"answers": gr.Accordion(visible=bool(run.samples)), "samples": run_view.samples(run)}
-    shown |= {"note": gr.Accordion(label=note_title(run.remark)), "facts": _facts(run, caller)}
+    is_owner = caller.may("owner")
+    shown: Shown = {"answers": gr.Accordion(visible=is_owner and bool(run.samples)), "samples": run_view.samples(run) if is_owner else ""}
+    shown |= {"note": gr.Accordion(label=note_title(run.remark if is_owner else ""), visible=is_owner), "facts": _facts(run, caller)}
     if is_other:
         choices = [
             (f"{one.run.name} · {one.run.run_id}", one.run.run_id) for one in found if one.run.run_id != run.run_id and one.curves.steps
         ]
         shown |= {"others": gr.CheckboxGroup(choices, value=[]), "beside": gr.Accordion(visible=bool(choices)), "compared": ""}
-        shown |= {"remark": run.remark, "asked": "", "confirm": gr.Column(visible=False)}
+        shown |= {"remark": run.remark if is_owner else "", "asked": "", "confirm": gr.Column(visible=False)}
     return shown
 
 
@@ -102,14 +104,15 @@ def _facts(run: Run, caller: Caller) -> str:
 
 
 @allowed("public")
-def compare_with(run_id: str, others: list[str]) -> str:
-    """The losses of several runs in one plot, and in what their recipes differ."""
+def compare_with(run_id: str, others: list[str], caller: Caller) -> str:
+    """The losses of several runs in one plot, and in what their recipes differ; what they say of the owner's data is the owner's to see."""
     if not others:
         return ""
     chosen = [run_id, *others[: MOST_COMPARED - 1]]
     watched = [live.watch(one) for one in chosen]
     more = f'<p class="quiet">Only the first {MOST_COMPARED - 1} are shown.</p>' if len(others) >= MOST_COMPARED else ""
-    return more + run_view.overlay(watched) + run_view.differences(watched, compare.differences(chosen))
+    found = [one for one in compare.differences(chosen) if caller.may("owner") or one.name not in OF_THE_DATA]
+    return more + run_view.overlay(watched) + run_view.differences(watched, found)
 
 
 @allowed("owner")

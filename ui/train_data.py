@@ -20,7 +20,7 @@ from core.training import accelerated, checks, launch, models
 from core.training import recipe as recipes
 from core.training.hardware import Hardware, detect
 from core.training.recipe import Recipe
-from ui import form
+from ui import form, handles
 from ui.access import Caller, refusal
 
 WHERE = "the form"
@@ -37,10 +37,8 @@ def machine() -> Hardware:
 
 def example_id(dataset: str) -> str:
     """The id under which an example's file was imported; the same text for everything else."""
-    if not dataset.startswith(form.EXAMPLES):
-        return dataset
-    file = paths.EXAMPLES / dataset.removeprefix(form.EXAMPLES)
-    return f"ds-{paths.sha256_file(file)[:12]}" if file.is_file() else dataset
+    file = form.example_file(dataset)
+    return f"ds-{paths.sha256_file(file)[:12]}" if file else dataset
 
 
 def is_of_other_split(evaluated: str, dataset: str) -> bool:
@@ -94,18 +92,21 @@ def check(recipe: Recipe, place: str = "") -> None:
 
 
 def recipe_of(values: dict[str, Any], caller: Caller) -> Recipe:
-    """The recipe in the form. Only somebody at this machine may name files and folders of it (reliability rule R10)."""
+    """The recipe in the form. Only somebody at this machine may name files and folders of it (reliability rule R10), and nobody others' data."""
     recipe = recipes.build(form.to_recipe(values), WHERE)
     if caller.is_local:
         return recipe
+    opened: dict[str, str] = {}
     for name in ("dataset", "eval_dataset"):
         given = getattr(recipe, name)
-        if given and not given.startswith("ds-") and Path(given).parent != paths.EXAMPLES:
+        if given.startswith("ds-"):
+            opened[name] = handles.open_for(given, caller).id
+        elif given and Path(given).parent != paths.EXAMPLES:
             raise UserError("Files are taken by upload only.", form.rows()[name]["title"], "Import the file on the Dataset tab.")
     is_id = paths.ID_PATTERN.fullmatch(recipe.base_model) or HUB_ID.fullmatch(recipe.base_model)
     if not is_id or Path(recipe.base_model).is_dir():
         raise UserError("The base model is no Hub id.", "Base model", "Write it as on the Hub, for example lmsys/vicuna-7b-v1.5.")
-    return recipe
+    return recipe.model_copy(update=opened)
 
 
 def start(values: dict[str, Any], caller: Caller, place: str = "", on_progress: OnProgress = lambda done, total: None) -> str:
@@ -125,16 +126,19 @@ def adapted(values: dict[str, Any]) -> dict[str, Any]:
     return changed | ({"quant_storage": "uint8"} if changed.get("method") == "qlora" else {})
 
 
-def num_conversations(dataset: str) -> int | None:
+def num_conversations(dataset: str, caller: Caller) -> int | None:
     """How many conversations of a dataset can be trained, where that is known without reading it."""
-    if dataset.startswith(form.EXAMPLES):
-        return _num_valid(paths.EXAMPLES / dataset.removeprefix(form.EXAMPLES))
-    return next((known.manifest.num_valid for known in list_datasets() if known.id == dataset), None)
+    if file := form.example_file(dataset):
+        return _num_valid(file)
+    try:
+        return handles.open_for(dataset, caller).manifest.num_valid
+    except UserError:
+        return None  # a file, or gone
 
 
 @lru_cache(maxsize=8)
-def _num_valid(example: Path) -> int | None:
-    return validate(example).num_valid if example.is_file() else None
+def _num_valid(example: Path) -> int:
+    return validate(example).num_valid
 
 
 def batch_rows(values: dict[str, Any]) -> int:
@@ -151,10 +155,6 @@ def num_steps(values: dict[str, Any], num_rows: int) -> int:
     return min(steps, int(values["max_steps"])) if values["max_steps"] else steps
 
 
-def yaml_text(values: dict[str, Any]) -> str:
-    """The recipe as a file for the command line; empty while something in the form is wrong."""
-    if form.problems(values):
-        return ""
 def files_of(values: dict[str, Any], place: str, distribution: str) -> tuple[str, str]:
     """(accelerate's file, DeepSpeed's) that the form's recipe is launched with at `place` under `distribution`."""
     if form.problems(values) or not distribution:
@@ -162,6 +162,10 @@ def files_of(values: dict[str, Any], place: str, distribution: str) -> tuple[str
     return accelerated.texts(Recipe.model_validate(form.to_recipe(values)), distribution, machine_at(place))
 
 
+def yaml_text(values: dict[str, Any]) -> str:
+    """The recipe as a file for the command line; empty while something in the form is wrong."""
+    if form.problems(values):
+        return ""
     return Recipe.model_validate(form.to_recipe(values)).to_yaml().replace(f"{paths.EXAMPLES}/", form.EXAMPLES)
 
 

@@ -193,17 +193,17 @@ def _judged(kept: Kept, caller: Caller, note: str = "") -> Shown:
             for group in form.group_names()
         },
         **{f"{name} column": gr.Column(visible=form.is_meant(name, values["method"])) for name in form.ONLY_UNDER},
-        **said_by_name(_lead(values, bool(wrong)), said, note=note),
+        **said_by_name(_lead(values, bool(wrong), caller), said, note=note),
     }
 
 
-def _lead(values: Shown, is_wrong: bool) -> str:
+def _lead(values: Shown, is_wrong: bool, caller: Caller) -> str:
     """The first sentence: what would be trained, on what, how long."""
     method = methods.NAMES[values["method"]]
     model = {value: title for title, value in form.choices("base_model")}.get(values["base_model"], values["base_model"] or "no model")
     if not values["dataset"]:
         return sentence("Choose a dataset to train on.", "Take one on the Dataset tab, or an example in the form below.")
-    number = data.num_conversations(str(values["dataset"]))
+    number = data.num_conversations(str(values["dataset"]), caller)
     on = count(number, "conversation") if number else "the dataset"
     rest = "The optimizer steps are counted once every field is right." if is_wrong else "Nothing starts before you say so."
     if number and not is_wrong:

@@ -14,6 +14,7 @@ from ui import chat_knobs, chat_pool, chat_sources, chat_tab, chat_talk, chat_vi
 from ui.access import Caller
 
 OWNER, VISITOR = Caller("me", "owner", is_local=True), Caller("a visitor", "public")
+MALLORY = Caller("mallory", "signed_in")
 
 
 class Request:
@@ -103,7 +104,8 @@ def test_only_somebody_at_the_machine_names_paths_and_endpoints(monkeypatch):
         with pytest.raises(UserError, match="only at the machine itself"):
             chat_sources.add(reference, "", far)
     source = chat_sources.add("http://127.0.0.1:9/v1#m", "a-secret", OWNER)
-    assert chat_sources.everything()[-1] == ("m · endpoint", source.id) and chat_sources.find([source.id]) == [source]
+    assert chat_sources.everything(OWNER)[-1] == ("m · endpoint", source.id) and chat_sources.find([source.id], OWNER) == [source]
+    assert chat_sources.find([source.id], VISITOR) == [], "an endpoint is asked with the owner's key"
     assert "a-secret" not in repr(source) and chat_pool.keys.pop(source.id) == "a-secret"
 
 
@@ -113,7 +115,9 @@ def test_knobs_are_checked_and_visitors_are_kept_short():
     assert chat_knobs.sampling_of(VISITOR, values).max_tokens == chat_knobs.VISITORS_TOKENS
     with pytest.raises(UserError, match="temperature"):
         chat_knobs.sampling_of(OWNER, {"temperature": -1})
-    assert [chat_knobs.context_of(value) for value in (None, 0, -5, 1, 10**9)] == [None, None, None, 128, 131_072]
+    assert [chat_knobs.context_of(value, OWNER) for value in (None, 0, -5, 1, 10**9)] == [None, None, None, 128, 131_072]
+    assert chat_knobs.context_of(512, VISITOR) is None, "no second copy of the model is loaded for a visitor"
+    assert chat_knobs.sampling_of(MALLORY, values).max_tokens == chat_knobs.VISITORS_TOKENS
     assert set(Sampling.model_fields) <= set(chat_knobs.build()), "every knob of sampling stands on the page"
 
 
@@ -125,8 +129,8 @@ def test_the_set_of_one_click_is_the_usual_four():
 
 def test_a_blind_vote_names_nobody_before_it_is_cast(workspace, monkeypatch):
     sources = [chat_sources.sources.Source(name, f"Name-{name}", "q4_0") for name in ("one", "two")]
-    monkeypatch.setattr(chat_sources, "find", lambda ids: sources)
-    monkeypatch.setattr(chat_sources, "everything", lambda: [(source.name, source.id) for source in sources])
+    monkeypatch.setattr(chat_sources, "find", lambda ids, caller: sources)
+    monkeypatch.setattr(chat_sources, "everything", lambda caller: [(source.name, source.id) for source in sources])
 
     def answered(page, asked, sampling, context):
         yield [chat_pool.Column(source, state="done", pieces=["words"], stop="eos") for source, _ in asked]

@@ -15,7 +15,7 @@ from core.data.imports import ImportJob, ImportSource
 from core.errors import UserError
 from core.paths import EXAMPLES
 from tests.unit.ui.dataset_page import SETTINGS, call, talk, visible
-from ui import background, dataset_data, dataset_mapping, dataset_sources, import_view
+from ui import background, dataset_data, dataset_mapping, dataset_sources, import_view, limits
 from ui.access import Caller
 
 VISITOR = Caller("a visitor", "public")
@@ -67,7 +67,7 @@ def test_only_an_upload_is_opened(uploads: Path, tmp_path: Path) -> None:
 def test_a_visitors_upload_that_is_too_large_is_refused_and_removed(uploads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     as_caller(monkeypatch, VISITOR)
     upload = uploads / "large.json"
-    upload.write_bytes(b" " * (dataset_data.VISITOR_BYTES + 1))
+    upload.write_bytes(b" " * (limits.VISITOR_BYTES + 1))
     with pytest.raises(UserError, match="up to 5"):
         call(dataset_sources.take_upload, str(upload))
     assert not upload.exists()

@@ -14,7 +14,7 @@ from core.conversation import Conversation, Turn
 from core.data.dataset import Dataset, import_dataset
 from core.data.render import LossOn, tokenize
 from core.errors import UserError
-from ui import dataset_data, dataset_findings, dataset_handlers, dataset_rows, dataset_view, mask_view
+from ui import dataset_data, dataset_findings, dataset_handlers, dataset_rows, dataset_view, mask_view, shares
 from ui.access import Caller
 
 EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)">'
@@ -101,15 +101,15 @@ def test_the_first_sentence_counts_what_cannot_be_trained_and_what_is_cut(datase
 
 def test_findings_are_listed_by_page_severity_and_code_and_lead_to_their_rows(dataset: Dataset) -> None:
     report = dataset.report()
-    first = dataset_findings._page(dataset.id, "", "unknown-role", 1)
+    first = dataset_findings._page(dataset, "", "unknown-role", 1)
     assert 'data-row="7"' in first["table"] and first["table"].count("data-row") == 1
-    assert dataset_findings._page(dataset.id, "note", "unknown-role", 1)["table"].startswith('<p class="quiet">No findings')
+    assert dataset_findings._page(dataset, "note", "unknown-role", 1)["table"].startswith('<p class="quiet">No findings')
     severities = {code: label for label, code in dataset_view.severities(report)}
     assert severities[""] == f"All {sum(report.counts.values())}"
     assert {code for _, code in dataset_view.codes(report, "error")} == {"", "trailing-question", "unknown-role"}
     total, rows = len(dataset.findings()), set[str]()
     for page in range(1, -(-total // dataset_view.PAGE_ROWS) + 1):
-        shown = dataset_findings._page(dataset.id, "", "", page)
+        shown = dataset_findings._page(dataset, "", "", page)
         assert shown["page"] == page
         rows |= set(re.findall(r'data-row="(\d+)"', shown["table"]))
     assert {int(row) for row in rows} == {issue.row for issue in dataset.findings()}
@@ -118,7 +118,7 @@ def test_findings_are_listed_by_page_severity_and_code_and_lead_to_their_rows(da
 @pytest.mark.parametrize(("asked", "page"), [(0, 1), (-5, 1), (None, 1), (10**9, 4)])
 def test_a_page_that_is_not_there_is_the_nearest_one(asked: int | None, page: int, dataset: Dataset) -> None:
     assert -(-len(dataset.findings()) // dataset_view.PAGE_ROWS) == 4
-    assert dataset_findings._page(dataset.id, "", "", asked)["page"] == page
+    assert dataset_findings._page(dataset, "", "", asked)["page"] == page
 
 
 def test_any_row_opens_the_rejected_ones_with_their_raw_text_and_what_was_found(dataset: Dataset) -> None:
@@ -153,8 +153,8 @@ def test_a_file_that_cannot_be_trained_keeps_the_action_disabled(tmp_path: Path)
 def test_a_visitor_may_have_small_files_checked_only_and_sees_nobody_elses(dataset: Dataset) -> None:
     visitor = Caller("a visitor", "public")
     with pytest.raises(UserError, match="up to 5"):
-        dataset_data.check_size(6_000_000, visitor)
-    dataset_data.check_size(6_000_000, OWNER)
+        shares.require_size(6_000_000, visitor)
+    shares.require_size(6_000_000, OWNER)
     assert dataset_data.earlier(visitor) == []
     assert dataset.id in {value for _, value in dataset_data.earlier(OWNER)}
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ui import limits
+from ui import access, limits
+from ui.access import Caller
 from ui.limits import BodyLimit
 
 BOUNDARY = b"----edge"
@@ -72,6 +76,26 @@ def test_a_full_disk_takes_no_uploads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "DISK_FLOOR_BYTES", 10**18)
     assert send("/gradio_api/upload", [part("files", 10, "a.json")])[0] == 507
     assert send("/gradio_api/queue/join", [b"{}"], b"application/json")[0] == 200
+
+
+def test_who_may_not_import_much_may_not_upload_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = part("files", limits.VISITOR_BYTES + limits.MAX_FIELD_BYTES, "large.json") + b"--" + BOUNDARY + b"--\r\n"
+    assert send("/gradio_api/upload", [body])[0] == 413, "a stranger: it is not addressed to this machine"
+    monkeypatch.setattr(access, "identify", lambda request, token: Caller("kim", "owner"))
+    assert send("/gradio_api/upload", [body])[0] == 200
+
+
+def test_what_broke_off_is_swept_away_and_what_goes_on_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    broken, going, whole = tmp_path / "tmpbroken", tmp_path / "tmpgoing", tmp_path / "sha" / "tmp.json"
+    whole.parent.mkdir()
+    for file in (broken, going, whole):
+        file.write_bytes(b"x")
+    long_ago = time.time() - limits.IDLE_S - 1
+    for file in (broken, whole):
+        os.utime(file, (long_ago, long_ago))
+    limits.sweep()
+    assert sorted(file.name for file in tmp_path.rglob("*") if file.is_file()) == ["tmp.json", "tmpgoing"]
 
 
 def test_what_is_no_form_is_left_to_gradio() -> None:
