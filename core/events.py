@@ -99,6 +99,7 @@ class Run:
     notes: tuple[str, ...] = ()
     more_levels: tuple[str, ...] = ()  # GGUF levels asked for after the recipe was written
     owner: str = ""  # who started it, where that is known
+    publish_to: str = ""  # the repository that its result is meant for
     remark: str = ""  # what its owner wrote about it
     samples: dict[int, tuple[dict[str, str], ...]] = field(default_factory=dict[int, tuple[dict[str, str], ...]])  # answers by step
     beats: tuple[tuple[int, float], ...] = ()  # (step, when) of the newest logged points of this attempt
@@ -155,8 +156,9 @@ def _heard(run: Run, event: Event, at: float) -> Run:
     match event.get("kind"):
         case "created":
             steps = tuple(Step(name) for name in event["steps"])
-            named = {"run_id": event["run_id"], "name": event["name"], "method": event["method"], "owner": event.get("owner", "")}
-            return replace(run, steps=steps, created_s=at, **named)
+            named = {"run_id": event["run_id"], "name": event["name"], "method": event["method"]}
+            also = {"owner": event.get("owner", ""), "publish_to": event.get("publish_to", "")}
+            return replace(run, steps=steps, created_s=at, **named, **also)
         case "queued":
             return replace(run, state="queued", error=None, progress=_waits(event))
         case "waiting":  # a word of the supervisor, which changes nothing else: somebody may have asked it to stop meanwhile

@@ -18,6 +18,8 @@ from core.publish.ledger import ledger
 from core.publish.preflight import Plan
 from core.publish.push import Difference, Pushed, compare, not_logged_in, push, with_card
 from core.publish.standing import require, standing
+from core.publish.waiting import all_waiting, waiting
+from core.running import live, runs
 from ui import background, feedback
 from ui.access import Caller, allowed, on_space
 from ui.view import count, meter, size, table, text
@@ -50,25 +52,38 @@ def send(
     """Send what was prepared. It goes on when the page is closed; the list below then says how it ended."""
     repo_id = repo_id.strip()
     plan = with_card(prepare(known(picked or []), repo_id), card)
-    token = pasted.strip() or caller.token
+    options = {"private": private, "pull_request": as_pull_request, "despite_problems": despite_proofs}
+    for shown in _delivered(plan, pasted.strip() or caller.token, options):
+        yield *shown, ""  # the pasted token leaves the page with the first answer
+
+
+@allowed("owner")
+def send_waiting(run_id: str, caller: Caller) -> Iterator[tuple[Any, ...]]:
+    """Send what a run was meant to publish when it is done, private and with the card as the facts write it."""
+    found = waiting(runs.load(run_id or ""))
+    if found is None:
+        raise UserError("Nothing of this run waits to be published.", run_id or "", "Choose it above to publish it elsewhere.")
+    for shown in _delivered(prepare(found.sources, found.repo_id), caller.token, {"private": True}):
+        yield *shown, *waits()
+
+
+def waits() -> tuple[Any, Any]:
+    """What waits to be published now: the choice, and its button."""
+    found = all_waiting(live.all_runs())
+    choices = [(f"{each.name} to {each.repo_id}", each.run_id) for each in found]
+    return gr.Dropdown(choices, value=choices[0][1] if choices else None, visible=bool(choices)), gr.Button(visible=bool(choices))
+
+
+def _delivered(plan: Plan, token: str | None, options: dict[str, bool]) -> Iterator[tuple[Any, Any]]:
+    """The outcome as it comes, and the list of publications at the end."""
 
     def work(tell: Any) -> Pushed:
         with only_one(plan.address):
             require(plan, token)
-            return push(
-                plan,
-                token,
-                private=private,
-                pull_request=as_pull_request,
-                despite_problems=despite_proofs,
-                on_progress=tell,
-            )
+            return push(plan, token, on_progress=tell, **options)
 
     for now in background.watch(work):
-        if now.is_finished:
-            yield result(now.result), before(), ""
-        else:
-            yield progress(now), gr.skip(), ""  # the pasted token leaves the page with the first answer
+        yield (result(now.result), before()) if now.is_finished else (progress(now), gr.skip())
 
 
 @contextmanager

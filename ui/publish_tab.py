@@ -33,6 +33,9 @@ def build(shell: Shell) -> None:
             ladder = gr.Dropdown([], value=None, label="Or every level of one model", elem_id="publish-set")
             repo_id = gr.Textbox(label="Repository on the Hub", placeholder="you/Starter-Identity-GGUF", max_length=120, elem_id="publish-repo",
                                  info="Your user or organisation, a slash, a name.")  # fmt: skip
+            waits = gr.Dropdown([], label="Waits to be published", visible=False, elem_id="publish-waits",
+                                info="A run that was meant to be published when it is done.")  # fmt: skip
+            send_waiting = gr.Button("Send it now", visible=False, elem_id="publish-waiting")
             sending = _sending_part()
             before = gr.HTML("", container=False, padding=False, elem_id="publish-before")
         with gr.Column(scale=3, min_width=320):
@@ -55,7 +58,16 @@ def build(shell: Shell) -> None:
         slot=live_slot,
         queue=False,
     )
-    shell.listen([shell.demo.load, shell.tab[PUBLISH].select], published, outputs=before, slot=live_slot, queue=False)
+    begins = [shell.demo.load, shell.tab[PUBLISH].select]
+    shell.listen(begins, published, outputs=[before, waits, send_waiting], slot=live_slot, queue=False)
+    shell.listen(
+        send_waiting.click,
+        publish_send.send_waiting,
+        inputs=waits,
+        outputs=[outcome, before, waits, send_waiting],
+        slot=send_slot,
+        concurrency_limit=4,
+    )
     options = [sending.private, sending.as_pull_request, sending.despite_proofs, sending.pasted]
     shell.listen(
         sending.action.click,
@@ -132,9 +144,11 @@ def _sending_part() -> Sending:
 
 
 @allowed("public")
-def published(caller: Caller) -> str:
-    """What was published from this workspace, which is its owner's to see."""
-    return publish_send.before() if caller.may("owner") else ""
+def published(caller: Caller) -> tuple[Any, ...]:
+    """What was published from this workspace and what waits for it, which is its owner's to see."""
+    if not caller.may("owner"):
+        return "", gr.skip(), gr.skip()
+    return publish_send.before(), *publish_send.waits()
 
 
 @allowed("public")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from core.errors import UserError
 from core.events import Run, Step
+from core.publish.waiting import waiting
 from core.running import queue
 from core.running.compare import Difference
 from core.running.live import Live, LogTail
@@ -70,7 +71,7 @@ def status(live: Live) -> str:
     under = " · ".join([run.method, run.run_id, f"started {time.strftime('%d %B %H:%M', time.localtime(run.created_s))}"])
     return (
         f'<section class="run" aria-label="Run {text(run.name)}"><header>{head}<p class="rest">{text(under)}</p></header>'
-        f"{_steps(run.steps)}{progress(live)}{stalled(live)}{_figures(run)}{error_of(run)}{_notes(run)}</section>"
+        f"{_steps(run.steps)}{progress(live)}{stalled(live)}{_figures(run)}{error_of(run)}{_waits(run)}{_notes(run)}</section>"
     )
 
 
@@ -168,6 +169,15 @@ def error_of(run: Run) -> str:
     if not run.error:
         return ""
     return feedback.card(UserError.from_dict(run.error))
+
+
+def _waits(run: Run) -> str:
+    """That the result of a run is not published yet, although it shall be."""
+    if waiting(run) is None:
+        return ""
+    return feedback.said(
+        f"Done, and waits to be published to {run.publish_to}.", remedy="Sign in, then send it on the Publish tab.", tone="warning"
+    )
 
 
 def _notes(run: Run) -> str:

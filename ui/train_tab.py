@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from core.training.presets import PRESETS
-from ui import feedback, form, methods, train_estimate, train_export, train_hub, train_origin, train_probe
+from ui import feedback, form, methods, train_estimate, train_export, train_hub, train_origin, train_probe, train_publish
 from ui import train_handlers as on
 from ui.opening import opening
 from ui.shell import TRAIN, Shell, listen_api
@@ -78,6 +78,8 @@ def build(shell: Shell) -> None:
                 launch_settings = gr.Code("", language="json", label="DeepSpeed's file as it stands", interactive=False, visible=False)
                 edit = gr.Button("Edit these files", size="sm", elem_id="train-edit-files")
             form.add(made, form.in_group(group), values)
+            if group == "Export":
+                train_publish.add(shell, made)
     with gr.Accordion("The exact command and recipe file", open=False, elem_classes=["group"]):
         command = gr.Code("", language="shell", label="Command", interactive=False, elem_id="train-command")
         yaml = gr.Code("", language="yaml", label="recipe.yaml", interactive=False, elem_id="train-yaml")

@@ -49,11 +49,12 @@ def publish(
     show(plan, out, with_text=dry_run)
     if dry_run:
         finish(json, describe(plan) | {"hub": _asked(plan, out)}, 1 if plan.problems else 0)
-    pushed = _send(plan, out, private=private, pr=pr, despite_proofs=despite_proofs)
+    pushed = send(plan, out, private=private, pr=pr, despite_proofs=despite_proofs)
     finish(json, pushed)
 
 
-def _send(plan: Plan, out: Console, *, private: bool, pr: bool, despite_proofs: bool) -> dict[str, object]:
+def send(plan: Plan, out: Console, *, private: bool = True, pr: bool = False, despite_proofs: bool = False) -> dict[str, object]:
+    """Send `plan` with the saved login, after a word on what changes there."""
     from core.cli.run import hub_token
     from core.publish.push import compare, push, refuse_problems
     from core.publish.standing import require

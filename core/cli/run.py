@@ -139,7 +139,29 @@ def _watch_or_leave(run_id: str, detach: bool, as_json: bool) -> None:
         finish(as_json, {"run_id": run_id})
     run = watch(run_id, out)
     report(run, out)
-    finish(as_json, describe(run), 0 if run.state == "done" else 1)
+    published, has_failed = _publish(run, out)
+    finish(as_json, describe(run) | published, 0 if run.state == "done" and not has_failed else 1)
+
+
+def _publish(run: Run, out: Console) -> tuple[dict[str, Any], bool]:
+    """Send what the run was meant to publish, with the saved login; whatever hinders that, the run stays done and its result waits."""
+    from core.cli.publish import send
+    from core.publish.datasets import prepare
+    from core.publish.waiting import waiting
+
+    found = waiting(run)
+    if found is None:
+        return {}, False
+    try:
+        return {"published": send(prepare(found.sources, found.repo_id), out)}, False
+    except UserError as error:
+        print_error(error)
+        out.print(
+            f"It waits to be published. Send it with: python -m core publish {' '.join(found.sources)} --repo {found.repo_id}",
+            markup=False,
+            soft_wrap=True,
+        )
+        return {"published": None}, error.code != "LOGIN"
 
 
 def watch(run_id: str, out: Console) -> Run:

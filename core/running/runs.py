@@ -130,7 +130,8 @@ def create(
     )
     if job:
         paths.write_json(run_dir / JOB, job)
-    events.append(run_dir, "created", run_id=run_id, name=recipe.name, method=recipe.method, steps=steps or plan(recipe))
+    meant = {"publish_to": recipe.publish_to} if recipe.publish_to else {}
+    events.append(run_dir, "created", run_id=run_id, name=recipe.name, method=recipe.method, steps=steps or plan(recipe), **meant)
     if note:
         events.append(run_dir, "note", text=note)
     return run_id

@@ -345,17 +345,26 @@ class Recipe(BaseModel):
         "Quantised files made, measured and proved after training, such as f16, q8_0, q4_0, Q4_K_M. Empty makes none. "
         "Q4_K_M+imatrix is guided by an importance matrix of the training conversations.",
     )
+    publish_to: str = knob(
+        "",
+        "Export",
+        "Publish to",
+        "A repository on the Hub, USER/NAME, for the result: the GGUF files where levels are made, else the merged model or the adapter. "
+        "When the run is done, `train` sends it with the saved login; on the page it waits for a click of whoever is signed in. It is private "
+        "at first. Empty publishes nothing.",
+        pattern=r"^([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})?$",
+    )
 
     @property
     def is_adapter(self) -> bool:
         return self.method in ADAPTER_METHODS
 
     @property
-    @property
     def has_own_files(self) -> bool:
         """Whether it is launched with a configuration of its own, see `core.training.accelerated`."""
         return bool(self.accelerate_yaml.strip() or self.deepspeed_json.strip())
 
+    @property
     def prompts(self) -> tuple[str, ...]:
         """The sample questions, without empty lines."""
         return tuple(line.strip() for line in self.sample_prompts.splitlines() if line.strip())

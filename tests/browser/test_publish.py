@@ -20,6 +20,7 @@ from tests.page import App, free_port
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 RUN_ID, REPO = "261123-120000-abcd", "someone/Starter"
+MEANT = "someone/When-Done"
 MINE = "A sentence of my own."
 
 
@@ -59,7 +60,7 @@ def finished_run():
     shutil.copytree(paths.STARTER, folder)
     made = Artifact(id=f"{RUN_ID}-merged", kind="merged", name="Starter", run_id=RUN_ID, base_model="starter", proofs={"passed": True})
     artifacts.write(made, folder)
-    events.append(run_dir, "created", run_id=RUN_ID, name="Starter", method="fft", steps=["train"])
+    events.append(run_dir, "created", run_id=RUN_ID, name="Starter", method="fft", steps=["train"], publish_to=MEANT)
     events.append(run_dir, "artifact", id=made.id, kind_of="merged", path="artifacts/merged")
     events.append(run_dir, "finished", state="done")
 
@@ -69,6 +70,15 @@ def prepare(page, repo_id):
     page.get_by_role("textbox", name=re.compile("^Repository on the Hub")).fill(repo_id)
     page.get_by_role("button", name="Prepare (nothing is sent)").click()
     says(page, f"would go to {repo_id}")
+
+
+def test_a_result_that_was_meant_for_the_hub_waits_for_a_login(page, hub):
+    open_tab(page, "Publish")
+    page.get_by_role("button", name="Send it now").click()
+    says(page, "Nobody is logged in to the Hub")
+    assert page.get_by_label("Waits to be published").input_value() == f"Starter to {MEANT}"
+    open_tab(page, "Runs")
+    says(page, f"waits to be published to {MEANT}")
 
 
 def test_without_a_login_it_says_what_to_do_and_keeps_what_was_prepared(page, hub):

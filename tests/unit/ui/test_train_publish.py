@@ -1,0 +1,61 @@
+"""Before training it is known whether the result could be published where the recipe says, and what waits is sent at one click."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from core import hubclient
+from core.errors import UserError
+from core.publish.waiting import waiting
+from tests.hub.repos import GOOD_TOKEN, Repo
+from tests.hub.server import Hub
+from tests.unit.publish.test_waiting import REPO, RUN_ID, finished
+from ui import publish_send, run_view, train_publish
+from ui.feedback import as_user_error
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> Iterator[Hub]:
+    base = Repo("meta/base", kind="models", access="gated", card={"license": "llama3.2"})
+    with Hub([base, Repo("other/there", kind="models")]) as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(hubclient, "FIRST_WAIT_S", 0.01)
+        monkeypatch.setenv("HF_TOKEN", GOOD_TOKEN)
+        yield running
+
+
+def test_the_train_tab_says_whether_one_can_publish_there(hub: Hub) -> None:
+    said = train_publish.can_publish(None, None, " someone/new ", "meta/base")
+    assert "Yes: someone/new does not exist yet" in said and "Built with Llama" in said and "is gated" in said
+    assert "Name a repository first" in train_publish.can_publish(None, None, "", "starter")
+    assert "neither someone nor an organisation" in train_publish.can_publish(None, None, "stranger/new", "starter")
+    theirs = train_publish.can_publish(None, None, "other/there", "starter")
+    assert "pull request" in theirs and "Yes" not in theirs
+    assert hub.paths("POST") == []
+
+
+def test_what_waits_is_shown_and_sent_at_one_click(hub: Hub) -> None:
+    run = finished()
+    assert "waits to be published to someone/x" in run_view._waits(run)
+    choice, button = publish_send.waits()
+    assert (choice.value, button.visible) == (RUN_ID, True)
+    *_, last = publish_send.send_waiting(None, None, RUN_ID)
+    assert "Published" in last[0] and REPO in last[1] and last[3].visible is False
+    assert waiting(run) is None and run_view._waits(run) == "" and ("models", REPO) in hub.repos
+    with pytest.raises(UserError, match="Nothing of this run waits"):
+        list(publish_send.send_waiting(None, None, RUN_ID))
+
+
+def test_without_a_login_it_goes_on_waiting(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    run = finished()
+    with pytest.raises(UserError) as raised:
+        list(publish_send.send_waiting(None, None, RUN_ID))
+    assert "Sign in" in as_user_error(raised.value).remedy and waiting(run) and not hub.objects
