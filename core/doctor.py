@@ -16,7 +16,7 @@ from typing import Literal
 
 from core import paths
 from core.process import child_environment
-from core.training.hardware import Hardware, detect, installed_gpus
+from core.training.hardware import Hardware, detect, installed_gpus, is_zero_gpu
 
 State = Literal["ok", "warn", "fail"]
 GB = 10**9
@@ -111,6 +111,9 @@ def gpus(hardware: Hardware) -> Check:
     if idle := installed_gpus():
         remedy = "Reinstall torch with CUDA: see https://pytorch.org/get-started/locally."
         return Check("GPU", "warn", f"{idle[0].name} cannot be used: {build}", remedy)
+    if is_zero_gpu():
+        remedy = "ZeroGPU lends its GPU to the page for chats of a minute. Training happens on the CPU here, or on a rented machine."
+        return Check("GPU", "warn", f"lent by ZeroGPU, none for training; {build}", remedy)
     remedy = "The starter model trains on the CPU. Larger models need an NVIDIA GPU: here, on a GPU Space, or through HF Jobs."
     return Check("GPU", "warn", f"none; {build}", remedy)
 

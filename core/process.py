@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,7 +44,14 @@ SLOW_OPERATIONS_PER_S = 5e9
 def child_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     """The environment of every child: allow-listed variables, the Hub offline, and `extra`."""
     kept = {name: value for name, value in os.environ.items() if name in ALLOWED_VARIABLES or name.startswith(ALLOWED_PREFIXES)}
-    return kept | ALWAYS_SET | {"PYTHONPATH": str(PROJECT)} | (extra or {})
+    return kept | ALWAYS_SET | _without_gpu() | {"PYTHONPATH": str(PROJECT)} | (extra or {})
+
+
+def _without_gpu() -> dict[str, str]:
+    """Without an NVIDIA driver transformers looks for no kernels on the Hub; ZeroGPU's GPU is for the web process, and a child does not try it."""
+    if os.environ.get("SPACES_ZERO_GPU"):
+        return {"USE_HUB_KERNELS": "0", "CUDA_VISIBLE_DEVICES": ""}
+    return {} if shutil.which("nvidia-smi") else {"USE_HUB_KERNELS": "0"}
 
 
 @dataclass(frozen=True)

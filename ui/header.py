@@ -8,7 +8,7 @@ from functools import lru_cache
 import gradio as gr
 
 from core import doctor, paths
-from core.publish import space
+from core.publish import kind, space
 from core.publish.space import Advice
 from core.running import live
 from core.training import hardware
@@ -52,7 +52,7 @@ def show(caller: Caller) -> str:
 
 @allowed("public")
 def advise(caller: Caller) -> str:
-    """What the owner of a Space should know about storage and money, and a visitor about a copy of their own, as HTML.
+    """What the owner of a Space should know about its hardware, storage and money, and a visitor about a copy of their own, as HTML.
 
     The same text again changes nothing on the page.
     """
@@ -62,7 +62,7 @@ def advise(caller: Caller) -> str:
 def advice_html(caller: Caller, runs_going_on: int) -> str:
     if not caller.may("owner"):
         return "".join(_details(advice, "Duplicate this Space") for advice in (space.visiting(),) if advice)
-    given = (space.storage(), space.money(runs_going_on))
+    given = (kind.kind(), space.storage(), space.money(runs_going_on))
     return "".join(_details(advice, "Settings of this Space") for advice in given if advice)
 
 
@@ -75,6 +75,8 @@ def _details(advice: Advice, link: str) -> str:
 @lru_cache(maxsize=1)
 def _machine() -> tuple[str, str, bool]:
     found = hardware.detect()
+    if hardware.is_zero_gpu():
+        return "GPU", "lent by ZeroGPU for chats", False
     if not found.gpus:
         return "CPU only", count(found.cpu_count, "core"), False
     names = sorted({gpu.name for gpu in found.gpus})

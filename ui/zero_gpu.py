@@ -1,27 +1,26 @@
 """Chat on a ZeroGPU Space, whose GPU is lent to functions of the web process only: the one place where a model answers outside a child.
 
-`spaces.GPU` does nothing elsewhere, so what runs here runs the same on any machine.
+`spaces.GPU` does nothing elsewhere, so what runs here runs the same on any machine. Merging is not lent a GPU: it streams the weights block by
+block, and reading, hashing and writing them is what takes its time (a 7B model: 13 GB in, 13 GB out, for some 0.2 TFLOP of additions), all of
+it while a minute of somebody's quota would run; and its child could not have one. Training and the levels are children too.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
+import spaces
 from core.chat.answer import Asked, answer
 from core.chat.child import Loaded, prompt_text
 from core.chat.engine import CONTEXT_LENGTH, Piece, Rendered, child_payload
 from core.chat.sampling import Sampling
 from core.export.artifacts import Artifact
+from core.training.hardware import is_zero_gpu as is_here
 
 LENT_S = 60  # seconds of GPU per answer
-
-
-def is_here() -> bool:
-    return bool(os.environ.get("SPACES_ZERO_GPU"))
+__all__ = ["Model", "is_here"]
 
 
 class Model:
@@ -45,7 +44,7 @@ class Model:
         loaded = self._ready()
         prompt = _prompt(loaded, asked, notices)
         yield from (Piece("", notice=notice) for notice in notices)
-        for message in _lent()(loaded, prompt, sampling, isinstance(asked, str), with_adapter):
+        for message in _answer(loaded, prompt, sampling, isinstance(asked, str), with_adapter):
             if "done" in message:
                 yield Piece("", done="stopped" if self._stopped.is_set() else message["done"], stats=message["stats"])
                 return
@@ -76,15 +75,10 @@ def _prompt(loaded: Loaded, asked: Asked, notices: list[str]) -> str:
     return prompt_text(loaded, asked, lambda message: notices.append(message["notice"]))
 
 
-@cache
-def _lent() -> Any:
-    """The answering loop, decorated once: it is forked into a worker that holds the GPU while it runs."""
-    import spaces
-
-    return spaces.GPU(duration=LENT_S)(_answer)
-
-
+# When the page starts ZeroGPU looks for what is decorated, and ends a Space that has nothing of it.
+@spaces.GPU(duration=LENT_S)
 def _answer(loaded: Loaded, prompt: str, sampling: Sampling, is_raw: bool, with_adapter: bool) -> Iterator[dict[str, Any]]:
+    """The answering loop, which is forked into a worker that holds the GPU while it runs."""
     if loaded.use_adapter:
         loaded.use_adapter(with_adapter)
     yield from answer(loaded.model, prompt, sampling, lambda: False, is_raw=is_raw)

@@ -15,6 +15,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,7 +109,8 @@ def _whole(model: ChatModel, prompt: str, sampling: Sampling, should_stop: Calla
 def prompt_text(loaded: Loaded, asked: Asked, send: Callable[[dict[str, Any]], None]) -> str:
     """The rendered conversation up to where the answer begins; in Vicuna form, with a notice, when the model's template does not work.
 
-    A text is itself.
+    A text is itself. The template's sandbox has a budget of its own; in a child the kernel watches over it too. On ZeroGPU, where this runs in a
+    thread of the web process, the budget alone has to do: signals and memory limits are of a whole process.
     """
     from core.data.render import generation_prompt
     from core.data.tokenizer import VICUNA_TEMPLATE
@@ -117,7 +119,8 @@ def prompt_text(loaded: Loaded, asked: Asked, send: Callable[[dict[str, Any]], N
         return asked
     if loaded.template:
         try:
-            with limited(TEMPLATE_S, TEMPLATE_BYTES):
+            is_child = threading.current_thread() is threading.main_thread()
+            with limited(TEMPLATE_S, TEMPLATE_BYTES) if is_child else nullcontext():
                 return generation_prompt(asked, loaded.template, loaded.bos_token, loaded.eos_token)
         except UserError as error:
             why = f"The model's chat template does not work: {error.problem}"

@@ -123,8 +123,15 @@ def torch_build() -> TorchBuild:
     return TorchBuild(version[1] if version else "", cuda[1] if cuda else None)
 
 
+def is_zero_gpu() -> bool:
+    """Whether this is a ZeroGPU Space, as the package `spaces` decides it."""
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+
+
 def installed_gpus() -> tuple[Gpu, ...]:
-    """The NVIDIA GPUs that ``CUDA_VISIBLE_DEVICES`` leaves visible, in its order."""
+    """The NVIDIA GPUs that ``CUDA_VISIBLE_DEVICES`` leaves visible, in its order; none on ZeroGPU, which lends one to the web process only."""
+    if is_zero_gpu():
+        return ()
     return visible(_gpus_by_smi(), os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 

@@ -38,7 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("core.publish",),
     ("core.jobs",),
     ("core.doctor",),
-    ("core.publish.space",),
+    ("core.publish.space", "core.publish.kind"),
     ("core.cli", "core.demo", "core.docs", "core.__main__"),
     ("ui",),
     ("app",),

@@ -28,6 +28,16 @@ def test_no_secret_of_the_parent_reaches_a_child(monkeypatch):
     assert environment["CUDA_VISIBLE_DEVICES"] == "1" and environment["HF_HUB_OFFLINE"] == "1"
 
 
+def test_without_a_gpu_a_child_looks_for_no_kernels_on_the_hub(monkeypatch, tmp_path):
+    monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert process.child_environment()["USE_HUB_KERNELS"] == "0"
+    (tmp_path / "nvidia-smi").touch(0o755)
+    assert "USE_HUB_KERNELS" not in process.child_environment()
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    assert process.child_environment()["USE_HUB_KERNELS"] == "0"
+
+
 def test_a_result_and_the_progress_before_it_come_back():
     seen = []
     assert process.call_child(CHILD, {"do": "count"}, step="test", on_event=seen.append) == {"counted": 3}

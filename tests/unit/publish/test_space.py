@@ -47,10 +47,10 @@ def test_storage_without_a_volume_names_the_loss_and_three_steps():
 
 
 @pytest.mark.usefixtures("on_space")
-def test_the_page_shows_both_to_the_owner_and_to_a_visitor_how_to_have_a_copy():
+def test_the_page_shows_all_to_the_owner_and_to_a_visitor_how_to_have_a_copy():
     shown = header.advice_html(OWNER, 0)
-    assert shown.count("<details") == 2 and shown.count("/spaces/someone/transmute/settings") == 2
+    assert shown.count("<details") == 3 and shown.count("/spaces/someone/transmute/settings") == 3
     for visitor in (VISITOR, Caller("mallory", "signed_in")):
         said = header.advice_html(visitor, 0)
         assert "/settings" not in said and 'href="https://huggingface.co/spaces/someone/transmute?duplicate=true"' in said
-    assert header.advice_html(OWNER, 1).count("<details") == 1
+    assert header.advice_html(OWNER, 1).count("<details") == 2
