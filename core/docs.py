@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from core import paths
+from core.units import size
 
 README = paths.PROJECT / "README.md"
 
@@ -82,6 +83,23 @@ def presets_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def levels_table() -> str:
+    """One row per level of the starter: its figures beside those of llama.cpp's own llama-perplexity, and those of its answers in chat."""
+    rows = paths.read_json(paths.PROJECT / "benchmarks" / "results" / "measure.json")["rows"]
+    has_chat = all("chat" in row for row in rows)
+    heads = ["level", "perplexity", "llama.cpp's", "KL to f16", "llama.cpp's", "same top token", "llama.cpp's"]
+    heads += ["size", "perplexity of answers", "their KL", "their top token"] if has_chat else []
+    lines = [f"| {' | '.join(heads)} |", "|---" + "|---:" * (len(heads) - 1) + "|"]
+    for row in rows:
+        cells = [f"{row['perplexity']:,.2f}", f"{row['theirs_perplexity']:,.2f}", f"{row['kl']:.5f}", f"{row['theirs_kl']:.5f}"]
+        cells += [f"{row['top1']:.1%}", f"{row['theirs_top1']:.1%}"]
+        if has_chat:
+            chat = row["chat"]
+            cells += [size(row["size_bytes"]), f"{chat['perplexity']:.4f}", f"{chat['kl_mean']:.5f}", f"{chat['top1_agreement']:.1%}"]
+        lines.append(f"| `{row['level']}` | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def bounds(schema: dict[str, Any]) -> str:
     """What a field's JSON schema allows: its choices, or ``>= 1, <= 1024``; empty when anything of its type goes."""
     if "enum" in schema:
@@ -123,6 +141,7 @@ def _cell(text: str) -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "cli": cli_table,
+    "levels": levels_table,
     "knobs": knobs_table,
     "presets": presets_table,
     "codes": codes_table,

@@ -70,8 +70,7 @@ def level_table(made: Sequence[Artifact]) -> str:
     of = "a text of one's own" if any(level.measured.get("measured_on") == "text" for level in levels) else OF_CONVERSATIONS
     on = f" on {tokens:,} tokens of {of}" if isinstance(tokens, int) else ""
     beat = " Beaten: another level is no larger and closer to f16." if beaten else ""
-    gained = f" {bought(levels)}" if bought(levels) else ""
-    note = f'<p class="quiet">Measured on this machine{on}.{beat}{text(gained)}</p>'
+    note = f'<p class="quiet">Measured on this machine{on}.{beat} {text(bought(levels))}</p>'
     return table(HEADS, rows, "Quantisation levels", numeric=range(1, 10)) + (note if any(map(ladder.is_measured, levels)) else "")
 
 

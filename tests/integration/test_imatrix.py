@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from core.conversation import Conversation, Turn
+from core.data.render import render
 from core.errors import UserError
 from core.export import artifacts, ladder
 from core.export.artifacts import read
@@ -74,12 +75,17 @@ def test_the_same_conversations_give_the_same_file(levels, tmp_path):
 
 
 def test_levels_of_few_bits_come_into_reach_and_others_lose_less(matrix, levels, starter, tmp_path):
-    """Guided and plain files stand side by side; the figures are on conversations that the matrix was not made from."""
+    """Guided and plain files stand side by side; the figures are on conversations that the matrix was not made from.
+
+    All of their tokens count: the starter is so sure of its answers that their tokens alone say little.
+    """
     names = ["f16", "Q2_K", "Q2_K+imatrix", "IQ3_S", "IQ3_S+imatrix", "IQ2_XXS"]
     made = {artifact.level: artifact for artifact in make_gguf(starter, names, tmp_path / "out", run_id="r", imatrix=matrix)}
     assert [artifact.folder.name for artifact in made.values()][1:3] == ["gguf-q2-k", "gguf-q2-k-imatrix"]
     assert made["Q2_K+imatrix"].gguf_path.name == "Starter-4.7M-imatrix-Q2_K.gguf" and made["Q2_K+imatrix"].id == "r-q2-k-imatrix"
-    figures = measure(list(made.values()), made["f16"], said("starter_eval.jsonl", 1)[1::4])
+    template = (STARTER / "chat_template.jinja").read_text(encoding="utf-8")
+    text = "\n".join(render(conversation, template).text for conversation in said("starter_eval.jsonl", 1)[1::4])
+    figures = measure(list(made.values()), made["f16"], [], text=text)
     for name in ("Q2_K", "IQ3_S"):
         assert figures[made[f"{name}+imatrix"].id]["kl_mean"] < 0.95 * figures[made[name].id]["kl_mean"]
     matrices = {name: artifact.imatrix_sha256 for name, artifact in made.items()}

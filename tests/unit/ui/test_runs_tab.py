@@ -214,6 +214,15 @@ def test_models_are_offered_four_at_once_and_a_choice_of_ones_own_stays(run_dir)
     assert next(value for value in own if isinstance(value, gr.CheckboxGroup)).value == ["r-1-f16"]
 
 
+def test_ticking_the_importance_matrix_offers_the_same_levels_with_it(run_dir):
+    make_level(run_dir, "f16", 0.0)
+    make_level(run_dir, "q4_0", 0.09)
+    guided, _ = models_tab.offer_levels(None, None, "r-1", ["Q4_K_M", "q8_0"], True)
+    assert guided.value == ["Q4_K_M+imatrix"] and {"q4_0+imatrix", "IQ2_XXS"} <= {name for _, name in guided.choices}
+    plain, _ = models_tab.offer_levels(None, None, "r-1", guided.value, False)
+    assert plain.value == ["Q4_K_M"] and {"q4_0", "IQ2_XXS"}.isdisjoint(name for _, name in plain.choices)
+
+
 def test_ids_travel_as_one_text_and_come_back():
     assert picks.split(picks.join(["a", "b"])) == ["a", "b"] and picks.split("") == []
     assert picks.known(["a", "x"], [("A", "a")]) == ["a"]
