@@ -31,10 +31,9 @@ def presets(
     if source:
         out.print(f"From {source.source}", markup=False)
         out.print(source.command, markup=False)
-        table = Table("then", "value", "knob now", "value", "note", box=None, pad_edge=False)
         for flag in source.flags:
-            table.add_row(flag.flag, flag.value, flag.knob, "" if flag.ours is None else str(flag.ours), flag.note)
-        out.print(table)
+            ours = f"{flag.knob}={flag.ours}" if flag.knob else ""
+            out.print(f"{flag.flag:<32} {flag.value:<28} {' '.join(part for part in (ours, flag.note) if part)}", markup=False)
         for sentence in source.differs:
             out.print(f"- {sentence}", markup=False)
     else:

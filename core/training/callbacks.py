@@ -29,6 +29,7 @@ class RunCallback(TrainerCallback):
         self.keep_checkpoints = keep_checkpoints
         self.trainer: Any = None  # set once the trainer exists, which is made after its callbacks
         self._heard_s = time.monotonic()
+        self._bad_steps = 0  # optimizer steps in a row that had a loss which is no number, on whatever rank
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_local_process_zero:
@@ -67,7 +68,10 @@ class RunCallback(TrainerCallback):
                 events.append(self.run_dir, "facts", facts={"eval_loss_before": metrics["eval_loss"]})
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.trainer.bad_steps >= MAX_BAD_STEPS:
+        is_bad = agreed(self.trainer.is_bad, args.device)  # a rank that ended alone would leave the others waiting for it
+        self.trainer.is_bad = False
+        self._bad_steps = self._bad_steps + 1 if is_bad else 0
+        if self._bad_steps >= MAX_BAD_STEPS:
             remedy = "Lower learning_rate (a tenth of it is a good start), or set dtype=bf16 or fp32; then start again."
             raise UserError(f"The loss was not a number for {MAX_BAD_STEPS} steps.", f"step {state.global_step}", remedy, code="NAN")
         if agreed((self.run_dir / "stop").exists(), args.device):
@@ -75,7 +79,7 @@ class RunCallback(TrainerCallback):
             self.trainer.was_stopped = True
             control.should_save = True
             control.should_training_stop = True
-        if control.should_save and agreed(bool(self.trainer.bad_steps), args.device):
+        if is_bad:
             control.should_save = False  # weights that may be no numbers must not become the last good ones
         if control.should_save and state.is_local_process_zero:
             events.append(self.run_dir, "saving", step=state.global_step)
@@ -99,4 +103,6 @@ class RunCallback(TrainerCallback):
 
 def is_finite(model: torch.nn.Module) -> bool:
     """Whether every weight that learns, as far as it lies on this rank, is a number."""
-    return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters() if parameter.requires_grad)
+    learning = (parameter for parameter in model.parameters() if parameter.requires_grad)
+    own = (getattr(parameter, "ds_tensor", parameter) for parameter in learning)  # under ZeRO-3 a rank has its share there
+    return all(bool(torch.isfinite(weight).all()) for weight in own)

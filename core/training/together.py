@@ -16,7 +16,7 @@ from core.training.recipe import Recipe
 OWN = {"dataset": "", "eval_dataset": "", "base_model": "starter", "name": "model"}  # what may be called otherwise on another machine
 
 
-def agreed(flag: bool, device: torch.device) -> bool:
+def agreed(flag: torch.Tensor | bool, device: torch.device) -> bool:
     """Whether any rank says so; ranks that disagreed would wait for each other forever."""
     return bool(_largest(int(flag), device))
 

@@ -1,5 +1,5 @@
-"""TRL's SFTTrainer with three differences: a loss that is quick on a CPU, an eval loss that is a mean over labelled tokens, and a count of steps
-without a finite loss."""
+"""TRL's SFTTrainer with three differences: a loss that is quick on a CPU, an eval loss that is a mean over labelled tokens, and a note of losses
+that are no numbers."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class AnswerTrainer(SFTTrainer):
     Attributes:
         was_stopped: training ended because somebody asked for it, not because it was through.
         scores_labels_only: the loss is that of `core.training.head`, not TRL's.
-        bad_steps: how many micro batches in a row had a loss that is NaN or infinite.
+        is_bad: a micro batch of this rank had a loss that is NaN or infinite since the flag was last lowered, which is after every optimizer step.
     """
 
     was_stopped: bool = False
-    bad_steps: int = 0
+    is_bad: torch.Tensor | bool = False  # stays on the device, so that no micro batch waits for it
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -30,7 +30,7 @@ class AnswerTrainer(SFTTrainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
-        self.bad_steps = 0 if torch.isfinite(loss).all() else self.bad_steps + 1
+        self.is_bad = self.is_bad | ~torch.isfinite(loss).all()
         return loss
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:

@@ -1,5 +1,6 @@
 """Every method trains for real on the starter, alone and on two ranks; what dies is resumed to the same losses."""
 
+import functools
 import json
 import os
 import signal
@@ -93,19 +94,42 @@ def test_bf16_on_a_cpu_trains_to_about_the_losses_of_float32(method):
     assert half.losses != whole.losses
 
 
-TWO_RANKS = {"ddp": {"method": "fft"}, "zero2": {"method": "fft"}, "zero3": {"method": "lora"}}
+SMALL = {"learning_rate": 1e-4, "max_steps": 3, "save_steps": 0}
+FLAT = {"packing": True, "max_length": 128}
+TWO_RANKS = {
+    "ddp, fft": ("ddp", "fft", {}),
+    "ddp, lora": ("ddp", "lora", {}),
+    "ddp, lora, packed": ("ddp", "lora", FLAT),
+    "zero2, fft": ("zero2", "fft", {}),
+    "zero2, lora": ("zero2", "lora", {}),
+    "zero3, fft": ("zero3", "fft", {}),
+    "zero3, lora": ("zero3", "lora", {}),
+}
 
 
-@pytest.mark.parametrize("config", TWO_RANKS)
-def test_two_ranks_see_the_rows_of_one_rank_with_twice_the_batch(config):
-    shared = TWO_RANKS[config] | {"learning_rate": 1e-4, "max_steps": 3, "save_steps": 0}
-    one = finished(start(**shared, micro_batch_size=4))
-    two = finished(start(**shared, micro_batch_size=2, num_processes=2, accelerate_config=config))
+@functools.cache
+def on_one_rank(method, is_packed):
+    """What the same rows give on one rank, as one micro batch; trained once for all tests of this file."""
+    knobs = QUICK | SMALL | (FLAT if is_packed else {}) | {"method": method, "micro_batch_size": 2}
+    run_id = runs.create(demo().model_copy(update=knobs), steps=("train",))
+    runs.start(run_id)
+    run = finished(run_id)
+    assert run.state == "done", log_of(run_id)
+    return run
+
+
+
+@pytest.mark.parametrize("name", TWO_RANKS)
+def test_two_ranks_see_the_rows_of_one_rank_with_twice_the_batch(name):
+    config, method, knobs = TWO_RANKS[name]
+    one = on_one_rank(method, bool(knobs))
+    two = finished(start(**SMALL | knobs, method=method, micro_batch_size=1, num_processes=2, accelerate_config=config))
     assert two.state == "done", log_of(two.run_id)
     assert two.facts["num_processes"] == 2
     assert [two.losses[step] for step in (1, 2, 3)] == pytest.approx([one.losses[step] for step in (1, 2, 3)], rel=2e-3)
+    assert two.facts["eval_loss_after"] == pytest.approx(one.facts["eval_loss_after"], rel=2e-3)
     assert two.facts["proofs"]["passed"]
-    first = runs.folder(two.run_id) / "artifacts" / ("merged" if shared["method"] == "fft" else "adapter")
+    first = runs.folder(two.run_id) / "artifacts" / ("merged" if method == "fft" else "adapter")
     assert all(
         weight.numel() and torch.isfinite(weight).all() for file in first.glob("*.safetensors") for weight in load_file(file).values()
     )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
+from typer.testing import CliRunner
 
+from core.cli.app import app
+from core.errors import UserError
 from core.training.presets import PRESETS, preset
 from core.training.published import all_published, published
 from core.training.recipe import Recipe
@@ -72,3 +76,15 @@ def test_the_numbers_written_there_are_the_numbers_here(name: str) -> None:
     for flag in all_published()[name].flags:
         if isinstance(flag.ours, float | int) and not isinstance(flag.ours, bool) and re.fullmatch(r"[\d.e-]+", flag.value):
             assert float(flag.ours) == max(0.0, float(flag.value)), flag.flag
+
+
+def test_the_command_line_lists_the_presets_and_shows_where_one_comes_from() -> None:
+    listed = CliRunner().invoke(app, ["presets", "--json"])
+    assert [each["name"] for each in json.loads(listed.stdout.splitlines()[-1])["presets"]] == list(PRESETS)
+    one = CliRunner().invoke(app, ["presets", "mlabonne-qlora"])
+    source = published("mlabonne-qlora")
+    assert source and all(flag.flag in one.stdout for flag in source.flags) and all(sentence in one.stdout for sentence in source.differs)
+    own = CliRunner().invoke(app, ["presets", "demo", "--json"])
+    assert json.loads(own.stdout.splitlines()[-1])["published"] is None
+    with pytest.raises(UserError):
+        CliRunner().invoke(app, ["presets", "nobody"], catch_exceptions=False)
