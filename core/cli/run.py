@@ -79,7 +79,9 @@ def _dispatch(recipe: Recipe, on: str, options: tuple[str, str, str], nodes: int
     if results not in ("home", "repo"):
         raise UserError(f"{results!r} is no place for results.", "--results", "Write home or repo.")
     with _auditing(out) as on_progress:
-        run_id = dispatch.create(recipe, target.Target(target.parse(on), image, timeout, results, nodes), hub_token(), on_progress=on_progress)
+        run_id = dispatch.create(
+            recipe, target.Target(target.parse(on), image, timeout, results, nodes), hub_token(), on_progress=on_progress
+        )
     job = target.of_run(runs.folder(run_id))
     cost = (
         "" if job.most_usd is None or job.usd_per_h is None else f", ${job.usd_per_h * job.nodes:.2f} per hour, at most ${job.most_usd:.2f}"
