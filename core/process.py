@@ -42,7 +42,7 @@ SLOW_OPERATIONS_PER_S = 5e9
 
 
 def child_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
-    """The environment of every child: allow-listed variables, the Hub offline, and `extra`."""
+    """The environment of every child: allow-listed variables, the Hub offline, what a machine without a GPU for it needs, and `extra`."""
     kept = {name: value for name, value in os.environ.items() if name in ALLOWED_VARIABLES or name.startswith(ALLOWED_PREFIXES)}
     return kept | ALWAYS_SET | _without_gpu() | {"PYTHONPATH": str(PROJECT)} | (extra or {})
 

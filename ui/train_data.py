@@ -20,8 +20,9 @@ from core.training import accelerated, checks, launch, models
 from core.training import recipe as recipes
 from core.training.hardware import Hardware, detect
 from core.training.recipe import Recipe
-from ui import form, handles
+from ui import form, handles, train_rented
 from ui.access import Caller, refusal
+from ui.train_rented import Rented
 
 WHERE = "the form"
 HUB_ID = re.compile(r"\w[\w-]*(?:\.\w[\w-]*)*/\w[\w-]*(?:\.\w[\w-]*)*")  # as the Hub allows them: no dots in a row or in front
@@ -109,11 +110,17 @@ def recipe_of(values: dict[str, Any], caller: Caller) -> Recipe:
     return recipe.model_copy(update=opened)
 
 
-def start(values: dict[str, Any], caller: Caller, place: str = "", on_progress: OnProgress = lambda done, total: None) -> str:
+def start(
+    values: dict[str, Any],
+    caller: Caller,
+    place: str = "",
+    on_progress: OnProgress = lambda done, total: None,
+    rented: Rented | None = None,
+) -> str:
     """Create the run, which fetches what is missing with the caller's token and audits the data, and start it at `place`; returns its id."""
     recipe = recipe_of(values, caller)
     if place:
-        run_id = dispatch.create(recipe, target.Target(target.parse(place)), caller.token, caller.name, on_progress)
+        run_id = dispatch.create(recipe, train_rented.wanted(place, rented or {}), caller.token, caller.name, on_progress)
     else:
         run_id = runs.create(recipe, token=caller.token, owner=caller.name, on_progress=on_progress)
     runs.start(run_id, caller.token)
@@ -169,13 +176,13 @@ def yaml_text(values: dict[str, Any]) -> str:
     return Recipe.model_validate(form.to_recipe(values)).to_yaml().replace(f"{paths.EXAMPLES}/", form.EXAMPLES)
 
 
-def command_text(values: dict[str, Any], place: str = "", distribution: str = "") -> str:
+def command_text(values: dict[str, Any], place: str = "", distribution: str = "", flags: str = "") -> str:
     """The command line that does the same, and the worker's own command on this machine; `distribution` is what `auto` comes to."""
     if form.problems(values):
         return ""
     note = "# In Transmute's folder, with the recipe below saved as recipe.yaml:"
     if place:
-        return f"{note}\npython -m core train recipe.yaml --on {place}"
+        return f"{note}\npython -m core train recipe.yaml --on {place}{flags}"
     recipe = Recipe.model_validate(form.to_recipe(values))
     threads = max(1, machine().cpu_count // max(1, recipe.num_processes or len(machine().gpus) or 1))
     spread = recipe.model_copy(update={"accelerate_config": distribution or recipe.accelerate_config})

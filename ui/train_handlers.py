@@ -7,10 +7,11 @@ from typing import Any
 
 import gradio as gr
 
+from core.errors import UserError
 from core.training import prospect
 from core.training.presets import PRESETS, preset
 from core.training.recipe import ADAPTER_METHODS, Recipe
-from ui import background, form, methods, train_estimate, train_origin
+from ui import background, form, methods, train_estimate, train_origin, train_rented
 from ui import train_data as data
 from ui.access import Caller, allowed
 from ui.opening import said_by_name
@@ -21,11 +22,12 @@ DEFAULT = "demo"
 FREE = [name for name in form.rows() if form.is_free(name)]  # fields into which something wrong can be put
 IDENTITY = form.EXAMPLES + "identity.json"
 Shown = dict[str, Any]
-Kept = dict[str, Any]  # {"preset": name, "values": {...}, "carried": the dataset id taken over last, "place": where it runs}
+# {"preset": name, "values": {...}, "carried": the dataset id taken over last, "place": where it runs, "rented": see `train_rented`}
+Kept = dict[str, Any]
 
 
 def fresh() -> Kept:
-    return {"preset": DEFAULT, "values": form.to_values(preset(DEFAULT)), "carried": "", "place": ""}
+    return {"preset": DEFAULT, "values": form.to_values(preset(DEFAULT)), "carried": "", "place": "", "rented": train_rented.known(None)}
 
 
 @allowed("public")
@@ -63,9 +65,18 @@ def choose_place(place: str, kept: Kept, caller: Caller, **values: Any) -> Shown
 
 
 @allowed("public")
+def choose_rented(image: str, timeout: str, results: str, nodes: float | None, kept: Kept, caller: Caller, **values: Any) -> Shown:
+    """What else is asked of a rented machine."""
+    rented = train_rented.known({"image": image, "timeout": timeout, "results": results, "nodes": nodes})
+    return _judged(_typed(kept, values) | {"rented": rented}, caller)
+
+
+@allowed("public")
 def restore(dataset_id: str, kept: Kept, caller: Caller) -> Shown:
     """The page or the tab was opened: the form as the browser kept it, with a dataset chosen since then."""
-    return {"preset": _known(kept)["preset"], "place": _known(kept)["place"]} | _filled(_carried(_known(kept), dataset_id), caller)
+    known = _known(kept)
+    begun = {"preset": known["preset"], "place": known["place"], **train_rented.shown(known["rented"])}
+    return begun | _filled(_carried(known, dataset_id), caller)
 
 
 @allowed("public")
@@ -110,10 +121,10 @@ def suggest(kept: Kept, caller: Caller, **values: Any) -> Shown:
 def start(kept: Kept, caller: Caller, **values: Any) -> Iterator[Shown]:
     """Create and start the run, with a word while a model is fetched; then on to Runs."""
     typed = _typed(kept, values)
-    values, place = typed["values"], typed["place"]
-    if reason := data.why_not(values, caller, place):
+    values, place, rented = typed["values"], typed["place"], typed["rented"]
+    if reason := _why_not(typed, values, caller):
         raise reason
-    for work in background.watch(lambda tell: data.start(values, caller, place, tell), patience_s=1.0):
+    for work in background.watch(lambda tell: data.start(values, caller, place, tell, rented), patience_s=1.0):
         if work.is_finished:
             yield {"progress": "", "run_id": work.result, "tabs": gr.Tabs(selected=RUNS)}
         else:
@@ -134,7 +145,8 @@ def _known(kept: Kept | None) -> Kept:
         return base
     values = form.to_values(preset(kept["preset"]))
     values |= {name: value for name, value in kept["values"].items() if name in values}
-    return {"preset": kept["preset"], "values": values, "carried": str(kept.get("carried") or ""), "place": data.known_place(kept)}
+    place = {"place": data.known_place(kept), "rented": train_rented.known(kept.get("rented"))}
+    return {"preset": kept["preset"], "values": values, "carried": str(kept.get("carried") or ""), **place}
 
 
 def _typed(kept: Kept | None, values: Shown) -> Kept:
@@ -174,16 +186,17 @@ def _judged(kept: Kept, caller: Caller, note: str = "") -> Shown:
     """Everything that follows from the values: errors at their fields, groups, methods, command, and whether it can start."""
     values, wrong = kept["values"], form.problems(kept["values"])
     changed = form.differing(values, form.to_values(preset(kept["preset"])))
-    reason = data.why_not(values, caller, kept["place"])
+    reason = _why_not(kept, values, caller)
     said = f"{reason.problem} {reason.remedy}" if reason else ""
     chosen = train_estimate.distribution(values, caller, kept["place"])
     file, settings = data.files_of(values, kept["place"], chosen)
-    needs_machine = reason is not None and data.why_not(data.adapted(values), caller, kept["place"]) is None
+    needs_machine = reason is not None and _why_not(kept, data.adapted(values), caller) is None
     return {
         "kept": kept,
         "comparison": methods.comparison(values, train_estimate.times(values, caller, kept["place"])),
         "yaml": data.yaml_text(values),
-        "command": data.command_text(values, kept["place"], chosen),
+        "command": data.command_text(values, kept["place"], chosen, train_rented.flags(kept["place"], kept["rented"])),
+        "rented:": gr.Accordion(label=train_rented.title(kept["rented"]), visible=bool(kept["place"])),
         "launch_file": file,
         "launch_settings": gr.Code(settings, visible=bool(settings)),
         "adapt": gr.Button(visible=needs_machine),
@@ -195,6 +208,17 @@ def _judged(kept: Kept, caller: Caller, note: str = "") -> Shown:
         **{f"{name} column": gr.Column(visible=form.is_meant(name, values["method"])) for name in form.ONLY_UNDER},
         **said_by_name(_lead(values, bool(wrong), caller), said, note=note),
     }
+
+
+def _why_not(kept: Kept, values: Shown, caller: Caller) -> UserError | None:
+    """The first thing that stands in the way of starting `values` where the form says, or None."""
+    if (reason := data.why_not(values, caller, kept["place"])) or not kept["place"]:
+        return reason
+    try:
+        train_rented.check(kept["place"], kept["rented"], data.recipe_of(values, caller))
+    except UserError as error:
+        return error
+    return None
 
 
 def _lead(values: Shown, is_wrong: bool, caller: Caller) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from core.training.presets import PRESETS
-from ui import feedback, form, methods, train_estimate, train_export, train_hub, train_origin, train_probe, train_publish
+from ui import feedback, form, methods, train_estimate, train_export, train_hub, train_origin, train_probe, train_publish, train_rented
 from ui import train_handlers as on
 from ui.opening import opening
 from ui.shell import TRAIN, Shell, listen_api
@@ -55,6 +55,7 @@ def build(shell: Shell) -> None:
             suggest = gr.Button("Suggest settings for this model and machine", size="sm", elem_id="train-suggest")
         with gr.Column(min_width=320):
             place = gr.Dropdown(places(), value=begin["place"], label="Where it runs", info=PLACE_HELP, elem_id="train-place")
+    rented = train_rented.fields()
     with gr.Accordion("Where this preset comes from", open=False, elem_classes=["group"], elem_id="train-origin-group"):
         origin = gr.HTML(train_origin.origin(begin["preset"]), container=False, padding=False, elem_id="train-origin")
     gr.HTML('<h2 class="part">Method</h2>', container=False, padding=False)
@@ -88,6 +89,7 @@ def build(shell: Shell) -> None:
         "kept": shell.form,
         "preset": preset,
         "place": place,
+        **rented,
         "comparison": comparison,
         "adapt": adapt,
         "make_fit": estimate["fit"],
@@ -120,5 +122,7 @@ def _attach(shell: Shell, made: form.Form, at: dict[str, Any], slot: gr.HTML) ->
     shell.listen(at["edit"].click, on.edit_files, **judged)
     shell.listen(at["suggest"].click, on.suggest, **judged)
     shell.listen(at["preset"].input, on.take_preset, **judged | {"inputs": [at["preset"], state]})
+    asked = [at[f"rented {name}"] for name in train_rented.FRESH]
+    shell.listen([each.input for each in asked], on.choose_rented, **judged | {"inputs": [*asked, state]}, trigger_mode="always_last")
     shell.listen(at["place"].input, on.choose_place, **judged | {"inputs": [at["place"], state]})
     shell.listen([shell.demo.load, shell.tab[TRAIN].select], on.restore, inputs=[shell.dataset_id, state], outputs=at, slot=slot)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,8 +47,14 @@ class Numbers:
         room = BLOCK_ROWS - len(self._blocks[-1])
         self._blocks[-1].extend(numbers[:room])
         if len(numbers) >= room:
+            self._blocks[-1] = self._blocks[-1][:]  # without the room to grow that an array keeps
             self._blocks.append(array("q"))
             self.append(*numbers[room:])
+
+    @property
+    def size_bytes(self) -> int:
+        """What the blocks take of memory, the room that is not filled yet included."""
+        return sum(sys.getsizeof(block) for block in self._blocks)
 
     def repeated(self) -> dict[int, int]:
         """`{row: first row with the same number}` for every row that repeats an earlier one's number."""
@@ -78,6 +85,10 @@ class DuplicateIndex:
     def __init__(self) -> None:
         self._conversations = Numbers()
         self._ids = Numbers()
+
+    @property
+    def size_bytes(self) -> int:
+        return self._conversations.size_bytes + self._ids.size_bytes
 
     def add(self, record: Record, conversation: Conversation | None) -> None:
         """Note the next row. A row that is no conversation is compared by its id alone."""

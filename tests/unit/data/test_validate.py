@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from core.data.duplicates import BLOCK_ROWS, Numbers
 from core.data.rules import RULES, rules_table
 from core.data.validate import validate
 from core.errors import UserError
@@ -284,6 +285,14 @@ def test_issues_arrive_one_by_one_and_stand_in_the_order_of_the_file(tmp_path: P
     report = validate(tmp_path / "data.json", on_issue=lambda issue: heard.append(issue.code))
     assert sorted(heard) == sorted(issue.code for issue in report.issues)
     assert [issue.row for issue in report.issues] == [1, 2, 2, 3]
+
+
+def test_the_index_of_duplicates_takes_16_bytes_a_row() -> None:
+    numbers, count = Numbers(), 3 * BLOCK_ROWS + 5
+    for start in range(0, count, 1000):
+        numbers.append(*range(start, min(start + 1000, count)))
+    assert 8 * count <= numbers.size_bytes <= 8 * count + 2000, "two such rows of numbers are kept"
+    assert numbers.repeated() == {}
 
 
 def test_every_rule_has_its_line_in_the_table_and_every_sentence_its_values() -> None:

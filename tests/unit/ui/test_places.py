@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from core.jobs import target
-from ui import train_data, train_estimate, train_handlers
+from ui import train_data, train_estimate, train_handlers, train_rented
 from ui.access import Caller
 
 LOGGED_IN = Caller("someone", "owner", is_local=True, token="hf_" + "x" * 24)
@@ -48,6 +50,39 @@ def test_the_command_names_the_place():
     values = train_handlers.fresh()["values"]
     assert train_data.command_text(values, L4).endswith("train recipe.yaml --on jobs:l4x1")
     assert "--on" not in train_data.command_text(values)
+
+
+def rented(**asked: object) -> dict:
+    """What the page shows when so much is asked of a rented L4."""
+    begin = train_handlers.fresh() | {"place": L4}
+    values = train_rented.FRESH | asked
+    return train_handlers.choose_rented.__wrapped__(*values.values(), begin, caller=LOGGED_IN, **begin["values"])
+
+
+def test_what_else_is_asked_of_a_rented_machine_stands_in_the_command_and_stays(workspace: Path):
+    asked = {"image": "hf.co/spaces/me/mine", "timeout": "6h", "results": "repo", "nodes": 2}
+    shown = rented(**asked)
+    flags = "--on jobs:l4x1 --image hf.co/spaces/me/mine --timeout 6h --results repo --nodes 2"
+    assert shown["command"].endswith(flags)
+    assert shown["kept"]["rented"] == asked and "changed" in shown["rented:"].label and shown["rented:"].visible
+    again = train_handlers.restore.__wrapped__("", shown["kept"], caller=LOGGED_IN)
+    assert {name: again[f"rented {name}"] for name in asked} == asked
+    wanted = train_rented.wanted(L4, shown["kept"]["rented"])
+    assert wanted == target.Target("l4x1", "hf.co/spaces/me/mine", "6h", "repo", 2)
+
+
+def test_the_group_is_only_there_for_a_rented_machine(workspace: Path):
+    begin = train_handlers.fresh()
+    assert not train_handlers.check.__wrapped__(begin, caller=LOGGED_IN, **begin["values"])["rented:"].visible
+    assert rented()["rented:"].label == train_rented.TITLE
+
+
+@pytest.mark.parametrize(("asked", "problem"), [
+    ({"image": "$(id)"}, "is no image"), ({"timeout": "soon"}, "is no time limit"), ({"nodes": 65}, "65 machines are too few or too many"),
+])  # fmt: skip
+def test_what_a_rented_machine_cannot_be_asked_is_the_reason_beside_the_button(workspace: Path, asked: dict, problem: str):
+    assert any(problem in str(part) for part in rented(**asked).values())
+    assert not any(problem in str(part) for part in rented().values())
 
 
 def too_large() -> dict:
