@@ -17,8 +17,8 @@ FEWEST = 3  # letters that are worth a search
 
 
 def add(shell: Shell, field: gr.Dropdown, said: gr.HTML) -> None:
-    """Let the model's `field` offer what the Hub has; `said` is the place beneath it."""
-    shell.listen(field.key_up, offer, outputs={"field": field, "said": said}, trigger_mode="always_last", queue=False)
+    """Let the model's `field` offer what the Hub has; `said` is the place beneath it. Gradio's always_last sends the first key again, not the last."""
+    shell.listen(field.key_up, offer, outputs={"field": field, "said": said}, trigger_mode="multiple")
 
 
 @allowed("public")
