@@ -222,14 +222,14 @@ def make(config: dict[str, Any], folder: Path) -> None:
         shutil.copyfile(PROJECT / "examples" / "starter" / name, folder / name)
 
 
-def conversations(path: Path) -> Path:
+def conversations(path: Path, count: int = 60) -> Path:
     """Questions of a few random words with long answers, a hundred to more than a thousand tokens, so that rows are full at every length."""
     chance = random.Random(0)
     words = [line for line in (PROJECT / "README.md").read_text(encoding="utf-8").split() if line.isalpha()]
     said = lambda least, most: " ".join(chance.choices(words, k=chance.randint(least, most)))
     rows = [
         {"id": str(number), "conversations": [{"from": "human", "value": said(5, 20)}, {"from": "gpt", "value": said(60, 600)}]}
-        for number in range(60)
+        for number in range(count)
     ]
     path.write_text(json.dumps(rows), encoding="utf-8")
     return path

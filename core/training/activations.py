@@ -19,7 +19,7 @@ TILE_TOKENS, TILE_VOCAB = 4096, 32_768  # trl/kernels/chunked_logprob.py, trl/tr
 FORWARD_TILE, BACKWARD_TILE = 17, 33
 CAPPED_TILE = 4  # more, where the scores are capped: their tanh is kept
 TRITON_TILE = 2  # on a GPU the tile is folded in place by a kernel
-CHUNK_SCORES = 2**23  # core/training/head.py: scores that live at once, with their logarithms
+CHUNK_SCORES = {"cpu": 2**23, "gpu": 2**27}  # core/training/head.py: scores that live at once, with their logarithms
 
 
 def activations(recipe: Recipe, model: Shapes, batch: Batch, element: int) -> float:
@@ -103,7 +103,7 @@ def logits(model: Shapes, tokens: int, setting: Setting, *, is_learning: bool) -
     element = HALF if setting.half else FP32
     if labels_only(model, setting):
         copy = model.embedding * HALF if setting.half and is_learning else 0
-        scores = _chunk(model, tokens) * (element + FP32) + copy
+        scores = _chunk(model, tokens, setting) * (element + FP32) + copy
         return float(scores + tokens * model.hidden * (element + FP32) + (2 * model.embedding * FP32 if is_learning else 0))
     cells = min(tokens, TILE_TOKENS) * min(model.vocab, TILE_VOCAB)
     tile = cells * (
@@ -114,11 +114,11 @@ def logits(model: Shapes, tokens: int, setting: Setting, *, is_learning: bool) -
 
 def labels_only(model: Shapes, setting: Setting) -> bool:
     """Whether the loss is that of `core.training.head`."""
-    return setting.device == "cpu" and not model.is_head_capped and not setting.sharing.startswith("zero3")
+    return not model.is_head_capped and not setting.sharing.startswith("zero3")
 
 
-def _chunk(model: Shapes, tokens: int) -> int:
-    return model.vocab * min(tokens, max(1, CHUNK_SCORES // model.vocab))
+def _chunk(model: Shapes, tokens: int, setting: Setting) -> int:
+    return model.vocab * min(tokens, max(1, CHUNK_SCORES[setting.device] // model.vocab))
 
 
 def evaluation(model: Shapes, batch: Batch, setting: Setting, element: int) -> float:
@@ -127,7 +127,7 @@ def evaluation(model: Shapes, batch: Batch, setting: Setting, element: int) -> f
     cells = min(tokens, TILE_TOKENS) * min(model.vocab, TILE_VOCAB)
     scores = cells * (FORWARD_TILE if setting.device == "cpu" else TRITON_TILE if element == HALF else FP32)
     if labels_only(model, setting):
-        scores = _chunk(model, tokens) * (element + FP32)
+        scores = _chunk(model, tokens, setting) * (element + FP32)
     mask = tokens * (tokens if batch.is_flat else batch.eval_length) * (1 + element)
     inside = tokens * (3 * model.inner + 3 * model.hidden) * element
     return float(max(scores + tokens * model.hidden * 3 * element, inside + mask))

@@ -31,7 +31,7 @@ def left_out(dataset: Dataset, tokenizer: ChatTokenizer, recipe: Recipe, model: 
             up to the first conversation with loss.
 
     Raises:
-        UserError: none of them carries any loss (code ZERO_LOSS).
+        UserError: none of them carries any loss (code ZERO_LOSS), or the template refuses some (code TEMPLATE).
     """
     is_large = len(dataset) > AUDITED_AT_ONCE and not is_measured(dataset, tokenizer, recipe.max_length, recipe.loss_on)
     if is_large and on_progress:

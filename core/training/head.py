@@ -1,8 +1,8 @@
-"""The output layer's loss on a CPU: scores at labelled positions only, a few rows at a time, and their gradient in the same pass.
+"""The output layer's loss: scores at labelled positions only, a few rows at a time, and their gradient in the same pass.
 
-TRL 1.16 fuses its LM head for GPUs; without Triton it scores every position, the labelled ones or not, keeps a tile of 4,096 x 32,768 scores
-and computes it a second time in the backward pass (``trl.kernels.chunked_logprob``). The gradient of a mean cross entropy is known as soon as
-the scores are, as in Liger's fused linear cross entropy (arXiv:2410.10989, section 3.2), so here no score outlives its chunk.
+TRL 1.16 scores every position, the labelled ones or not, in tiles of 4,096 x 32,768 scores, and computes each a second time in the backward
+pass (``trl.kernels.chunked_logprob``). The gradient of a mean cross entropy is known as soon as the scores are, as in Liger's fused linear
+cross entropy (arXiv:2410.10989, section 3.2), so here no score outlives its chunk.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import torch
 from torch.nn.functional import log_softmax
 from trl.trainer.utils import FusedCausalLMOutput
 
-CHUNK_SCORES = 2**23  # of one chunk, 32 MB: smaller ones make thin products, larger ones leave the cache
+CHUNK_SCORES = 2**23  # of one chunk on a CPU, 32 MB: smaller ones make thin products, larger ones leave the cache
+GPU_CHUNK_SCORES = 2**27  # a GPU wants products of many rows
 IGNORED = -100
 OWN_SCALES = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 
@@ -24,11 +25,11 @@ def score_labels_only(model: Any) -> bool:
     """Give `model`, a causal language model that TRL has prepared, the loss of this module. False, and nothing changed, where it cannot have it.
 
     It needs a plain linear output layer: no capped or scaled scores, no experts with a loss of their own, no weights that are elsewhere
-    (ZeRO-3), no GPU, where TRL's kernels are as good.
+    (ZeRO-3).
     """
     head = model.get_output_embeddings()
     config = model.config.get_text_config()
-    is_plain = type(head) is torch.nn.Linear and head.weight.device.type == "cpu" and not hasattr(head.weight, "ds_id")
+    is_plain = type(head) is torch.nn.Linear and not hasattr(head.weight, "ds_id")
     if not is_plain or getattr(config, "output_router_logits", False) or any(getattr(config, name, None) for name in OWN_SCALES):
         return False
     forward_of_trl = model.forward
@@ -47,7 +48,7 @@ def score_labels_only(model: Any) -> bool:
         return FusedCausalLMOutput(
             loss=loss / (is_labelled.sum().clamp(min=1) if num_items is None else num_items),
             log_probs=-loss[None],
-            entropy=torch.zeros(1),
+            entropy=torch.zeros(1, device=loss.device),
             is_top1=num_right[None],
             label_mask=is_labelled,
         )
@@ -63,7 +64,8 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, learns: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else weight.dtype
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         needs = tuple(learns and needed for needed in ctx.needs_input_grad[:3])
         given, weights = hidden.to(dtype), weight.to(dtype)
         gradients = [
@@ -71,8 +73,8 @@ class _CrossEntropy(torch.autograd.Function):
             for of, need in zip((hidden, weight, bias), needs, strict=True)
         ]
         by_hidden, by_weight, by_bias = gradients
-        rows = max(1, CHUNK_SCORES // len(weight))
-        loss, num_right = torch.zeros((), dtype=torch.float32), torch.zeros((), dtype=torch.int64)
+        rows = max(1, (CHUNK_SCORES if device == "cpu" else GPU_CHUNK_SCORES) // len(weight))
+        loss, num_right = hidden.new_zeros((), dtype=torch.float32), hidden.new_zeros((), dtype=torch.int64)
         for start in range(0, len(given), rows):
             part, wanted = given[start : start + rows], targets[start : start + rows, None]
             scores = part @ weights.T if bias is None else torch.addmm(bias.to(dtype), part, weights.T)

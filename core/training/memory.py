@@ -150,15 +150,12 @@ def optimizer_bytes(recipe: Recipe, model: Shapes, setting: Setting) -> float:
 
 
 def optimizer_working(recipe: Recipe, model: Shapes, setting: Setting) -> float:
-    """Temporaries of one update: torch's loop makes two of the largest weight's size; on a GPU its foreach path makes one of all.
-
-    Fused and bitsandbytes' optimizers make none there.
-    """
+    """Temporaries of one update: torch's loop makes two of the largest weight's size; the fused ones of a GPU make none."""
     learning = trainable(recipe, model)
-    if setting.device == "gpu" and recipe.optim != "adamw_torch":
+    if setting.device == "gpu":
         return 0.0
     largest = model.largest if not recipe.is_adapter else max((m.weights for m in _adapter_matrices(recipe, model)), default=0)
-    return float(2 * FP32 * min(largest, learning)) if setting.device == "cpu" else float(FP32 * learning)
+    return float(2 * FP32 * min(largest, learning))
 
 
 def _adapter_matrices(recipe: Recipe, model: Shapes) -> list[Linear]:

@@ -71,7 +71,7 @@ def batch_of(recipe: Recipe, work: Workload, setting: Setting) -> Batch:
     eval_rows = min(eval_batch_rows(recipe), work.eval_rows)
     eval_length = min(recipe.max_length, work.eval_tokens) if work.is_counted and not recipe.packing else recipe.max_length
     eval_length = min(eval_length, work.longest) if not recipe.eval_dataset else eval_length
-    by_document = recipe.packing and recipe.attn_implementation == "auto" and setting.device == "cpu"
+    by_document = recipe.packing and recipe.attn_implementation == "auto"
     is_masked = not by_document and (recipe.packing or rows > 1)
     return Batch(rows, work.longest, eval_rows, eval_length, is_masked, is_flat=recipe.packing, by_document=by_document)
 

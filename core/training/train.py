@@ -116,12 +116,12 @@ def precision(recipe: Recipe) -> str:
 
 
 def attention(recipe: Recipe, config: dict[str, Any]) -> str:
-    """The attention implementation; auto takes sdpa, and eager where the scores are capped (Gemma 2), which sdpa leaves out without a word."""
+    """The attention implementation; auto takes sdpa by document, and eager where the scores are capped (Gemma 2), which sdpa leaves out without a word."""
     if recipe.attn_implementation != "auto":
         return recipe.attn_implementation
     if config.get("attn_logit_softcapping"):
         return "eager"
-    return "sdpa" if torch.cuda.is_available() else BY_DOCUMENT
+    return BY_DOCUMENT
 
 
 def load_model(base: Path, recipe: Recipe, compute_dtype: torch.dtype) -> Any:
@@ -180,7 +180,8 @@ def training_arguments(run_dir: Path, recipe: Recipe) -> SFTConfig:
         warmup_steps=recipe.warmup_steps,
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
-        optim=recipe.optim,
+        # the same arithmetic, in one kernel
+        optim="adamw_torch_fused" if recipe.optim == "adamw_torch" and not on_cpu else recipe.optim,
         num_train_epochs=recipe.num_train_epochs,
         max_steps=recipe.max_steps or -1,
         seed=recipe.seed,

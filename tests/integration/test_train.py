@@ -118,7 +118,6 @@ def on_one_rank(method, is_packed):
     return run
 
 
-
 @pytest.mark.parametrize("name", TWO_RANKS)
 def test_two_ranks_see_the_rows_of_one_rank_with_twice_the_batch(name):
     config, method, knobs = TWO_RANKS[name]

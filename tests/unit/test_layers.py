@@ -49,6 +49,7 @@ WORKER_SIDE = {
     "core.training.train",
     "core.training.attention",
     "core.training.head",
+    "core.training.lora",
     "core.training.trainer",
     "core.training.callbacks",
     "core.training.threads",
