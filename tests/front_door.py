@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import ipaddress
 import re
-import socket
 import ssl
 import threading
 from pathlib import Path
@@ -34,68 +34,63 @@ def certificate(folder: Path) -> Path:
 
 
 class FrontDoor:
-    """``with FrontDoor(port, behind, folder) as door``: https on `port`, every request handed to the page on port `behind`."""
+    """``with FrontDoor(port, behind, folder) as door``: https on `port`, every request handed to the page on port `behind`.
+
+    One loop does all of it: two threads must not read and write one TLS connection at the same time.
+    """
 
     def __init__(self, port: int, behind: int, folder: Path) -> None:
         self.port, self.behind = port, behind
         self.url = f"https://127.0.0.1:{port}"
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._tls.load_cert_chain(certificate(folder))
-        self._socket = socket.create_server(("127.0.0.1", port), backlog=128)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
     def __enter__(self) -> FrontDoor:
-        self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
+        opened = asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._tls)
+        self._server = asyncio.run_coroutine_threadsafe(opened, self._loop).result(timeout=30)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(timeout=30)
+        self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._loop.close()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                visitor, _ = self._socket.accept()
-            except OSError:
-                return  # closed
-            threading.Thread(target=self._serve, args=(visitor,), daemon=True).start()
+    async def _close(self) -> None:
+        self._server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
-    def _serve(self, visitor: socket.socket) -> None:
+    async def _serve(self, visitor: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
         """One request per connection, so that only its head has to be understood."""
         try:
-            with self._tls.wrap_socket(visitor, server_side=True) as outside:
-                head, rest = read_head(outside)
-                if not head:
-                    return
-                with socket.create_connection(("127.0.0.1", self.behind)) as inside:
-                    inside.sendall(rewritten(head) + rest)
-                    threading.Thread(target=self._hand_in, args=(outside, inside), daemon=True).start()
-                    while part := inside.recv(PART_BYTES):
-                        outside.sendall(part)
-        except OSError:
-            return  # one side has gone away
-
-    @staticmethod
-    def _hand_in(outside: socket.socket, inside: socket.socket) -> None:
-        """The body, and then the news that the visitor has gone."""
-        try:
-            while part := outside.recv(PART_BYTES):
-                inside.sendall(part)
-            inside.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return
+            head = await visitor.readuntil(b"\r\n\r\n")
+            page, inside = await asyncio.open_connection("127.0.0.1", self.behind)
+            inside.write(rewritten(head.removesuffix(b"\r\n\r\n")))
+            body = asyncio.create_task(hand_on(visitor, inside))
+            await hand_on(page, answer)
+            body.cancel()
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # one side has gone away, or the door closes
+        finally:
+            answer.close()
 
 
-def read_head(outside: socket.socket) -> tuple[bytes, bytes]:
-    """The head of a request, and what came of its body with it."""
-    read = b""
-    while b"\r\n\r\n" not in read:
-        if not (part := outside.recv(PART_BYTES)):
-            return b"", b""
-        read += part
-    head, _, rest = read.partition(b"\r\n\r\n")
-    return head, rest
+async def hand_on(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    """Everything that comes, and then the news that it has ended."""
+    try:
+        while part := await source.read(PART_BYTES):
+            target.write(part)
+            await target.drain()
+    except OSError:
+        pass  # one side has gone away
+    finally:
+        target.close()
 
 
 def rewritten(head: bytes) -> bytes:

@@ -75,7 +75,7 @@ def allowed(role: Role) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
                 return handler(*values, **admit(request, token), **named)
 
         _sign(guarded, handler, hints, wanted)
-        guarded.allowed_role = role  # type: ignore[attr-defined]
+        guarded.allowed_role, guarded.admit = role, admit  # type: ignore[attr-defined]
         return guarded
 
     return mark

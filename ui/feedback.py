@@ -113,7 +113,10 @@ def _as(kind: TypeAdapter[Any], name: str, value: Any) -> Any:
 
 
 def for_programs(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """`handler` as a named endpoint: what it is given is held against its annotations, and an error reaches the client as one sentence."""
+    """`handler`, marked by `ui.access.allowed`, as a named endpoint.
+
+    Who may not call it learns that first; what is given is held against the annotations; an error reaches the client as one sentence.
+    """
     own = [name for name in inspect.signature(handler).parameters if not name.startswith("_")]
     hints = typing.get_type_hints(handler)
     kinds = {name: TypeAdapter(hints[name]) for name in own if hints[name] is not gr.FileData}
@@ -121,6 +124,7 @@ def for_programs(handler: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(handler)
     def answered(request: Any, token: Any, /, *values: Any, **named: Any) -> Any:
         try:
+            handler.admit(request, token)  # type: ignore[attr-defined]
             given = dict(zip(own, values, strict=False)) | named
             return handler(
                 request, token, **{name: _as(kinds[name], name, value) if name in kinds else value for name, value in given.items()}

@@ -105,7 +105,7 @@ def test_only_ids_of_this_workspace_are_accepted(identifier, make_run):
 
 @pytest.mark.parametrize(
     ("levels", "problem"),
-    [(["q9"], "no quantisation level"), (["IQ2_XXS"], "importance matrix"), ([], "there already"), (["q4_0"], "no merged model")],
+    [(["q9"], "no quantisation level"), ([], "there already"), (["q4_0"], "no merged model")],
 )
 def test_more_levels_are_refused_with_the_reason_before_anything_starts(levels, problem, make_run):
     run_id = make_run("well")

@@ -10,6 +10,7 @@ import pytest
 from core import paths
 from core.errors import UserError
 from ui import feedback
+from ui.access import allowed
 
 
 def fails_as_foreseen() -> str:
@@ -67,7 +68,8 @@ def test_a_stream_that_says_nothing_changes_nothing() -> None:
 
 
 def test_a_program_gets_one_sentence() -> None:
-    def endpoint(_request: None, _token: None, levels: list[str]) -> None:
+    @allowed("public")
+    def endpoint(levels: list[str]) -> None:
         fails_as_foreseen()
 
     with pytest.raises(gr.Error, match="Write it again"):
