@@ -19,7 +19,7 @@ from tests.hub.repos import GOOD_TOKEN, OTHER_TOKEN
 from tests.hub.server import Hub
 from tests.page import App, free_port, stop_runs
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(600)]
 REPO = "someone/Starter-GGUF"
 COPY = "/spaces/alchemists/transmute?duplicate=true"
 

@@ -22,7 +22,7 @@ from core.training.presets import demo
 from core.training.recipe import Recipe
 from tests.integration.test_train import finished, log_of, wait_for_step
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600), pytest.mark.usefixtures("workspace")]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.usefixtures("workspace")]
 
 ONLY_TRAINS = {"method": "lora", "levels": (), "eval_dataset": "", "eval_fraction": 0.0, "micro_batch_size": 1, "num_processes": 2}
 
