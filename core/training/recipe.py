@@ -266,7 +266,7 @@ class Recipe(BaseModel):
         "auto",
         "Memory",
         "Attention",
-        "auto takes sdpa, on a CPU for each packed conversation by itself. flash_attention_2 needs an NVIDIA GPU of Ampere or later.",
+        "auto takes sdpa, for each packed conversation by itself. flash_attention_2 needs an NVIDIA GPU of Ampere or later.",
     )
 
     use_liger_kernel: bool = knob(
