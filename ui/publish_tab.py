@@ -53,7 +53,7 @@ def build(shell: Shell) -> None:
     offered = shell.listen(
         [shell.demo.load, shell.tab[PUBLISH].select],
         offer,
-        inputs=[*chosen, prepared, shell.artifact_id, shell.publish_choice],
+        inputs=[*chosen, prepared, shell.artifact_id, shell.publish_choice, shell.repo_id, shell.publish_card],
         outputs=[models, ladder, *plan, *top.outputs[1:]],
         slot=live_slot,
         queue=False,
@@ -158,13 +158,16 @@ def restore_name(name: str) -> str:
 
 
 @allowed("public")
-def offer(picked: list[str], repo_id: str, prepared: str, carried: str, kept: dict[str, Any], caller: Caller) -> tuple[Any, ...]:
-    """What can be published now; what was chosen stays."""
+def offer(
+    picked: list[str], repo_id: str, prepared: str, carried: str, chosen: dict[str, Any], named: str, kept: dict[str, Any], caller: Caller
+) -> tuple[Any, ...]:
+    """What can be published now. What was chosen stays, and so does a plan that is shown, or that `again` is about to show."""
     choices = _choices(caller)
-    keep = picks.known(picked or picks.chosen_before(kept, carried), choices)
+    keep = picks.known(picked or picks.chosen_before(chosen, carried), choices)
     sets = [(f"{run.name} · {run.run_id}", run.run_id) for run in picks.runs_with_models()]
     models = gr.skip() if keep == picked and picked else gr.Dropdown(choices, value=keep)
-    return models, gr.Dropdown(sets), *_plan_still(keep, repo_id, prepared, bool(choices)), *_action(keep, repo_id)
+    stays = {_key(keep, repo_id), _key(keep, named)} & {prepared, (kept or {}).get("key")}
+    return models, gr.Dropdown(sets), *((gr.skip(),) * 4 if stays else _no_plan(bool(choices))), *_action(keep, repo_id)
 
 
 @allowed("public")
@@ -185,10 +188,8 @@ def name_action(picked: list[str], repo_id: str) -> tuple[Any, ...]:
     return _action(picked or [], repo_id)
 
 
-def _plan_still(picked: list[str], repo_id: str, prepared: str, is_any: bool) -> tuple[Any, ...]:
-    """Sentence, evidence and card: as they are while they speak of what is chosen, else empty."""
-    if prepared and prepared == _key(picked, repo_id):
-        return (gr.skip(),) * 4
+def _no_plan(is_any: bool) -> tuple[Any, ...]:
+    """Sentence, evidence, card and the part that sends, before anything is prepared."""
     return publish_view.NOTHING_YET if is_any else publish_view.NO_MODELS, "", gr.Tabs(visible=False), gr.Column(visible=False)
 
 
