@@ -54,7 +54,9 @@ class Clock(TrainerCallback):
         self.cpu_s = time.process_time() - self.began[0]
         self.wall_s = time.perf_counter() - self.began[1]
         self.peak_bytes = (
-            torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            max(self.peak_bytes, torch.cuda.max_memory_allocated())
+            if torch.cuda.is_available()
+            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         )
 
     @property
