@@ -101,6 +101,7 @@ class Run:
     owner: str = ""  # who started it, where that is known
     publish_to: str = ""  # the repository that its result is meant for
     remark: str = ""  # what its owner wrote about it
+    kept: dict[str, Any] = field(default_factory=dict[str, Any])  # where its checkpoints are kept, which was the last, and what was refused
     samples: dict[int, tuple[dict[str, str], ...]] = field(default_factory=dict[int, tuple[dict[str, str], ...]])  # answers by step
     beats: tuple[tuple[int, float], ...] = ()  # (step, when) of the newest logged points of this attempt
     error: dict[str, str] | None = None
@@ -202,6 +203,14 @@ def _heard(run: Run, event: Event, at: float) -> Run:
         case "artifact":
             others = tuple(artifact for artifact in run.artifacts if artifact["id"] != event["id"])
             return replace(run, artifacts=(*others, {key: event[key] for key in ("id", "kind_of", "path") if key in event}))
+        case "keeping":
+            return replace(run, kept={"repo_id": event["repo_id"]})
+        case "checkpoint_kept":
+            return replace(
+                run, kept={key: value for key, value in run.kept.items() if key != "error"} | {"checkpoint": event["checkpoint"]}
+            )
+        case "checkpoint_not_kept":
+            return replace(run, kept=run.kept | {"error": event["error"]})
         case "note":
             return replace(run, notes=(*run.notes, event["text"]))
         case "extended":

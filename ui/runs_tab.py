@@ -12,7 +12,7 @@ from core.errors import UserError
 from core.events import Run
 from core.jobs import dispatch
 from core.running import care, live, runs
-from ui import feedback, gpu_panel, run_details, run_view
+from ui import feedback, gpu_panel, run_details, run_kept, run_view
 from ui.access import Caller, allowed
 from ui.shell import MODELS, RUNS, TRAIN, Shell, listen_api
 from ui.view import empty
@@ -41,9 +41,11 @@ def build(shell: Shell) -> None:
             log_title = gr.HTML("", container=False, padding=False)
             log = gr.HTML("", container=False, padding=False, elem_classes=["logbox"])
             details = run_details.build(shell, slot)
+    back = run_kept.build_back(shell, slot)
     seen = gr.State("")  # what this page shows already: ids and offsets only
     buttons = {"to_train": to_train, "move": move, "stop": stop, "resume": resume, "to_models": to_models}
     views = {"lead": lead, "body": body, "chosen": chosen, "status": status, "plots": plots, "log_title": log_title, "log": log}
+    views["back"] = back
     live_slot = feedback.slot()
     shell.listen(
         [shell.timers[RUNS].tick, shell.demo.load, shell.tab[RUNS].select, shell.run_id.change],
@@ -67,8 +69,9 @@ def build(shell: Shell) -> None:
 def look(run_id: str, seen: str, caller: Caller) -> dict[str, Any]:
     """What changed since `seen`, and the hardware now; everything else is left as it is."""
     found = live.all_live()
+    back = {"back": gr.Accordion(visible=caller.may("owner"))}
     if not found:
-        return {"lead": NO_RUNS, "to_train": gr.Button(visible=True), "body": gr.Row(visible=False), "seen": ""} | _no_buttons()
+        return back | {"lead": NO_RUNS, "to_train": gr.Button(visible=True), "body": gr.Row(visible=False), "seen": ""} | _no_buttons()
     run_id = known_or_newest(run_id, [one.run for one in found])
     watched, tail = next(one for one in found if one.run.run_id == run_id), live.log_tail(run_id)
     stalled_s = watched.stalled_s()
@@ -80,7 +83,11 @@ def look(run_id: str, seen: str, caller: Caller) -> dict[str, Any]:
     is_other, is_listed_anew, is_new, has_points, has_lines, has_buttons, has_details = changed
     shown: dict[str, Any] = {"hardware": gpu_panel.panel(usage.usage()), "seen": "|".join(now)}
     if is_listed_anew or is_other:
-        shown |= {"lead": run_view.overview([one.run for one in found]), "to_train": gr.Button(visible=False), "body": gr.Row(visible=True)}
+        shown |= back | {
+            "lead": run_view.overview([one.run for one in found]),
+            "to_train": gr.Button(visible=False),
+            "body": gr.Row(visible=True),
+        }
         shown["chosen"] = gr.Radio([(line, one.run.run_id) for line, one in zip(lines, found, strict=True)], value=run_id)
     if is_new or is_other:
         shown["status"] = run_view.status(watched)

@@ -126,9 +126,13 @@ def hub_token() -> str | None:
 
 
 def resume(run_id: RunId, detach: Detach = False, json: Json = False) -> None:
-    """Go on with a run that was stopped, killed or failed, from its last whole checkpoint."""
+    """Go on with a run that was stopped, killed or failed, from its last whole checkpoint; USER/transmute-RUN brings one back from the Hub."""
     from core.running import runs
 
+    if "/" in run_id:
+        from core.jobs import safekeeping
+
+        run_id = safekeeping.bring_back(run_id, hub_token())
     runs.start(run_id, hub_token())
     _watch_or_leave(run_id, detach, json)
 

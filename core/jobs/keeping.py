@@ -16,10 +16,13 @@ FOLDER = "checkpoints"
 
 
 class Keeper:
-    """Sends the newest sealed checkpoint while training goes on: one at a time, the newest when there are several."""
+    """Sends the newest sealed checkpoint while training goes on: one at a time, the newest when there are several.
 
-    def __init__(self, run_dir: Path, repo_id: str, token: str | None) -> None:
-        self._run_dir, self._repo_id, self._token = run_dir, repo_id, token
+    With `with_log` the run's events go with it, for a run whose log is nowhere else.
+    """
+
+    def __init__(self, run_dir: Path, repo_id: str, token: str | None, *, with_log: bool = False) -> None:
+        self._run_dir, self._repo_id, self._token, self._with_log = run_dir, repo_id, token, with_log
         self._sent = ""
         self._sending: threading.Thread | None = None
 
@@ -41,7 +44,8 @@ class Keeper:
 
     def _send(self, folder: Path) -> None:
         try:
-            send(folder, self._repo_id, self._token)
+            log = (self._run_dir / events.FILE_NAME).read_text(encoding="utf-8") if self._with_log else ""
+            send(folder, self._repo_id, self._token, log)
         except UserError as error:  # training goes on; the next checkpoint is the next chance
             events.append(self._run_dir, "checkpoint_not_kept", checkpoint=folder.name, error=error.as_dict())
         else:
@@ -52,14 +56,16 @@ def newest_sealed(run_dir: Path) -> Path | None:
     return next((folder for folder in checkpoints.all_of(run_dir / FOLDER) if (folder / checkpoints.MANIFEST).is_file()), None)
 
 
-def send(folder: Path, repo_id: str, token: str | None) -> None:
-    """Send one checkpoint in one commit, then remove the older ones.
+def send(folder: Path, repo_id: str, token: str | None, log: str = "") -> None:
+    """Send one checkpoint in one commit, with the run's events so far where `log` has them, then remove the older ones.
 
     Raises:
         UserError: see `core.publish.push.push`.
     """
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     planned = [PlannedFile(f"{FOLDER}/{folder.name}/{path.relative_to(folder).as_posix()}", path.stat().st_size, path) for path in files]
+    if log:
+        planned.append(PlannedFile(f"{FOLDER}/{folder.name}/{events.FILE_NAME}", len(log.encode()), text=log))
     push(Plan(repo_id, repo_id, tuple(planned)), token)
     forget(repo_id, token, but=folder.name)
 

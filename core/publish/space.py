@@ -64,7 +64,10 @@ def storage() -> Advice | None:
     """A Space without a mounted volume: what is lost, and the three steps to mount one."""
     if not settings_url() or doctor.persistence(paths.home()).state == "ok":
         return None
-    said = "Datasets, runs and models here are lost when this Space restarts or falls asleep: no volume is mounted."
+    said = (
+        "Datasets, runs and models here are lost when this Space restarts or falls asleep: no volume is mounted. "
+        "A run that trains can be kept on the Hub meanwhile: the Runs tab offers it."
+    )
     steps = (
         "Create a Storage Bucket on the Hub (New, then Bucket).",
         "In the Space's settings, under Storage, mount it at /data with write access.",
