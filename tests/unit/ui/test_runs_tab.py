@@ -226,3 +226,27 @@ def test_ticking_the_importance_matrix_offers_the_same_levels_with_it(run_dir):
 def test_ids_travel_as_one_text_and_come_back():
     assert picks.split(picks.join(["a", "b"])) == ["a", "b"] and picks.split("") == []
     assert picks.known(["a", "x"], [("A", "a")]) == ["a"]
+
+
+def test_a_run_that_goes_on_can_be_kept_and_says_where_it_is(workspace):
+    folder = paths.runs_dir() / "r-3"
+    folder.mkdir(parents=True)
+    events.append(folder, "created", run_id="r-3", name="Argo", method="lora", steps=["train"])
+    lock = FileLock(folder / queue.RUN_LOCK)
+    assert lock.acquire()
+    events.append(folder, "started", pid=1)
+    first = look()
+    assert first["keeping"].visible and first["keep_now"].visible and "private repository" in first["kept_said"]
+    events.append(folder, "keeping", repo_id="me/transmute-r-3")
+    events.append(folder, "checkpoint_kept", checkpoint="checkpoint-20")
+    again = look(seen=first["seen"])
+    assert "Kept in me/transmute-r-3: checkpoint-20." in again["kept_said"] and "started anew" in again["kept_said"]
+    events.append(folder, "checkpoint_not_kept", checkpoint="checkpoint-30", error=UserError("Login over.", "it", "Log in.").as_dict())
+    assert "Login over." in look(seen=again["seen"])["kept_said"]
+    lock.release()
+    events.append(folder, "finished", state="done")
+    assert look()["keeping"].visible and not look()["keep_now"].visible
+
+
+def test_a_run_that_is_over_and_was_never_kept_offers_nothing(run_dir):
+    assert not look()["keeping"].visible
