@@ -9,7 +9,7 @@ import gradio as gr
 from core.events import Run
 from core.running import bundle, care, compare, live, runs
 from core.running.live import Live
-from ui import downloads, form, run_kept, run_view
+from ui import downloads, form, run_kept, run_sync, run_view
 from ui.access import Caller, allowed
 from ui.shell import TRAIN, Shell
 from ui.train_handlers import DEFAULT
@@ -33,7 +33,7 @@ def build(shell: Shell, slot: gr.HTML) -> Shown:
             remark = gr.Textbox("", label="Your note", info=help_text, lines=3, max_lines=12, max_length=care.LONGEST_REMARK)
             with gr.Row(elem_classes=["actions"]):
                 save = gr.Button("Save the note", scale=0, min_width=160)
-        kept = run_kept.build(shell, slot)
+        more = run_kept.build(shell, slot) | run_sync.build(shell, slot)
         with gr.Accordion("Recipe, logs and deletion", open=False, elem_classes=["group"], elem_id="runs-files") as files:
             facts = gr.HTML("", container=False, padding=False)
             with gr.Row(elem_classes=["actions"]):
@@ -66,7 +66,7 @@ def build(shell: Shell, slot: gr.HTML) -> Shown:
         "facts": facts,
         "asked": asked,
         "confirm": confirm,
-        **kept,
+        **more,
     }
 
 
@@ -81,7 +81,7 @@ def of_run(watched: Live, found: list[Live], caller: Caller, *, is_other: bool) 
     is_owner = caller.may("owner")
     shown: Shown = {"answers": gr.Accordion(visible=is_owner and bool(run.samples)), "samples": run_view.samples(run) if is_owner else ""}
     shown |= {"note": gr.Accordion(label=note_title(run.remark if is_owner else ""), visible=is_owner), "facts": _facts(run, caller)}
-    shown |= run_kept.of_run(run, caller)
+    shown |= run_kept.of_run(run, caller) | run_sync.of_run(run, caller, is_other=is_other)
     if is_other:
         choices = [
             (f"{one.run.name} · {one.run.run_id}", one.run.run_id) for one in found if one.run.run_id != run.run_id and one.curves.steps

@@ -137,6 +137,19 @@ def resume(run_id: RunId, detach: Detach = False, json: Json = False) -> None:
     _watch_or_leave(run_id, detach, json)
 
 
+def sync(run_id: RunId, json: Json = False) -> None:
+    """Send what a run has written for Weights & Biases; the key is WANDB_API_KEY's, or asked for."""
+    import os
+
+    from core.running import sync as sending
+
+    key = os.environ.get("WANDB_API_KEY") or (typer.prompt("API key", hide_input=True) if sys.stdin.isatty() else "")
+    pages = sending.send(run_id, key)
+    out = console(json)
+    out.print("Sent." if not pages else f"Sent: {', '.join(pages)}", markup=False, soft_wrap=True)
+    finish(json, {"pages": pages})
+
+
 def _watch_or_leave(run_id: str, detach: bool, as_json: bool) -> None:
     out = console(as_json)
     out.print(f"Run {run_id}")
@@ -348,6 +361,7 @@ VERBS = {
     "logs": logs,
     "stop": stop,
     "resume": resume,
+    "sync": sync,
     "demo": demo,
     "doctor": doctor,
 }

@@ -309,7 +309,8 @@ class Recipe(BaseModel):
         "none",
         "Checkpoints",
         "Also log to",
-        "TensorBoard files are always written. trackio and wandb write theirs beside them, without a network; each needs its package.",
+        "TensorBoard files are always written. trackio and wandb write theirs beside them, without a network; each needs its package. "
+        "What wandb wrote is sent by one click on the Runs tab, or with `sync RUN`.",
     )
 
     accelerate_config: Literal["auto", "cpu", "single_gpu", "ddp", "fsdp2", "zero2", "zero2_offload", "zero3", "zero3_offload"] = knob(

@@ -14,7 +14,7 @@ from core import events, paths
 from core.running import runs
 from core.training.presets import demo
 from tests.browser import looks
-from tests.faults import fleet
+from tests.faults import fleet, trainer
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 LONG, SHORT = "260101-101010-aaaa", "260102-101010-bbbb"
@@ -151,20 +151,33 @@ def test_the_second_run_waits_its_place_is_shown_and_it_can_leave(page):
     assert runs.load(second).state == "cancelled"
 
 
-def test_a_run_is_stopped_and_resumed_and_a_reload_shows_it(page):
+def test_a_run_goes_on_over_a_reload_is_stopped_from_a_second_tab_resumed_and_done(page, app):
+    """The run that the test before this one started; every window says what the disk says."""
     first = "260103-101010-cccc"
-    choose(page, first)
-    page.get_by_role("button", name="Stop run").click()
-    resume = page.get_by_role("button", name=re.compile(r"^Resume from step \d+"))
-    resume.wait_for()
-    assert runs.load(first).state == "cancelled" and fleet.valid_step(first) > 0
-    resume.click()
-    page.get_by_role("button", name="Stop run").wait_for()
     page.reload()
     open_runs(page)
+    choose(page, first)
     says(page, r"step [\d,]+ of 60,000")
-    page.get_by_role("button", name="Stop run").click()
-    fleet.ended(first)
+    second = page.context.new_page()
+    second.set_default_timeout(60_000)
+    second.goto(app.url)
+    open_runs(second)
+    choose(second, first)
+    says(second, r"step [\d,]+ of 60,000")
+    second.get_by_role("button", name="Stop run").click()
+    resume = page.get_by_role("button", name=re.compile(r"^Resume from step \d+"))
+    resume.wait_for()
+    stopped = runs.load(first)
+    assert stopped.state == "cancelled" and fleet.valid_step(first) == stopped.optimizer_step > 0
+    launch = paths.read_json(runs.folder(first) / "launch.json")
+    short = stopped.optimizer_step + 200  # so that the rest takes seconds
+    paths.write_json(runs.folder(first) / "launch.json", launch | {"env": {"TRAINER_STEPS": str(short)}})
+    resume.click()
+    second.get_by_role("button", name="Stop run").wait_for()
+    second.close()
+    assert fleet.ended(first, 120).state == "done"
+    page.locator(".run", has_text=re.compile("[Dd]one|[Ff]inished")).first.wait_for()
+    assert runs.load(first).losses == trainer.expected_losses(short)
 
 
 def test_a_recipe_is_taken_over_into_the_form(page):

@@ -1,0 +1,48 @@
+"""Sending a run's curves to Weights & Biases, where its recipe had them written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from core.events import Run
+from core.running import sync
+from ui import background
+from ui.access import Caller, allowed
+from ui.shell import Shell
+from ui.view import duration, meter, text
+
+TITLE = "Send its curves to Weights & Biases"
+KEY_HELP = "From wandb.ai/authorize. Used for this request only and kept nowhere."
+Shown = dict[str, Any]
+
+
+def build(shell: Shell, slot: gr.HTML) -> Shown:
+    """The section; returns what `of_run` fills, by name."""
+    with gr.Accordion(TITLE, open=False, visible=False, elem_classes=["group"], elem_id="runs-sync") as section:
+        key = gr.Textbox("", label="API key", info=KEY_HELP, type="password", max_length=200, elem_id="runs-sync-key")
+        with gr.Row(elem_classes=["actions"]):
+            button = gr.Button("Sync", scale=0, min_width=160)
+        told = gr.HTML("", container=False, padding=False)
+    shell.listen(button.click, send, inputs=[shell.run_id, key], outputs=[key, told], slot=slot, concurrency_limit=2)
+    return {"syncing": section, "sync_told": told}
+
+
+def of_run(run: Run, caller: Caller, *, is_other: bool) -> Shown:
+    shown: Shown = {"syncing": gr.Accordion(visible=caller.may("owner") and sync.has_offline(run.run_id))}
+    return shown | ({"sync_told": ""} if is_other else {})
+
+
+@allowed("owner")
+def send(run_id: str, key: str) -> Iterator[tuple[str, str]]:
+    """Send what was not sent yet."""
+    for now in background.watch(lambda _: sync.send(run_id, key), patience_s=1.0):
+        if now.is_finished:
+            pages: list[str] = now.result or []
+            links = " ".join(f'<a href="{text(page)}" target="_blank" rel="noopener">{text(page)}</a>' for page in pages)
+            yield "", f'<div class="message good" role="status"><p class="what">Sent. {links}</p></div>'
+        else:
+            said = f"Sending. {duration(now.elapsed_s)} so far."
+            yield "", f'{meter(1.0, "Sending")}<p class="quiet" role="status">{text(said)}</p>'
