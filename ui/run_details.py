@@ -129,7 +129,7 @@ def save_remark(run_id: str, remark: str) -> gr.Accordion:
 def clone(run_id: str, dataset_id: str) -> tuple[dict[str, Any], gr.Tabs]:
     """The run's recipe in the Train tab's form."""
     values = form.to_values(runs.recipe_of(run_id))
-    return {"preset": DEFAULT, "values": values, "carried": dataset_id}, gr.Tabs(selected=TRAIN)
+    return {"preset": DEFAULT, "values": values, "carried": dataset_id, "handed over": True}, gr.Tabs(selected=TRAIN)
 
 
 @allowed("owner")

@@ -73,10 +73,27 @@ def choose_rented(image: str, timeout: str, results: str, nodes: float | None, k
 
 @allowed("public")
 def restore(dataset_id: str, kept: Kept, caller: Caller) -> Shown:
-    """The page or the tab was opened: the form as the browser kept it, with a dataset chosen since then."""
-    known = _known(kept)
+    """The page was opened: the form as the browser kept it, with a dataset chosen since then."""
+    return _begun(_carried(_known(kept), dataset_id), caller)
+
+
+@allowed("public")
+def arrive(dataset_id: str, kept: Kept, caller: Caller, **values: Any) -> Shown:
+    """The tab was opened: a dataset chosen since then, or a recipe that another tab has handed over. What was typed meanwhile stays."""
+    if kept and kept.get("handed over"):
+        return _begun(_carried(_known(kept), dataset_id), caller)
+    typed = _typed(kept, values)
+    carried = _carried(typed, dataset_id)
+    offered: Shown = {name: gr.Dropdown(form.choices(name, caller)) for name in form.HAS_CHOICES}
+    if carried is typed:
+        return offered
+    same = {name for name, value in carried["values"].items() if value == typed["values"][name]}
+    return offered | {name: value for name, value in _filled(carried, caller).items() if name not in same}
+
+
+def _begun(known: Kept, caller: Caller) -> Shown:
     begun = {"preset": known["preset"], "place": known["place"], **train_rented.shown(known["rented"])}
-    return begun | _filled(_carried(known, dataset_id), caller)
+    return begun | _filled(known, caller)
 
 
 @allowed("public")

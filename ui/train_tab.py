@@ -125,4 +125,5 @@ def _attach(shell: Shell, made: form.Form, at: dict[str, Any], slot: gr.HTML) ->
     asked = [at[f"rented {name}"] for name in train_rented.FRESH]
     shell.listen([each.input for each in asked], on.choose_rented, **judged | {"inputs": [*asked, state]}, trigger_mode="always_last")
     shell.listen(at["place"].input, on.choose_place, **judged | {"inputs": [at["place"], state]})
-    shell.listen([shell.demo.load, shell.tab[TRAIN].select], on.restore, inputs=[shell.dataset_id, state], outputs=at, slot=slot)
+    shell.listen(shell.demo.load, on.restore, inputs=[shell.dataset_id, state], outputs=at, slot=slot)
+    shell.listen(shell.tab[TRAIN].select, on.arrive, **judged | {"inputs": [shell.dataset_id, state]})

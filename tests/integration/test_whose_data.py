@@ -22,7 +22,13 @@ DATASET = "transmute-dataset_id"
 OF_THE_OWNER, OF_A, OF_B = "sesame of the owner", "sesame of A", "sesame of B"
 REFUSED = "There is no such dataset of yours here."
 # These are given the id and open nothing by it for a visitor: lists are the owner's, the form only carries it, a reload begins anew.
-OPEN_NOTHING = {"ui.dataset_handlers.list_models", "ui.dataset_split.list_others", "ui.train_handlers.restore", "ui.dataset_sources.reopen"}
+OPEN_NOTHING = {
+    "ui.dataset_handlers.list_models",
+    "ui.dataset_split.list_others",
+    "ui.train_handlers.restore",
+    "ui.train_handlers.arrive",
+    "ui.dataset_sources.reopen",
+}
 
 
 def rows(words: str, number: int = 23) -> str:

@@ -9,6 +9,7 @@ import gradio as gr
 import pytest
 
 from core import paths
+from core.data.dataset import import_dataset
 from core.errors import UserError
 from core.training.presets import PRESETS, preset
 from core.training.recipe import Recipe
@@ -147,3 +148,25 @@ def test_the_recipe_file_shown_is_the_one_that_would_run() -> None:
 def test_steps_are_counted_as_the_trainer_does() -> None:
     assert train_data.num_steps(values(micro_batch_size=8, num_train_epochs=2, num_processes=1), 300) == 76
     assert train_data.num_steps(values(max_steps=3), 300) == 3
+
+
+def test_what_is_typed_while_a_dataset_is_being_handed_over_stays(workspace: Path) -> None:
+    """The answer to opening the tab may come late: it must set nothing but the dataset and what follows from it."""
+    file = workspace.parent / "talk.json"
+    file.write_text(
+        '[{"id": "a", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}]', encoding="utf-8"
+    )
+    carried, typed = import_dataset(file).id, values(max_steps=12)
+    shown = train_handlers.arrive(None, None, carried, train_handlers.fresh(), **typed)
+    assert shown["dataset"].value == carried and shown["eval_fraction"] == 0.05
+    assert shown["kept"]["values"]["max_steps"] == 12
+    assert set(shown) & set(typed) <= {"dataset", "eval_dataset", "eval_fraction", *form.HAS_CHOICES}
+    again = train_handlers.arrive(None, None, carried, shown["kept"], **typed | shown["kept"]["values"])
+    assert set(again) == set(form.HAS_CHOICES) and all("value" not in update._constructor_args[0] for update in again.values())
+
+
+def test_a_recipe_that_another_tab_hands_over_fills_the_whole_form(workspace: Path) -> None:
+    handed = train_handlers.fresh() | {"handed over": True}
+    handed["values"] |= {"max_steps": 77}
+    shown = train_handlers.arrive(None, None, "", handed, **values(max_steps=12))
+    assert shown["max_steps"] == 77 and "handed over" not in shown["kept"]
