@@ -158,7 +158,7 @@ def test_what_is_typed_while_a_dataset_is_being_handed_over_stays(workspace: Pat
     )
     carried, typed = import_dataset(file).id, values(max_steps=12)
     shown = train_handlers.arrive(None, None, carried, train_handlers.fresh(), **typed)
-    assert shown["dataset"].value == carried and shown["eval_fraction"] == 0.05
+    assert shown["dataset"].value == carried and shown["eval_dataset"].value == ""
     assert shown["kept"]["values"]["max_steps"] == 12
     assert set(shown) & set(typed) <= {"dataset", "eval_dataset", "eval_fraction", *form.HAS_CHOICES}
     again = train_handlers.arrive(None, None, carried, shown["kept"], **typed | shown["kept"]["values"])
