@@ -53,7 +53,7 @@ def layer_saved(recipe: Recipe, model: Shapes, batch: Batch, element: int, kind:
     targets = {matrix.name: matrix for matrix in model.targets(recipe.target_modules)} if kind == "adapts" else {}
     # Norms keep their input in float32, and the normed values where their weight learns.
     norms = model.norms * hidden * (FP32 + (element if learns else 0))
-    inputs = _linear_inputs(recipe, model, element, targets, learns)
+    inputs = _linear_inputs(recipe, model, batch, element, targets, learns)
     mlp = 3 * inner * element  # gate, its activation, up
     masked = batch.is_masked or (model.window is not None and model.window < batch.length)
     if model.is_capped:
@@ -74,7 +74,7 @@ def layer_saved(recipe: Recipe, model: Shapes, batch: Batch, element: int, kind:
     return batch.tokens * float(norms + inputs + mlp + attention + extra)
 
 
-def _linear_inputs(recipe: Recipe, model: Shapes, element: int, targets: dict[str, Linear], learns: bool) -> float:
+def _linear_inputs(recipe: Recipe, model: Shapes, batch: Batch, element: int, targets: dict[str, Linear], learns: bool) -> float:
     """What linear modules keep of their inputs, bytes a token. Attention keeps the input of o_proj by itself."""
     if learns:
         return (2 * model.hidden + model.inner) * element + (model.queries * element if model.is_capped else 0)
@@ -83,12 +83,14 @@ def _linear_inputs(recipe: Recipe, model: Shapes, element: int, targets: dict[st
     first = [name for name in ("q_proj", "k_proj", "v_proj", "qkv_proj") if name in targets]
     second = [name for name in ("gate_proj", "up_proj", "gate_up_proj") if name in targets]
     kept = len(targets) * recipe.lora_r * element
+    groups = (model.hidden if first else 0) + (model.hidden if second else 0) + (model.inner if "down_proj" in targets else 0)
+    shared = (groups + (model.queries if model.is_capped and "o_proj" in targets else 0)) * element
     if recipe.lora_dropout == 0:
-        groups = (model.hidden if first else 0) + (model.hidden if second else 0) + (model.inner if "down_proj" in targets else 0)
-        capped = model.queries if model.is_capped and "o_proj" in targets else 0
-        return kept + (groups + capped) * element
+        return kept + shared
     # Dropout keeps, for each target by itself, what it let through and which that was (numbers on a CPU, a byte on a GPU).
     wide = sum(matrix.columns for matrix in targets.values())
+    if batch.is_fused:
+        return kept + shared + wide
     return kept + wide * (element + (FP32 if element == FP32 else 1))
 
 

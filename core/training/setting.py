@@ -48,6 +48,7 @@ class Batch:
     is_masked: bool  # rows are packed or padded, so that attention takes a mask
     is_flat: bool  # a packed batch is one row of all its tokens
     by_document: bool = False  # attention takes the documents of a packed row one at a time (`core.training.attention`)
+    is_fused: bool = False  # adapters take one pass and share their inputs (`core.training.lora`)
 
     @property
     def tokens(self) -> int:
@@ -73,7 +74,8 @@ def batch_of(recipe: Recipe, work: Workload, setting: Setting) -> Batch:
     eval_length = min(eval_length, work.longest) if not recipe.eval_dataset else eval_length
     by_document = recipe.packing and recipe.attn_implementation == "auto"
     is_masked = not by_document and (recipe.packing or rows > 1)
-    return Batch(rows, work.longest, eval_rows, eval_length, is_masked, is_flat=recipe.packing, by_document=by_document)
+    is_fused = setting.device == "gpu" and not recipe.use_dora and not setting.sharing.startswith("zero3")
+    return Batch(rows, work.longest, eval_rows, eval_length, is_masked, recipe.packing, by_document, is_fused)
 
 
 def context_bytes(setting: Setting) -> int:
