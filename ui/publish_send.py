@@ -45,15 +45,27 @@ def known(picked: list[str]) -> list[str]:
     return picked
 
 
+def login(pasted: str | None, caller: Caller) -> str | None:
+    """The token to publish with. On a Space there is no field to paste one into, and Gradio gives None for it."""
+    return (pasted or "").strip() or caller.token
+
+
 @allowed("owner")
 def send(
-    picked: list[str], repo_id: str, card: str, private: bool, as_pull_request: bool, despite_proofs: bool, pasted: str, caller: Caller
+    picked: list[str],
+    repo_id: str,
+    card: str,
+    private: bool,
+    as_pull_request: bool,
+    despite_proofs: bool,
+    pasted: str | None,
+    caller: Caller,
 ) -> Iterator[tuple[Any, ...]]:
     """Send what was prepared. It goes on when the page is closed; the list below then says how it ended."""
     repo_id = repo_id.strip()
     plan = with_card(prepare(known(picked or []), repo_id), card)
     options = {"private": private, "pull_request": as_pull_request, "despite_problems": despite_proofs}
-    for shown in _delivered(plan, pasted.strip() or caller.token, options):
+    for shown in _delivered(plan, login(pasted, caller), options):
         yield *shown, ""  # the pasted token leaves the page with the first answer
 
 
@@ -101,10 +113,10 @@ def only_one(repo_id: str) -> Iterator[None]:
 
 
 @allowed("owner")
-def look(picked: list[str], repo_id: str, pasted: str, caller: Caller) -> str:
+def look(picked: list[str], repo_id: str, pasted: str | None, caller: Caller) -> str:
     """What the repository holds already against what would be sent, and whether this login may send it."""
     plan = prepare(known(picked or []), repo_id.strip())
-    token = pasted.strip() or caller.token
+    token = login(pasted, caller)
     if not token:
         raise not_logged_in(repo_id)
     return asked(plan, token)

@@ -209,30 +209,30 @@ def _choices(caller: Caller) -> list[tuple[str, str]]:
 
 
 @allowed("owner")
-def prepare(picked: list[str], repo_id: str, pasted: str, kept: dict[str, Any], caller: Caller) -> tuple[Any, ...]:
+def prepare(picked: list[str], repo_id: str, pasted: str | None, kept: dict[str, Any], caller: Caller) -> tuple[Any, ...]:
     """What would be sent and what that changes on the Hub; nothing is sent. A card that was edited for the same choice is kept."""
     return _prepared(picked, repo_id, pasted, kept, caller)
 
 
-def _prepared(picked: list[str], repo_id: str, pasted: str, kept: dict[str, Any], caller: Caller) -> tuple[Any, ...]:
+def _prepared(picked: list[str], repo_id: str, pasted: str | None, kept: dict[str, Any], caller: Caller) -> tuple[Any, ...]:
     plan = planned(publish_send.known(picked or []), repo_id.strip())
     said, key = describe(plan), _key(picked or [], repo_id)
     card = kept["card"] if kept and kept.get("key") == key else said["card"]
     return (
         publish_view.overview(said), publish_view.evidence(said), gr.Tabs(visible=True), gr.Column(visible=True), publish_view.rendered(card), card,
-        repo_id.strip(), key, publish_send.asked(plan, (pasted or "").strip() or caller.token),
+        repo_id.strip(), key, publish_send.asked(plan, publish_send.login(pasted, caller)),
     )  # fmt: skip
 
 
 @allowed("owner")
-def write_anew(picked: list[str], repo_id: str, pasted: str, kept: dict[str, Any], caller: Caller) -> tuple[Any, ...]:
+def write_anew(picked: list[str], repo_id: str, pasted: str | None, kept: dict[str, Any], caller: Caller) -> tuple[Any, ...]:
     """As `prepare`, without what was edited."""
     return *_prepared(picked, repo_id, pasted, {}, caller), {}
 
 
 @allowed("public")
 def again(
-    carried: str, chosen: dict[str, Any], repo_id: str, prepared: str, pasted: str, kept: dict[str, Any], caller: Caller
+    carried: str, chosen: dict[str, Any], repo_id: str, prepared: str, pasted: str | None, kept: dict[str, Any], caller: Caller
 ) -> tuple[Any, ...]:
     """After the page was left to sign in: what was prepared, once more."""
     picked = picks.known(picks.chosen_before(chosen, carried), _choices(caller))
