@@ -1,7 +1,7 @@
 """How long a Space takes to its first page without any network, with a login and without one; and what DeepSpeed, which is installed, costs the
 start of a training that does not use it. File caches are warm. Prints a table and, last, one JSON line; ``--save`` keeps the result file.
 
-A worker whose recipe has no ZeRO hides the package before it imports anything (`core.worker.leave_out_deepspeed`); "absent" is the same
+A worker whose recipe has no ZeRO hides the package before it imports anything (`core.worker.leave_out_unused`); "absent" is the same
 import where Python finds no such package, "imported" what every training would take if nothing hid it. They alternate.
 """
 

@@ -23,7 +23,7 @@ def main(run_dir: Path) -> int:
     device = paths.read_json(run_dir / "launch.json")["device"]
     lock = hold_device(device)
     try:
-        leave_out_deepspeed(run_dir)
+        leave_out_unused(run_dir)
         warnings.filterwarnings("ignore", category=FutureWarning)  # about the libraries' own next versions, which are pinned here
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it asks for a kernel package that its CPU path does without
         from core.training.train import train
@@ -54,10 +54,19 @@ def tell(run_dir: Path, error: UserError) -> None:
             raise
 
 
-def leave_out_deepspeed(run_dir: Path) -> None:
-    """Make ``import deepspeed`` fail in a run without ZeRO: accelerate imports it wherever it is installed, which costs time, and needs nvcc on a GPU."""
-    if not str(paths.read_json(run_dir / "launch.json")["accelerate_config"]).startswith("zero"):
-        sys.modules["deepspeed"] = None  # type: ignore[assignment]  (the import system's own way to say that there is no such module)
+def leave_out_unused(run_dir: Path) -> None:
+    """Make the import of packages fail that the run does without: the libraries import each of them wherever it is installed, which takes
+    about a quarter of a start, and deepspeed needs nvcc on a GPU."""
+    recipe = load_recipe(run_dir / "recipe.yaml")
+    is_zero = str(paths.read_json(run_dir / "launch.json")["accelerate_config"]).startswith("zero")
+    needed = {
+        "deepspeed": is_zero,
+        "scipy": is_zero,
+        "bitsandbytes": recipe.method == "qlora" or recipe.optim.startswith(("paged", "adamw_8bit")),
+        "wandb": recipe.report_to == "wandb",
+    }
+    for name in (name for name, is_needed in needed.items() if not is_needed):
+        sys.modules[name] = None  # type: ignore[assignment]  (the import system's own way to say that there is no such module)
 
 
 def hold_device(device: str) -> int:

@@ -18,6 +18,8 @@ from tests.listeners import Listener, Visitor
 from tests.offline import offline
 from tests.page import App, free_port
 
+# What Python says of an event loop of Gradio's that the garbage collector finds after its sockets.
+GARBAGE = re.compile(r"^Exception ignored in: <function BaseEventLoop.__del__.*\nTraceback.*\n(?:  .*\n)*.*\n", re.MULTILINE)
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]
 OWNERS = {"SYSTEM": "spaces", "SPACE_ID": "alchemists/transmute", "ALLOW_PUBLIC": "1"}
 SMI = """#!/bin/sh
@@ -144,4 +146,4 @@ def test_a_space_without_any_network_starts_and_answers(tmp_path: Path, has_logi
         assert "Transmute" in shown.get("/").text
         assert "visitor, read-only" in shown.call(found["ui.header.show"])
         shown.close()
-    assert "Traceback" not in (tmp_path / "app.log").read_text()
+    assert "Traceback" not in GARBAGE.sub("", (tmp_path / "app.log").read_text())

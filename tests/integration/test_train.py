@@ -85,6 +85,7 @@ def test_an_evaluation_takes_no_gradient_away_from_a_4_bit_base():
     assert all(values["grad_norm"] > 0 for values in run.metrics.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["qlora", "lora", "fft"])
 def test_bf16_on_a_cpu_trains_to_about_the_losses_of_float32(method):
     shared = {"method": method, "learning_rate": 1e-4, "max_steps": 3, "save_steps": 0, "packing": True, "micro_batch_size": 2}
@@ -118,6 +119,7 @@ def on_one_rank(method, is_packed):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TWO_RANKS)
 def test_two_ranks_see_the_rows_of_one_rank_with_twice_the_batch(name):
     config, method, knobs = TWO_RANKS[name]
@@ -162,6 +164,7 @@ def on_two_machines(folder, recipes):
     return [machine.returncode for machine in machines], [json.loads(text.splitlines()[-1]) for text in said]
 
 
+@pytest.mark.slow
 def test_two_machines_of_one_rank_each_see_the_rows_of_one_with_twice_the_batch(tmp_path):
     shared = {"method": "lora", "lora_dropout": 0.0, "max_steps": 3, "save_steps": 2, "packing": False}
     one = finished(start(**shared, micro_batch_size=4))

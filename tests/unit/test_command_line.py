@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 from core import paths
 from core.cli.app import app
 from core.process import child_environment
+from core.training.recipe import Recipe
 
 pytestmark = pytest.mark.usefixtures("workspace")
 BROKEN, IDENTITY = str(paths.EXAMPLES / "broken.json"), str(paths.EXAMPLES / "identity.json")
@@ -141,17 +142,31 @@ def test_doctor_gives_a_remedy_for_everything_that_is_not_well():
     assert all(check["remedy"] for check in checks if check["state"] != "ok")
 
 
-@pytest.mark.parametrize(("config", "is_there"), [("cpu", False), ("zero2", True)])
-def test_a_worker_has_deepspeed_only_where_the_recipe_uses_it(tmp_path: Path, config: str, is_there: bool):
+@pytest.mark.parametrize(
+    ("config", "knobs", "there"),
+    [
+        ("cpu", {"method": "lora"}, set()),
+        ("cpu", {"method": "qlora"}, {"bitsandbytes"}),
+        ("cpu", {"method": "fft", "optim": "adamw_8bit"}, {"bitsandbytes"}),
+        ("zero2", {"method": "lora"}, {"deepspeed"}),
+        ("cpu", {"method": "lora", "report_to": "wandb"}, {"wandb"}),
+    ],
+)
+def test_a_worker_has_only_the_packages_that_its_recipe_uses(tmp_path: Path, config: str, knobs: dict[str, str], there: set[str]):
     paths.write_json(tmp_path / "launch.json", {"accelerate_config": config})
+    paths.write_text(tmp_path / "recipe.yaml", Recipe(**knobs).to_yaml())
     program = (
-        "import sys; from pathlib import Path; from core.worker import leave_out_deepspeed; leave_out_deepspeed(Path(sys.argv[1]));"
-        "from accelerate.utils import is_deepspeed_available; print(bool(is_deepspeed_available()))"
+        "import sys; from pathlib import Path; from core.worker import leave_out_unused; leave_out_unused(Path(sys.argv[1]));"
+        "from accelerate.utils import is_deepspeed_available, is_bnb_available, is_wandb_available;"
+        "from transformers.utils import is_bitsandbytes_available, is_scipy_available;"
+        "assert bool(is_bnb_available()) == is_bitsandbytes_available() and is_scipy_available() == bool(is_deepspeed_available());"
+        "print(*[name for name, is_there in (('deepspeed', is_deepspeed_available()), ('bitsandbytes', is_bnb_available()),"
+        "('wandb', is_wandb_available())) if is_there])"
     )
     child = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path)], cwd=paths.PROJECT, env=child_environment(), capture_output=True, text=True
     )
-    assert child.stdout.strip() == str(is_there), child.stderr
+    assert child.returncode == 0 and set(child.stdout.split()) == there, child.stderr
 
 
 def test_several_machines_are_told_what_to_type_and_nothing_starts():
