@@ -84,3 +84,9 @@ def known(ids: Iterable[str], choices: list[tuple[str, str]]) -> list[str]:
     """Those of `ids` that can be chosen still."""
     there = {identifier for _, identifier in choices}
     return [identifier for identifier in ids if identifier in there]
+
+
+def shown_run(run_id: str) -> str:
+    """The run that the Runs tab shows: the chosen one, or the newest where none was chosen or it is gone."""
+    found = live.all_runs()
+    return run_id if not found or any(run.run_id == run_id for run in found) else found[0].run_id

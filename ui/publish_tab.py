@@ -159,7 +159,14 @@ def restore_name(name: str) -> str:
 
 @allowed("public")
 def offer(
-    picked: list[str], repo_id: str, prepared: str, carried: str, chosen: dict[str, Any], named: str, kept: dict[str, Any], caller: Caller
+    picked: list[str],
+    repo_id: str,
+    prepared: str,
+    carried: str,
+    chosen: dict[str, Any],
+    named: str | None,
+    kept: dict[str, Any],
+    caller: Caller,
 ) -> tuple[Any, ...]:
     """What can be published now. What was chosen stays, and so does a plan that is shown, or that `again` is about to show."""
     choices = _choices(caller)
@@ -193,8 +200,8 @@ def _no_plan(is_any: bool) -> tuple[Any, ...]:
     return publish_view.NOTHING_YET if is_any else publish_view.NO_MODELS, "", gr.Tabs(visible=False), gr.Column(visible=False)
 
 
-def _key(picked: list[str], repo_id: str) -> str:
-    return f"{picks.join(picked)} {repo_id.strip()}"
+def _key(picked: list[str], repo_id: str | None) -> str:
+    return f"{picks.join(picked)} {(repo_id or '').strip()}"  # a browser that has kept nothing yet gives None
 
 
 def _action(picked: list[str], repo_id: str) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ import gradio as gr
 from core.events import Run
 from core.running import bundle, care, compare, live, runs
 from core.running.live import Live
-from ui import downloads, form, run_kept, run_sync, run_view
+from ui import downloads, form, picks, run_kept, run_sync, run_view
 from ui.access import Caller, allowed
 from ui.shell import TRAIN, Shell
 from ui.train_handlers import DEFAULT
@@ -111,7 +111,7 @@ def compare_with(run_id: str, others: list[str], caller: Caller) -> str:
     """The losses of several runs in one plot, and in what their recipes differ; what they say of the owner's data is the owner's to see."""
     if not others:
         return ""
-    chosen = [run_id, *others[: MOST_COMPARED - 1]]
+    chosen = [picks.shown_run(run_id), *others[: MOST_COMPARED - 1]]
     watched = [live.watch(one) for one in chosen]
     more = f'<p class="quiet">Only the first {MOST_COMPARED - 1} are shown.</p>' if len(others) >= MOST_COMPARED else ""
     found = [one for one in compare.differences(chosen) if caller.may("owner") or one.name not in OF_THE_DATA]
@@ -121,20 +121,21 @@ def compare_with(run_id: str, others: list[str], caller: Caller) -> str:
 @allowed("owner")
 def save_remark(run_id: str, remark: str) -> gr.Accordion:
     """Keep the note with its run."""
-    care.remark(run_id, remark)
+    care.remark(picks.shown_run(run_id), remark)
     return gr.Accordion(label=note_title(remark))
 
 
 @allowed("owner")
 def clone(run_id: str, dataset_id: str) -> tuple[dict[str, Any], gr.Tabs]:
     """The run's recipe in the Train tab's form."""
-    values = form.to_values(runs.recipe_of(run_id))
+    values = form.to_values(runs.recipe_of(picks.shown_run(run_id)))
     return {"preset": DEFAULT, "values": values, "carried": dataset_id, "handed over": True}, gr.Tabs(selected=TRAIN)
 
 
 @allowed("owner")
 def pack_logs(run_id: str) -> str:
     """Events, logs, recipe and TensorBoard files of the run in one file, without secrets."""
+    run_id = picks.shown_run(run_id)
     path = downloads.place(f"{run_id}-logs", ".zip")
     bundle.write_logs(run_id, path)
     return str(path)
@@ -143,6 +144,7 @@ def pack_logs(run_id: str) -> str:
 @allowed("owner")
 def ask_to_delete(run_id: str) -> tuple[str, str, gr.Column]:
     """What would be lost; nothing is deleted yet."""
+    run_id = picks.shown_run(run_id)
     run = live.watch(run_id).run
     models = f", with {count(len(run.artifacts), 'model')}" if run.artifacts else ""
     lost = f"{run.name} ({run_id}){models} and its checkpoints: {size(care.size_bytes(run_id))}. There is no way back."

@@ -11,7 +11,7 @@ from core.errors import UserError
 from core.events import Run
 from core.jobs import safekeeping
 from core.running import runs
-from ui import background, feedback
+from ui import background, feedback, picks
 from ui.access import Caller, allowed
 from ui.shell import Shell
 from ui.view import duration, meter, text
@@ -73,6 +73,7 @@ def _shown(run: Run) -> Shown:
 @allowed("owner")
 def keep(run_id: str, caller: Caller) -> Shown:
     """Begin to keep the run."""
+    run_id = picks.shown_run(run_id)
     safekeeping.keep(run_id, caller.token)
     return _shown(runs.load(run_id))
 

@@ -9,7 +9,7 @@ import gradio as gr
 
 from core.events import Run
 from core.running import sync
-from ui import background
+from ui import background, picks
 from ui.access import Caller, allowed
 from ui.shell import Shell
 from ui.view import duration, meter, text
@@ -38,6 +38,7 @@ def of_run(run: Run, caller: Caller, *, is_other: bool) -> Shown:
 @allowed("owner")
 def send(run_id: str, key: str) -> Iterator[tuple[str, str]]:
     """Send what was not sent yet."""
+    run_id = picks.shown_run(run_id)
     for now in background.watch(lambda _: sync.send(run_id, key), patience_s=1.0):
         if now.is_finished:
             pages: list[str] = now.result or []

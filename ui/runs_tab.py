@@ -12,7 +12,7 @@ from core.errors import UserError
 from core.events import Run
 from core.jobs import dispatch
 from core.running import care, live, runs
-from ui import feedback, gpu_panel, run_details, run_kept, run_view
+from ui import feedback, gpu_panel, picks, run_details, run_kept, run_view
 from ui.access import Caller, allowed
 from ui.shell import MODELS, RUNS, TRAIN, Shell, listen_api
 from ui.view import empty
@@ -72,7 +72,7 @@ def look(run_id: str, seen: str, caller: Caller) -> dict[str, Any]:
     back = {"back": gr.Accordion(visible=caller.may("owner"))}
     if not found:
         return back | {"lead": NO_RUNS, "to_train": gr.Button(visible=True), "body": gr.Row(visible=False), "seen": ""} | _no_buttons()
-    run_id = known_or_newest(run_id, [one.run for one in found])
+    run_id = picks.shown_run(run_id)
     watched, tail = next(one for one in found if one.run.run_id == run_id), live.log_tail(run_id)
     stalled_s = watched.stalled_s()
     lines = [run_view.line(one) for one in found]
@@ -100,10 +100,6 @@ def look(run_id: str, seen: str, caller: Caller) -> dict[str, Any]:
     if is_other or has_lines:
         shown["log_title"], shown["log"] = run_view.log(tail) if caller.may("owner") else run_view.LOG_KEPT_BACK
     return shown
-
-
-def known_or_newest(run_id: str, found: list[Run]) -> str:
-    return run_id if any(run.run_id == run_id for run in found) else found[0].run_id
 
 
 def _no_buttons() -> dict[str, gr.Button]:
@@ -137,6 +133,7 @@ def choose(run_id: str) -> str:
 @allowed("owner")
 def move_up(run_id: str) -> tuple[()]:
     """One place nearer to the front of the queue."""
+    run_id = picks.shown_run(run_id)
     run = live.watch(run_id).run
     care.move(run_id, int(run.progress.get("place") or 1) - 1)
     return ()
@@ -144,13 +141,13 @@ def move_up(run_id: str) -> tuple[()]:
 
 @allowed("owner")
 def stop_chosen(run_id: str, caller: Caller) -> tuple[()]:
-    dispatch.stop(known_or_newest(run_id, live.all_runs()), caller.token)
+    dispatch.stop(picks.shown_run(run_id), caller.token)
     return ()
 
 
 @allowed("owner")
 def resume_chosen(run_id: str, caller: Caller) -> tuple[()]:
-    runs.start(known_or_newest(run_id, live.all_runs()), caller.token)
+    runs.start(picks.shown_run(run_id), caller.token)
     return ()
 
 

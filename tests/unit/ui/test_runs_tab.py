@@ -13,7 +13,7 @@ from core.export.artifacts import Artifact
 from core.locks import FileLock
 from core.running import compare, live, queue
 from core.training.recipe import Recipe
-from ui import models_tab, picks, run_details, runs_tab
+from ui import models_tab, picks, run_details, run_kept, run_sync, runs_tab
 
 
 @pytest.fixture
@@ -250,3 +250,12 @@ def test_a_run_that_goes_on_can_be_kept_and_says_where_it_is(workspace):
 
 def test_a_run_that_is_over_and_was_never_kept_offers_nothing(run_dir):
     assert not look()["keeping"].visible
+
+
+def test_what_is_done_to_a_run_is_done_to_the_one_that_is_shown_when_none_was_chosen(run_dir):
+    run_details.save_remark(None, None, "", "worth a look")
+    assert live.watch("r-1").run.remark == "worth a look"
+    with pytest.raises(UserError, match="does not go on"):
+        run_kept.keep(None, None, "")
+    with pytest.raises(UserError, match="written nothing"):
+        list(run_sync.send(None, None, "", "key"))
