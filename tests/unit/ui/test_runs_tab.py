@@ -13,7 +13,7 @@ from core.export.artifacts import Artifact
 from core.locks import FileLock
 from core.running import compare, live, queue
 from core.training.recipe import Recipe
-from ui import models_tab, picks, run_details, run_kept, run_sync, runs_tab
+from ui import models_tab, picks, publish_tab, run_details, run_kept, run_sync, runs_tab
 
 
 @pytest.fixture
@@ -259,3 +259,8 @@ def test_what_is_done_to_a_run_is_done_to_the_one_that_is_shown_when_none_was_ch
         run_kept.keep(None, None, "")
     with pytest.raises(UserError, match="written nothing"):
         list(run_sync.send(None, None, "", "key"))
+
+
+def test_a_browser_that_has_kept_nothing_yet_opens_publish(workspace):
+    shown = publish_tab.offer(None, None, [], "", "", "", {}, None, None)
+    assert "No model to publish yet" in shown[2]
