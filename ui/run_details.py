@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from core.events import Run
-from core.running import bundle, care, compare, live, runs
+from core.running import bundle, care, compare, live, runs, sync
 from core.running.live import Live
 from ui import downloads, form, picks, run_kept, run_sync, run_view
 from ui.access import Caller, allowed
@@ -72,7 +72,7 @@ def build(shell: Shell, slot: gr.HTML) -> Shown:
 
 def version(run: Run) -> str:
     """Changes when `of_run` has something new to show."""
-    return f"{len(run.samples)}:{hash(run.remark)}:{run.state}:{len(run.artifacts)}:{hash(str(run.kept))}"
+    return f"{len(run.samples)}:{hash(run.remark)}:{run.state}:{len(run.artifacts)}:{hash(str(run.kept))}:{sync.has_offline(run.run_id)}"
 
 
 def of_run(watched: Live, found: list[Live], caller: Caller, *, is_other: bool) -> Shown:

@@ -58,16 +58,16 @@ def create(recipe: Recipe, wanted: Target, token: str | None, owner: str = "", o
     return run_id
 
 
-def caller(token: str | None) -> str:
+def caller(token: str | None, where: str = client.WHERE) -> str:
     """The name behind the token.
 
     Raises:
         UserError: there is none, or the Hub does not accept it (code LOGIN).
     """
     if not token:
-        raise UserError("Nobody is logged in to the Hub.", "HF Jobs", "Sign in on the page, or run `hf auth login`.", code="LOGIN")
+        raise UserError("Nobody is logged in to the Hub.", where, "Sign in on the page, or run `hf auth login`.", code="LOGIN")
     hub = api(token)
-    return str(patiently(hub.whoami, lambda error: explain(error, "HF Jobs"))["name"])
+    return str(patiently(hub.whoami, lambda error: explain(error, where))["name"])
 
 
 def stop(run_id: str, token: str | None) -> Run:

@@ -37,7 +37,7 @@ def repository(run_id: str, token: str | None) -> str:
     Raises:
         UserError: nobody is logged in (LOGIN).
     """
-    return f"{dispatch.caller(token)}/transmute-{run_id}"
+    return f"{dispatch.caller(token, run_id)}/transmute-{run_id}"
 
 
 def keep(run_id: str, token: str | None) -> str:
@@ -86,7 +86,7 @@ def bring_back(repo_id: str, token: str | None) -> str:
         UserError: the repository is not the caller's own or keeps no run, the run is here, or the Hub cannot be reached.
     """
     namespace, _, run_id = repo_id.strip().partition("/transmute-")
-    if not paths.ID_PATTERN.fullmatch(run_id) or namespace != dispatch.caller(token):
+    if not paths.ID_PATTERN.fullmatch(run_id) or namespace != dispatch.caller(token, repo_id):
         remedy = "Name it as USER/transmute-RUN, as the run's page showed it; only your own are taken."
         raise UserError(f"{repo_id} is not a repository in which you keep a run.", repo_id, remedy)
     run_dir = paths.runs_dir() / run_id

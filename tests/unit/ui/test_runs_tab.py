@@ -261,6 +261,7 @@ def test_what_is_done_to_a_run_is_done_to_the_one_that_is_shown_when_none_was_ch
         list(run_sync.send(None, None, "", "key"))
 
 
+@pytest.mark.filterwarnings("ignore:The value passed into gr.Dropdown")  # of an update, whose choices the page knows
 def test_a_browser_that_has_kept_nothing_yet_opens_publish(workspace):
     shown = publish_tab.offer(None, None, [], "", "", "", {}, None, None)
     assert "No model to publish yet" in shown[2]
