@@ -19,7 +19,7 @@ app: setup ## the page on http://127.0.0.1:7860
 	$(BIN)/python app.py $(ARGS)
 
 test: $(VENV)/.setup-dev converter ## the quick tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n logical --dist loadfile $(ARGS)
 
 test-all: $(VENV)/.setup-dev converter ## the quick tests, then those with real models, processes and a real browser
 	$(BIN)/python -m pytest -m "not gpu and not faults" $(ARGS)

@@ -45,7 +45,7 @@ def known(picked: list[str]) -> list[str]:
     return picked
 
 
-def login(pasted: str | None, caller: Caller) -> str | None:
+def token_for(pasted: str | None, caller: Caller) -> str | None:
     """The token to publish with. On a Space there is no field to paste one into, and Gradio gives None for it."""
     return (pasted or "").strip() or caller.token
 
@@ -65,7 +65,7 @@ def send(
     repo_id = repo_id.strip()
     plan = with_card(prepare(known(picked or []), repo_id), card)
     options = {"private": private, "pull_request": as_pull_request, "despite_problems": despite_proofs}
-    for shown in _delivered(plan, login(pasted, caller), options):
+    for shown in _delivered(plan, token_for(pasted, caller), options):
         yield *shown, ""  # the pasted token leaves the page with the first answer
 
 
@@ -116,7 +116,7 @@ def only_one(repo_id: str) -> Iterator[None]:
 def look(picked: list[str], repo_id: str, pasted: str | None, caller: Caller) -> str:
     """What the repository holds already against what would be sent, and whether this login may send it."""
     plan = prepare(known(picked or []), repo_id.strip())
-    token = login(pasted, caller)
+    token = token_for(pasted, caller)
     if not token:
         raise not_logged_in(repo_id)
     return asked(plan, token)

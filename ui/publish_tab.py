@@ -227,7 +227,7 @@ def _prepared(picked: list[str], repo_id: str, pasted: str | None, kept: dict[st
     card = kept["card"] if kept and kept.get("key") == key else said["card"]
     return (
         publish_view.overview(said), publish_view.evidence(said), gr.Tabs(visible=True), gr.Column(visible=True), publish_view.rendered(card), card,
-        repo_id.strip(), key, publish_send.asked(plan, publish_send.login(pasted, caller)),
+        repo_id.strip(), key, publish_send.asked(plan, publish_send.token_for(pasted, caller)),
     )  # fmt: skip
 
 
