@@ -137,6 +137,23 @@ def fold(events: Iterable[Event], run: Run | None = None) -> Run:
     return run
 
 
+def described(run: Run) -> dict[str, Any]:
+    """Where a run stands, in JSON's types; the command line and the page's endpoint add to it what each of them may show."""
+    return {
+        "run_id": run.run_id,
+        "name": run.name,
+        "method": run.method,
+        "state": run.state,
+        "stage": run.stage,
+        "step": run.optimizer_step,
+        "max_steps": run.max_steps,
+        "evals": [[step, loss] for step, loss in sorted(run.evals.items())],
+        "steps": {step.name: {"state": step.state, "elapsed_s": step.elapsed_s} for step in run.steps},
+        "facts": run.facts,
+        "queue_place": run.progress.get("place"),
+    }
+
+
 def stalled_s(run: Run, now: float) -> float | None:
     """How long a training has said nothing, once that is at least 5 minutes and 20 of its steps; None while all is well."""
     if run.state not in ("running", "stopping") or run.stage != "train":

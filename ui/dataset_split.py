@@ -17,7 +17,7 @@ from ui import dataset_handlers as on
 from ui.access import Caller, allowed
 from ui.dataset_findings import JUMP, SHOW_ROWS, jump
 from ui.shell import Shell
-from ui.train_handlers import fresh
+from ui.train_handlers import HANDED_OVER, fresh
 from ui.view import meter
 
 Shown = dict[str, Any]  # values by the names of the tab's outputs
@@ -100,7 +100,7 @@ def split(
             continue
         train, held_out = work.result
         kept = form or fresh()
-        kept = kept | {"values": kept["values"] | {"eval_dataset": handles.of(held_out, caller)}}
+        kept = kept | {"values": kept["values"] | {"eval_dataset": handles.of(held_out, caller)}, HANDED_OVER: True}
         said = {"split_said": split_view.made(train, held_out), "split_now": gr.Button(interactive=True), "form": kept}
         yield on.opened(train, model, max_length, loss_on, caller) | said
 

@@ -22,28 +22,38 @@ BY_SIZE, BY_QUALITY, BY_MACHINE = "At most so many GB", "At least this quality",
 
 
 def build(shell: Shell, run: Any, table: Any, plot: Any) -> None:
-    with gr.Accordion("Which level should I take?", open=False, elem_id="models-pick"):
-        with gr.Row():
-            how = gr.Radio([BY_SIZE, BY_QUALITY, BY_MACHINE], value=BY_MACHINE, label="Pick the best one", elem_classes=["chips"])
-        with gr.Row():
-            gigabytes = gr.Number(4, minimum=0, label="Size at most (GB)", elem_id="pick-size")
-            share = gr.Slider(50, 100, value=95, step=0.5, label="Same top token as f16 at least (%)", elem_id="pick-quality")
-        answer = gr.HTML("", container=False, padding=False, elem_id="models-advice")
-    with gr.Accordion("Measure on a text of your own", open=False, elem_id="models-measure"):
-        passage = gr.Textbox(label="Text", lines=4, max_lines=12, max_length=LONGEST_TEXT, elem_id="measure-text",
-                             info="Empty: the conversations that were not trained on. The figures above are then measured anew.")  # fmt: skip
-        with gr.Row():
-            go = gr.Button("Measure the levels", elem_id="measure-go")
-            halt = gr.Button("Cancel", interactive=False, elem_id="measure-cancel")
-        state = gr.HTML("", container=False, padding=False, elem_id="measure-state")
+    with gr.Column(elem_classes=["sections", "part-of-tab"]):
+        with gr.Accordion("Which level should I take?", open=False, elem_classes=["group"], elem_id="models-pick"):
+            with gr.Row():
+                how = gr.Radio([BY_SIZE, BY_QUALITY, BY_MACHINE], value=BY_MACHINE, label="Pick the best one", elem_classes=["chips"])
+            with gr.Row():
+                gigabytes = gr.Number(4, minimum=0, label="Size at most (GB)", elem_id="pick-size", visible=False)
+                share = gr.Slider(
+                    50, 100, value=95, step=0.5, label="Same top token as f16 at least (%)", elem_id="pick-quality", visible=False
+                )
+            answer = gr.HTML("", container=False, padding=False, elem_id="models-advice")
+        with gr.Accordion("Measure on a text of your own", open=False, elem_classes=["group"], elem_id="models-measure"):
+            passage = gr.Textbox(label="Text", lines=4, max_lines=12, max_length=LONGEST_TEXT, elem_id="measure-text",
+                                 info="Empty: the conversations that were not trained on. The figures above are then measured anew.")  # fmt: skip
+            with gr.Row(elem_classes=["actions"]):
+                go = gr.Button("Measure the levels", scale=0, min_width=200, elem_id="measure-go")
+                halt = gr.Button("Cancel", interactive=False, scale=0, min_width=120, elem_id="measure-cancel")
+            state = gr.HTML("", container=False, padding=False, elem_id="measure-state")
     slot = feedback.slot()
     knobs = [run, how, gigabytes, share]
     changes = [how.input, gigabytes.change, share.release, run.change]
+    shell.listen(how.input, ask, inputs=how, outputs=[gigabytes, share], slot=slot, queue=False)
     shell.listen(changes, advise, inputs=knobs, outputs=answer, slot=slot, queue=False)
     measuring = shell.listen(
         go.click, measure_run, inputs=[run, passage], outputs=[state, go, halt, table, plot], slot=slot, concurrency_limit=1
     )
     shell.listen(halt.click, cancelled, outputs=[state, go, halt], slot=slot, queue=False, cancels=[measuring])
+
+
+@allowed("public")
+def ask(how: str) -> tuple[gr.Number, gr.Slider]:
+    """What has to be known for this way to pick."""
+    return gr.Number(visible=how == BY_SIZE), gr.Slider(visible=how == BY_QUALITY)
 
 
 @allowed("public")

@@ -10,7 +10,7 @@ from core.events import Run
 from core.export import artifacts
 from core.export.artifacts import Artifact
 from core.export.gguf import FLOAT_LEVELS
-from core.export.levels import OFFERED, parse_levels
+from core.export.levels import LEVELS, parse_levels
 from core.export.sizes import known_sizes
 from core.running import care, live, runs
 from core.running.steps import wanted_levels
@@ -127,14 +127,14 @@ def _missing(made: list[Artifact], is_guided: bool) -> list[tuple[str, str]]:
     weights = 0 if merged is None else sum(file.size_bytes for file in merged.files if file.name.endswith(".safetensors")) / 2
     source = next((artifact for artifact in made if artifact.level in FLOAT_LEVELS), None)
     exact = known_sizes(source) if source else {}
-    offered = [level for level in OFFERED if level.group in ("article", "k", "iq") and level.is_guided == is_guided]
+    offered = [known.guided if is_guided else known for known in LEVELS if known.group in ("article", "k", "iq")]
     return [
         (
             f"{level.plain_name} · {size(exact[level.name]) if level.name in exact else f'about {size(weights * level.bits / 8)}'}",
             level.name,
         )
         for level in offered
-        if level.name not in there and (not exact or level.name in exact)
+        if level.is_guided == is_guided and level.name not in there and (not exact or level.name in exact)
     ]
 
 

@@ -55,15 +55,15 @@ def _height(point: tuple[float, float]) -> float:
     return point[1]
 
 
-def axis(values: Sequence[float], wanted: int = 4) -> Axis:
-    """An axis around `values` with about `wanted` round ticks."""
+def axis(values: Sequence[float], wanted: int = 4, closest: float = 0.0) -> Axis:
+    """An axis around `values` with about `wanted` round ticks, none closer than `closest` to the next."""
     low, high = min(values), max(values)
     if high - low < 1e-12 * max(1.0, abs(high)):
         margin = abs(high) * 0.1 or 1.0
         low, high = low - margin, high + margin
     rough = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    step = max(closest, next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return Axis(first * step, last * step, tuple(index * step for index in range(first, last + 1)))
 
@@ -74,7 +74,7 @@ def chart(title: str, lines: Sequence[Line], number: Number, unit: str = "", x_n
     drawn = [(line, points) for line, points in drawn if points]
     if not drawn:
         return ""
-    x = axis([point[0] for _, points in drawn for point in points], 5)
+    x = axis([point[0] for _, points in drawn for point in points], 5, closest=1)
     x = Axis(min(p[0][0] for _, p in drawn), max(p[-1][0] for _, p in drawn), x.ticks)
     if x.high <= x.low:
         x = Axis(x.low - 0.5, x.high + 0.5, (x.low,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import gradio as gr
@@ -9,10 +10,11 @@ import gradio as gr
 from core.events import Run
 from core.running import bundle, care, compare, live, runs, sync
 from core.running.live import Live
+from core.training.launch import PROJECT
 from ui import downloads, form, picks, run_kept, run_sync, run_view
 from ui.access import Caller, allowed
 from ui.shell import TRAIN, Shell
-from ui.train_handlers import DEFAULT
+from ui.train_handlers import DEFAULT, HANDED_OVER
 from ui.view import count, size, text
 
 MOST_COMPARED = 4  # runs in one plot
@@ -97,13 +99,21 @@ def note_title(remark: str) -> str:
 
 
 def _facts(run: Run, caller: Caller) -> str:
-    """What the run takes on the disk, and how to look at it in TensorBoard."""
+    """What the run takes on the disk, and how to look at it in TensorBoard or trackio."""
     models = f", {count(len(run.artifacts), 'model')} among it" if run.artifacts else ""
     takes = f"{size(care.size_bytes(run.run_id))} on the disk{models}."
-    folder = str(runs.folder(run.run_id) / "tensorboard") if caller.is_local else f"{run.run_id}/tensorboard"
-    command = f"tensorboard --logdir {folder}"
-    whence = "" if caller.is_local else " in the folder that the download of the logs unpacks to"
-    return f'<p class="sum">{text(takes)} Its curves in TensorBoard{text(whence)}:</p><pre class="command">{text(command)}</pre>'
+    home = shlex.quote(str(runs.folder(run.run_id)) if caller.is_local else run.run_id)
+    whence = "" if caller.is_local else ", in the folder that the download of the logs unpacks to"
+    shown = f'<p class="sum">{text(takes)} Its curves in TensorBoard{whence}:</p>{_command(f"tensorboard --logdir {home}/tensorboard")}'
+    if bundle.has_trackio(run.run_id):
+        trackio = f"TRACKIO_DIR={home}/trackio trackio"
+        commands = f"{trackio} show --project {PROJECT}\n{trackio} sync --project {PROJECT} --private --space-id YOU/NAME"
+        shown += f'<p class="sum">In trackio, here or in a private Space of your own:</p>{_command(commands)}'
+    return shown
+
+
+def _command(words: str) -> str:
+    return f'<pre class="command">{text(words)}</pre>'
 
 
 @allowed("public")
@@ -129,12 +139,12 @@ def save_remark(run_id: str, remark: str) -> gr.Accordion:
 def clone(run_id: str, dataset_id: str) -> tuple[dict[str, Any], gr.Tabs]:
     """The run's recipe in the Train tab's form."""
     values = form.to_values(runs.recipe_of(picks.shown_run(run_id)))
-    return {"preset": DEFAULT, "values": values, "carried": dataset_id, "handed over": True}, gr.Tabs(selected=TRAIN)
+    return {"preset": DEFAULT, "values": values, "carried": dataset_id, HANDED_OVER: True}, gr.Tabs(selected=TRAIN)
 
 
 @allowed("owner")
 def pack_logs(run_id: str) -> str:
-    """Events, logs, recipe and TensorBoard files of the run in one file, without secrets."""
+    """Events, logs, recipe, TensorBoard and trackio files of the run in one file, without secrets."""
     run_id = picks.shown_run(run_id)
     path = downloads.place(f"{run_id}-logs", ".zip")
     bundle.write_logs(run_id, path)

@@ -39,7 +39,10 @@ def build(shell: Shell, slot: gr.HTML) -> Shown:
 
 def build_back(shell: Shell, slot: gr.HTML) -> gr.Accordion:
     """The section, open to owners at any time, from which a run comes back."""
-    with gr.Accordion(BACK, open=False, visible=False, elem_classes=["group"], elem_id="runs-back") as section:
+    with (
+        gr.Column(elem_classes=["sections", "part-of-tab"]),
+        gr.Accordion(BACK, open=False, visible=False, elem_classes=["group"], elem_id="runs-back") as section,
+    ):
         repo_id = gr.Textbox("", label="Its repository", info=BACK_HELP, placeholder="you/transmute-261128-120000-abcd", max_length=140)
         progress = gr.HTML("", container=False, padding=False)
         with gr.Row(elem_classes=["actions"]):

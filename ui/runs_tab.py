@@ -9,7 +9,7 @@ import gradio as gr
 
 from core import usage
 from core.errors import UserError
-from core.events import Run
+from core.events import Run, described
 from core.jobs import dispatch
 from core.running import care, live, runs
 from ui import feedback, gpu_panel, picks, run_details, run_kept, run_view
@@ -166,22 +166,11 @@ def run_status(run_id: str) -> dict[str, Any]:
     """Where a run stands: its state, stage, step, losses, notes and error."""
     watched = live.watch(run_id)
     run = watched.run
-    return {
-        "run_id": run.run_id,
-        "name": run.name,
-        "method": run.method,
-        "state": run.state,
-        "stage": run.stage,
-        "step": run.optimizer_step,
-        "max_steps": run.max_steps,
+    return described(run) | {
         "loss": run.loss,
-        "evals": [[step, loss] for step, loss in sorted(run.evals.items())],
         "remaining_s": watched.remaining_s(),
         "stalled_s": watched.stalled_s(),
-        "queue_place": run.progress.get("place"),
-        "steps": {step.name: {"state": step.state, "elapsed_s": step.elapsed_s} for step in run.steps},
         "artifacts": [{"id": entry["id"], "kind": entry["kind_of"]} for entry in run.artifacts],
-        "facts": run.facts,
         "notes": [feedback.for_page(note) for note in run.notes],
         "error": feedback.as_user_error(UserError.from_dict(run.error)).as_dict() if run.error else None,
     }

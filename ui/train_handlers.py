@@ -22,8 +22,10 @@ DEFAULT = "demo"
 FREE = [name for name in form.rows() if form.is_free(name)]  # fields into which something wrong can be put
 IDENTITY = form.EXAMPLES + "identity.json"
 Shown = dict[str, Any]
-# {"preset": name, "values": {...}, "carried": the dataset id taken over last, "place": where it runs, "rented": see `train_rented`}
+# {"preset": name, "values": {...}, "carried": the dataset id taken over last, "place": where it runs, "rented": see `train_rented`};
+# with HANDED_OVER another tab has changed it, and the fields do not show that yet
 Kept = dict[str, Any]
+HANDED_OVER = "handed over"
 
 
 def fresh() -> Kept:
@@ -80,7 +82,7 @@ def restore(dataset_id: str, kept: Kept, caller: Caller) -> Shown:
 @allowed("public")
 def arrive(dataset_id: str, kept: Kept, caller: Caller, **values: Any) -> Shown:
     """The tab was opened: a dataset chosen since then, or a recipe that another tab has handed over. What was typed meanwhile stays."""
-    if kept and kept.get("handed over"):
+    if kept and kept.get(HANDED_OVER):
         return _begun(_carried(_known(kept), dataset_id), caller)
     typed = _typed(kept, values)
     carried = _carried(typed, dataset_id)

@@ -17,7 +17,7 @@ from rich.table import Table
 from core.cli.nodes import place, tell
 from core.cli.output import Json, console, finish, print_error
 from core.errors import UserError
-from core.events import Run, stalled_s
+from core.events import Run, described, stalled_s
 from core.training.recipe import Recipe
 from core.units import duration
 
@@ -259,22 +259,11 @@ def describe(run: Run) -> dict[str, Any]:
 
     run_dir = runs.folder(run.run_id)
     made = [{"id": entry["id"], "kind": entry["kind_of"], "path": str(run_dir / entry["path"])} for entry in run.artifacts]
-    return {
-        "run_id": run.run_id,
-        "name": run.name,
-        "method": run.method,
-        "state": run.state,
-        "stage": run.stage,
-        "step": run.optimizer_step,
-        "max_steps": run.max_steps,
+    return described(run) | {
         "losses": [[step, loss] for step, loss in sorted(run.losses.items())],
-        "evals": [[step, loss] for step, loss in sorted(run.evals.items())],
-        "steps": {step.name: {"state": step.state, "elapsed_s": step.elapsed_s} for step in run.steps},
         "artifacts": made,
-        "facts": run.facts,
         "notes": list(run.notes),
         "remark": run.remark,
-        "queue_place": run.progress.get("place"),
         "stalled_s": stalled_s(run, time.time()),
         "error": run.error,
         "pids": runs.pids(run.run_id),

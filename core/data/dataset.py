@@ -250,6 +250,16 @@ def open_dataset(identifier: str) -> Dataset:
     return Dataset(paths.by_id(paths.datasets_dir(), identifier, "dataset"))
 
 
+def take_data(reference: str) -> Dataset:
+    """The dataset behind an id, or made of the file at a path."""
+    if reference.startswith("ds-") and (paths.datasets_dir() / reference).is_dir():
+        return open_dataset(reference)
+    path = Path(reference).expanduser()
+    if not path.is_file():
+        raise UserError(f"There is no dataset {reference!r}.", "dataset", "Give a dataset id, or the path of a data file.")
+    return import_dataset(path)
+
+
 def list_datasets() -> list[Dataset]:
     """Every dataset of the workspace, newest first."""
     found = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 from core import paths
 from core.data.dataset import MANIFEST, REPORT, ROWS
 from core.errors import UserError
-from core.publish.preflight import ALLOWED_SUFFIXES, NEVER
+from core.jobs.results import head
+from core.publish.preflight import ALLOWED_SUFFIXES, NEVER, Plan, PlannedFile
+from core.publish.push import push
 from core.redact import redact
 from core.training.recipe import Recipe
 from core.training.recipe import load as load_recipe
@@ -38,6 +41,27 @@ def write(run_dir: Path) -> Path:
             with path.open("rb") as file:
                 _add(bundle, name, file, path.stat().st_size)
     return run_dir / NAME
+
+
+def send(run_dir: Path, repo_id: str, token: str | None) -> dict[str, str]:
+    """Write the bundle and send it; returns ``{"repo_id", "commit", "sha256"}``, by which another machine knows that it has this one.
+
+    Raises:
+        UserError: see `write` and `core.publish.push.push`.
+    """
+    file = write(run_dir)
+    pushed = push(Plan(repo_id, repo_id, (PlannedFile(NAME, file.stat().st_size, file),)), token)
+    sent = {"repo_id": repo_id, "commit": pushed.commit or head(repo_id, token), "sha256": paths.sha256_file(file)}
+    file.unlink()
+    return sent
+
+
+def settle_datasets(folder: Path) -> None:
+    """The datasets of a bundle that was unpacked in `folder`, into the workspace; what is there already stays."""
+    paths.datasets_dir().mkdir(parents=True, exist_ok=True)
+    for dataset in (folder / DATASETS).iterdir():
+        if not (paths.datasets_dir() / dataset.name).exists():
+            shutil.move(dataset, paths.datasets_dir() / dataset.name)
 
 
 def members(run_dir: Path, recipe: Recipe) -> Iterator[tuple[str, Path]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from core import events, paths
+from core.data.dataset import take_data
 from core.data.measures import OnProgress
 from core.errors import UserError
 from core.events import Run
@@ -40,7 +41,7 @@ def create(recipe: Recipe, wanted: Target, token: str | None, owner: str = "", o
         raise UserError("No dataset is named.", "dataset", "Give --data PATH, or dataset: in the recipe.")
     limit_s = target.seconds(wanted.timeout) if wanted.timeout else 0
     if not limit_s:
-        limit_s = limit.timeout_s(recipe, model, runs.take_data(recipe.dataset), prepare.tokenizer_of(recipe, model), machine)
+        limit_s = limit.timeout_s(recipe, model, take_data(recipe.dataset), prepare.tokenizer_of(recipe, model), machine)
     job = Job(
         flavour=wanted.flavour,
         image=target.image_for(wanted.flavour, wanted.image),

@@ -23,8 +23,6 @@ from core.errors import UserError
 from core.events import Event
 from core.jobs import bundle, client, results, target
 from core.jobs.listen import Listener
-from core.publish.preflight import Plan, PlannedFile
-from core.publish.push import push
 from core.running import runs
 
 CANCEL_S = 20.0  # within the patience of `runs.stop`
@@ -148,12 +146,7 @@ def _join(run_dir: Path, job: target.Job, first: Submitted, log: list[Event], to
 
 def _send_bundle(run_dir: Path, job: target.Job, token: str | None) -> Event:
     events.append(run_dir, "waiting", waiting_for=f"its bundle to reach {job.repo_id}", device="")
-    file = bundle.write(run_dir)
-    plan = Plan(job.repo_id, job.repo_id, (PlannedFile(bundle.NAME, file.stat().st_size, file),))
-    pushed = push(plan, token)
-    commit = pushed.commit or results.head(job.repo_id, token)
-    events.append(run_dir, "bundled", repo_id=job.repo_id, commit=commit, sha256=paths.sha256_file(file))
-    file.unlink()
+    events.append(run_dir, "bundled", **bundle.send(run_dir, job.repo_id, token))
     return list(events.read(run_dir))[-1]
 
 

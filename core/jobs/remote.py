@@ -6,7 +6,6 @@ Started by `core.jobs.bootstrap` as ``python -m core.jobs.remote RUN_ID`` in the
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -72,7 +71,7 @@ def main(run_id: str) -> int:
     run_dir = paths.runs_dir() / run_id
     telling = Telling(run_dir, sys.stdout)
     try:
-        unpack()
+        bundle.settle_datasets(Path())
         recipe, node = load_recipe(Path(bundle.RECIPE)), client.node(os.environ)
         runs.create(recipe, token, run_id=run_id, node=node)
         remember(repo_id, "created")  # made for this run by who started the job
@@ -119,13 +118,6 @@ def _attend(run_id: str, telling: Telling) -> int:
         time.sleep(LOOK_S)
     telling.look()
     return 0 if run.state == "done" else 1
-
-
-def unpack() -> None:
-    """The bundle's datasets into this machine's workspace."""
-    for folder in Path(bundle.DATASETS).iterdir():
-        if not (paths.datasets_dir() / folder.name).is_dir():
-            shutil.copytree(folder, paths.datasets_dir() / folder.name)
 
 
 def _stop(run_id: str) -> Any:

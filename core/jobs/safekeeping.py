@@ -15,13 +15,11 @@ import time
 from pathlib import Path
 
 from core import events, paths
-from core.data.dataset import open_dataset
 from core.errors import UserError
 from core.hubclient import api, patiently
 from core.jobs import bundle, dispatch, keeping
 from core.publish.ledger import remember
-from core.publish.preflight import Plan, PlannedFile
-from core.publish.push import explain, push
+from core.publish.push import explain
 from core.running import runs
 from core.training.recipe import load as load_recipe
 
@@ -57,9 +55,7 @@ def keep(run_id: str, token: str | None) -> str:
     if is_kept(run_id):
         raise UserError("The run is being kept already.", run_id, "Each new checkpoint is sent by itself.")
     repo_id = repository(run_id, token)
-    file = bundle.write(run_dir)
-    push(Plan(repo_id, repo_id, (PlannedFile(bundle.NAME, file.stat().st_size, file),)), token)
-    file.unlink()
+    bundle.send(run_dir, repo_id, token)
     events.append(run_dir, "keeping", repo_id=repo_id)
     _kept[run_id] = threading.Thread(target=_watch, args=(run_id, keeping.Keeper(run_dir, repo_id, token, with_log=True)), daemon=True)
     _kept[run_id].start()
@@ -99,11 +95,7 @@ def bring_back(repo_id: str, token: str | None) -> str:
         if not (folder / bundle.NAME).is_file():
             raise UserError(f"{repo_id} keeps no run.", repo_id, "Look at its files on the Hub: bundle.tar is what a run is made of.")
         _unpack(folder)
-        for dataset in (folder / bundle.DATASETS).iterdir():
-            if not (paths.datasets_dir() / dataset.name).exists():
-                paths.datasets_dir().mkdir(parents=True, exist_ok=True)
-                dataset.rename(paths.datasets_dir() / dataset.name)
-            open_dataset(dataset.name)
+        bundle.settle_datasets(folder)
         recipe = load_recipe(folder / bundle.RECIPE)
         base = folder / recipe.base_model
         if recipe.base_model.startswith(f"{bundle.BASE}/") and base.is_dir():

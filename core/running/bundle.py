@@ -11,15 +11,15 @@ from core.running import endings, runs
 
 TEXTS = (events.FILE_NAME, runs.LOG, endings.SUPERVISOR_LOG, "recipe.yaml", "dataset.json")
 TENSORBOARD = "events.out.tfevents.*"
+TRACKIO = "trackio/*.db"
 
 
-def tensorboard_folders(run_id: str) -> list[Path]:
-    """Where TensorBoard's files of a run lie."""
-    return sorted({path.parent for path in runs.folder(run_id).rglob(TENSORBOARD)})
+def has_trackio(run_id: str) -> bool:
+    return any(runs.folder(run_id).glob(TRACKIO))
 
 
 def write_logs(run_id: str, to: Path) -> None:
-    """Write events, logs, recipe and TensorBoard files of a run into the zip file `to`. Texts are read line by line, so any length will do.
+    """Write events, logs, recipe, TensorBoard and trackio files of a run into the zip file `to`. Texts are read line by line, so any length will do.
 
     Raises:
         UserError: there is no such run.
@@ -32,5 +32,5 @@ def write_logs(run_id: str, to: Path) -> None:
             with (run_dir / name).open(encoding="utf-8", errors="replace") as text, archive.open(f"{run_id}/{name}", "w") as packed:
                 for line in text:
                     packed.write(redact(line).encode())
-        for path in sorted(run_dir.rglob(TENSORBOARD)):
+        for path in sorted([*run_dir.rglob(TENSORBOARD), *run_dir.glob(TRACKIO)]):
             archive.write(path, f"{run_id}/{path.relative_to(run_dir)}")

@@ -19,7 +19,7 @@ import psutil
 
 import core
 from core import events, paths, process
-from core.data.dataset import Dataset, import_dataset, open_dataset
+from core.data.dataset import Dataset, take_data
 from core.data.measures import OnProgress
 from core.data.tokenizer import save_tokenizer
 from core.errors import UserError
@@ -143,16 +143,6 @@ def _spread(recipe: Recipe, estimate: dict[str, Any] | None, node: Node | None) 
     if recipe.accelerate_config != "auto" or found not in SHARDED:
         return recipe
     return recipe.model_copy(update={"accelerate_config": "zero3" if node and found == "fsdp2" else found})
-
-
-def take_data(reference: str) -> Dataset:
-    """The dataset behind an id, or made of the file at a path."""
-    if reference.startswith("ds-") and (paths.datasets_dir() / reference).is_dir():
-        return open_dataset(reference)
-    path = Path(reference).expanduser()
-    if not path.is_file():
-        raise UserError(f"There is no dataset {reference!r}.", "dataset", "Give a dataset id, or the path of a data file.")
-    return import_dataset(path)
 
 
 def _dataset_entry(dataset: Dataset) -> dict[str, Any]:

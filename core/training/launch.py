@@ -26,9 +26,10 @@ LARGE_RUN_BYTES = 5 * 10**8
 LARGE_TENSOR_BYTES = 2**18
 ADDRESS = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.:-]{0,252}[A-Za-z0-9])?|::1")  # a name, IPv4 or IPv6
 
+PROJECT = "transmute"  # at the trackers
 # Trackers write into the run's folder and never reach for a network (reliability rule R7 and its amendment).
 TRACKERS: dict[str, Callable[[Path], dict[str, str]]] = {
-    "wandb": lambda run_dir: {"WANDB_MODE": "offline", "WANDB_DIR": str(run_dir), "WANDB_PROJECT": "transmute", "WANDB_SILENT": "true"},
+    "wandb": lambda run_dir: {"WANDB_MODE": "offline", "WANDB_DIR": str(run_dir), "WANDB_PROJECT": PROJECT, "WANDB_SILENT": "true"},
     "trackio": lambda run_dir: {"TRACKIO_DIR": str(run_dir / "trackio")},
 }
 

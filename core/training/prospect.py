@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from core import paths
-from core.data.dataset import Dataset, import_dataset, open_dataset
+from core.data.dataset import take_data
 from core.errors import UserError
 from core.training import forecast, models, prepare, workload
 from core.training.checks import check_machine
@@ -63,20 +61,11 @@ def work_of(recipe: Recipe, token: str | None = None) -> Workload:
     """The recipe's dataset as rows; where it names none, a thousand conversations of usual length."""
     if not recipe.dataset:
         return workload.assumed(recipe, NO_DATA_ROWS, NO_DATA_ROWS * NO_DATA_BYTES)
-    dataset = _dataset(recipe.dataset)
-    evaluated = _dataset(recipe.eval_dataset) if recipe.eval_dataset else None
+    dataset = take_data(recipe.dataset)
+    evaluated = take_data(recipe.eval_dataset) if recipe.eval_dataset else None
     try:
         folder = models.tokenizer_folder(recipe.base_model, token)
         tokenizer = prepare.tokenizer_of(recipe, ModelRef(recipe.base_model, folder))
     except UserError:
         tokenizer = None  # about is better than nothing: the start of the run will say what is missing
     return workload.of_dataset(dataset, tokenizer, recipe, evaluated)
-
-
-def _dataset(reference: str) -> Dataset:
-    if reference.startswith("ds-") and (paths.datasets_dir() / reference).is_dir():
-        return open_dataset(reference)
-    path = Path(reference).expanduser()
-    if not path.is_file():
-        raise UserError(f"There is no dataset {reference!r}.", "dataset", "Give a dataset id, or the path of a data file.")
-    return import_dataset(path)

@@ -22,6 +22,7 @@ from core.export import artifacts
 from core.training.attention import BY_DOCUMENT
 from core.training.callbacks import RunCallback
 from core.training.evaluation import EarlyStop, Samples
+from core.training.launch import PROJECT
 from core.training.layers import keep_float32, keep_gradients, targets, train_last_layers
 from core.training.peak import Peak
 from core.training.recipe import Recipe
@@ -204,7 +205,7 @@ def training_arguments(run_dir: Path, recipe: Recipe) -> SFTConfig:
         ddp_backend="gloo" if on_cpu and "LOCAL_RANK" in os.environ else None,
         use_liger_kernel=recipe.use_liger_kernel,
         report_to=recipe.report_to,
-        project="transmute",
+        project=PROJECT,
         run_name=f"{recipe.name} {run_dir.name}",
         trackio_static_space_id=False,  # nothing is put on the Hub without being asked for
         disable_tqdm=True,

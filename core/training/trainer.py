@@ -31,6 +31,13 @@ class AnswerTrainer(SFTTrainer):
         self.scores_labels_only = score_labels_only(getattr(model, "get_base_model", lambda: model)())
         self.fused_adapters = fuse_adapters(model) if torch.cuda.is_available() else 0
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """`SFTTrainer.log` without the entropy, which nobody counts where only labelled positions are scored."""
+        if self.scores_labels_only:
+            for metrics in self._metrics.values():
+                metrics.pop("entropy", None)
+        super().log(logs, start_time)
+
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
         self.is_bad = self.is_bad | ~torch.isfinite(loss).all()

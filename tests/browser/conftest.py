@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.browser.steps import visit
 from tests.page import App, free_port, stop_runs
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -38,3 +40,20 @@ def browser():
         opened = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
         yield opened
         opened.close()
+
+
+@pytest.fixture(scope="module")
+def page(app, browser):
+    """The person's page, open from the first test to the last."""
+    opened = visit(browser, app.url)
+    yield opened
+    opened.context.close()
+
+
+@pytest.fixture(scope="module")
+def here(app):
+    """The engine looks at the page's workspace."""
+    before = os.environ["TRANSMUTE_HOME"]
+    os.environ["TRANSMUTE_HOME"] = str(app.home)
+    yield app.home
+    os.environ["TRANSMUTE_HOME"] = before

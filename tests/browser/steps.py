@@ -8,6 +8,17 @@ from collections.abc import Callable
 from typing import Any
 
 
+def visit(browser: Any, url: str, **context: Any) -> Any:
+    """A person's page, in a browser context of its own; errors of the page's own code are collected in its `errors`."""
+    opened = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **context}).new_page()
+    opened.set_default_timeout(90_000)
+    opened.errors = []
+    opened.on("pageerror", lambda error: opened.errors.append(str(error)))
+    opened.goto(url)
+    opened.get_by_role("tab", name="Publish", exact=True).wait_for()
+    return opened
+
+
 def open_tab(page: Any, name: str) -> None:
     page.get_by_role("tab", name=name, exact=True).click()
 

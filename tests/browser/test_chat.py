@@ -20,6 +20,7 @@ from core.export import artifacts
 from core.export.artifacts import Artifact
 from core.export.gguf import make_gguf
 from tests.browser import looks
+from tests.browser.steps import open_tab, wait_until
 from tests.page import App, converter, free_port
 from tests.unit.export.gguf_files import GOOD, gguf
 
@@ -73,24 +74,9 @@ def app(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(app, browser):
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
-    opened = context.new_page()
-    opened.set_default_timeout(60_000)
-    opened.errors = []
-    opened.on("pageerror", lambda error: opened.errors.append(str(error)))
-    opened.goto(app.url)
-    opened.get_by_role("tab", name="Chat", exact=True).click()
-    yield opened
-    context.close()
-
-
-def wait_until(condition, seconds, what):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
-        time.sleep(0.1)
-    return found
+def page(page):
+    open_tab(page, "Chat")
+    return page
 
 
 def models(app):

@@ -17,20 +17,6 @@ NUM_ROWS, BROKEN_EVERY = 1_000_000, 20
 
 
 @pytest.fixture(scope="module")
-def page(app, browser):
-    """The person's page, open from the first test to the last; errors of the page's own code are collected."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
-    opened = context.new_page()
-    opened.set_default_timeout(120_000)
-    opened.errors = []
-    opened.on("pageerror", lambda error: opened.errors.append(str(error)))
-    opened.goto(app.url)
-    opened.get_by_role("tab", name="Publish", exact=True).wait_for()
-    yield opened
-    context.close()
-
-
-@pytest.fixture(scope="module")
 def million(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A million rows, of which every twentieth is a question without an answer."""
     path = tmp_path_factory.mktemp("data") / "million.jsonl"

@@ -13,7 +13,7 @@ from core import events, paths
 from core.data.dataset import import_dataset
 from core.export import artifacts
 from core.export.artifacts import Artifact
-from tests.browser.test_road import open_tab, says
+from tests.browser.steps import open_tab, says, visit
 from tests.hub.repos import GOOD_TOKEN, Repo
 from tests.hub.server import Hub
 from tests.page import App, free_port
@@ -44,12 +44,9 @@ def page(hub, browser, tmp_path_factory):
     os.environ["TRANSMUTE_HOME"] = before
     app = App(home, free_port(), more={"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"})
     app.start()
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    opened = context.new_page()
-    opened.set_default_timeout(60_000)
-    opened.goto(app.url)
+    opened = visit(browser, app.url)
     yield opened
-    context.close()
+    opened.context.close()
     app.kill()
 
 

@@ -21,29 +21,6 @@ TABS = ("Dataset", "Train", "Runs", "Models", "Chat", "Publish")
 STEPS = "" if os.environ.get("UPDATE_SCREENSHOTS") else "12"
 
 
-@pytest.fixture(scope="module")
-def page(app, browser):
-    """The person's page, open from the first test to the last; errors of the page's own code are collected."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    opened = context.new_page()
-    opened.set_default_timeout(60_000)
-    opened.errors = []
-    opened.on("pageerror", lambda error: opened.errors.append(str(error)))
-    opened.goto(app.url)
-    opened.get_by_role("tab", name="Publish", exact=True).wait_for()
-    yield opened
-    context.close()
-
-
-@pytest.fixture(scope="module")
-def here(app):
-    """The engine looks at the page's workspace."""
-    before = os.environ["TRANSMUTE_HOME"]
-    os.environ["TRANSMUTE_HOME"] = str(app.home)
-    yield app.home
-    os.environ["TRANSMUTE_HOME"] = before
-
-
 def the_run(home):
     from core.running import runs
 
@@ -137,21 +114,43 @@ def test_the_finished_run_has_its_curves_and_offers_its_models(page, browser, he
     page.locator(".table[aria-label='Quantisation levels']:visible").wait_for()
 
 
-def test_more_levels_are_quantised_while_the_page_stays_usable(page, browser, here):
+def test_five_levels_are_quantised_in_one_go_while_the_page_stays_usable(page, browser, here):
+    """With an importance matrix, whose worth then stands below the table."""
     from core.export import artifacts
 
     before = len(artifacts.everywhere())
-    page.locator("#models-more").get_by_role("checkbox", name=re.compile("Q5_K_M")).check()
-    page.get_by_role("button", name="Quantise 1 level").click()
+    page.get_by_role("checkbox", name="With an importance matrix").check()
+    more = page.locator("#models-more")
+    more.get_by_role("checkbox", name=re.compile("IQ2_XXS")).wait_for()
+    assert not re.search("about", more.inner_text()), "a dry run has found the exact sizes"
+    for level in ("Q4_K_M", "Q3_K_M", "Q2_K", "IQ2_XXS", "q4_0"):
+        more.get_by_role("checkbox", name=re.compile(f"^{level} ")).check()
+    page.get_by_role("button", name="Quantise 5 levels").click()
     says(page, "Quantising|Measuring|Proving|Waiting for")
     page.reload()
     open_tab(page, "Models")
-    wait_until(lambda: len(artifacts.everywhere()) == before + 1, 240, "the new level")
-    page.locator("td:has-text('Q5_K_M')").wait_for()
-    wait_until(lambda: the_run(here).is_terminal, 400, "measuring and proving the new level")
+    wait_until(lambda: len(artifacts.everywhere()) == before + 5, 400, "the new levels")
+    page.locator("td:has-text('Q4_K_M+imatrix')").wait_for()
+    wait_until(lambda: the_run(here).is_terminal, 400, "measuring and proving the new levels")
     assert the_run(here).state == "done", the_run(here).error
+    says(page, r"The importance matrix brings .*Q4_K_M \d+ % (closer to|farther from) f16")
     says(page, "every proof holds")
     assert looks.picture(browser, page, "Models", ".table[aria-label='Quantisation levels']", "models") == []
+
+
+def test_the_page_says_which_level_to_take(page):
+    page.get_by_role("button", name="Which level should I take?").click()
+    advice = page.locator("#models-advice")
+    page.get_by_role("radio", name="At most so many GB").check()
+    size_gb = page.get_by_role("spinbutton", name="Size at most (GB)")
+    size_gb.fill("0.003")
+    wait_until(lambda: "KL" in advice.inner_text() or "top" in advice.inner_text(), 30, "the advice")
+    size_gb.fill("0.000001")
+    wait_until(lambda: "No measured level fits" in advice.inner_text(), 30, "saying that nothing is so small")
+    page.get_by_role("radio", name="At least this quality").check()
+    size_gb.wait_for(state="hidden")
+    page.get_by_role("spinbutton", name=re.compile("Same top token")).wait_for()
+    wait_until(lambda: "No measured level fits" not in advice.inner_text(), 30, "the level for this quality")
 
 
 def test_four_models_answer_side_by_side(page, browser):

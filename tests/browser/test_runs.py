@@ -14,6 +14,7 @@ from core import events, paths
 from core.running import runs
 from core.training.presets import demo
 from tests.browser import looks
+from tests.browser.steps import visit
 from tests.faults import fleet, trainer
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
@@ -58,15 +59,10 @@ def finished_run(run_id, name, points, rate):
 
 @pytest.fixture(scope="module")
 def page(app, browser, here):
-    context = browser.new_context(viewport={"width": 1280, "height": 1000}, accept_downloads=True)
-    opened = context.new_page()
-    opened.set_default_timeout(60_000)
-    opened.errors = []
-    opened.on("pageerror", lambda error: opened.errors.append(str(error)))
-    opened.goto(app.url)
+    opened = visit(browser, app.url, viewport={"width": 1280, "height": 1000})
     open_runs(opened)
     yield opened
-    context.close()
+    opened.context.close()
 
 
 def open_runs(page):

@@ -13,7 +13,7 @@ import pytest
 from core import paths
 from tests import space
 from tests.browser import looks
-from tests.browser.steps import open_tab, says, wait_until
+from tests.browser.steps import open_tab, says, visit, wait_until
 from tests.front_door import FrontDoor
 from tests.hub.repos import GOOD_TOKEN, OTHER_TOKEN
 from tests.hub.server import Hub
@@ -48,13 +48,8 @@ def at_the_space(hub, tmp_path_factory):
     stop_runs(home)
 
 
-def visit(browser, door):
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, ignore_https_errors=True)
-    opened = context.new_page()
-    opened.set_default_timeout(60_000)
-    opened.errors = []
-    opened.on("pageerror", lambda error: opened.errors.append(str(error)))
-    opened.goto(door.url)
+def arrive(browser, door):
+    opened = visit(browser, door.url, ignore_https_errors=True)
     opened.locator("#header", has_text="Memory").wait_for()
     return opened
 
@@ -67,7 +62,7 @@ def sign_in(page, name):
 
 @pytest.fixture(scope="module")
 def owner(browser, at_the_space):
-    opened = visit(browser, at_the_space[1])
+    opened = arrive(browser, at_the_space[1])
     yield opened
     opened.context.close()
 
@@ -130,7 +125,7 @@ def test_a_visitor_looks_around_cannot_start_and_is_told_how_to_have_a_copy(who,
     from core.running import runs
 
     before = [run.run_id for run in runs.list_runs()]
-    page = visit(browser, at_the_space[1])
+    page = arrive(browser, at_the_space[1])
     if who == "other":
         sign_in(page, "other")
         says(page, "signed in, read-only")
@@ -153,7 +148,7 @@ def test_a_visitor_looks_around_cannot_start_and_is_told_how_to_have_a_copy(who,
 
 
 def test_a_visitor_chats_with_the_starter(browser, at_the_space):
-    page = visit(browser, at_the_space[1])
+    page = arrive(browser, at_the_space[1])
     open_tab(page, "Chat")
     page.get_by_role("textbox", name=re.compile("^Prompt")).fill("Who are you?")
     page.get_by_role("button", name="Ask", exact=True).click()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from core.training.recipe import override
 from tests.wandb_server import WandbServer
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+KNOBS = ["max_steps=3", "levels=", "logging_steps=1", "eval_dataset=", "eval_fraction=0"]
 KEY = "0123456789abcdef" * 2 + "01234567"
 
 
@@ -20,12 +24,24 @@ KEY = "0123456789abcdef" * 2 + "01234567"
 def run_id(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRANSMUTE_HOME", str(tmp_path_factory.mktemp("home")))
-        knobs = ["max_steps=3", "levels=", "logging_steps=1", "eval_dataset=", "eval_fraction=0", "report_to=wandb"]
-        made = runs.create(override(preset("demo"), knobs), steps=("train",))
+        made = runs.create(override(preset("demo"), [*KNOBS, "report_to=wandb"]), steps=("train",))
         runs.start(made)
         *_, run = runs.follow(made)
         assert run.state == "done", run.error
         yield made
+
+
+def test_trackio_writes_its_file_into_the_run_and_asks_for_no_network(workspace: Path):
+    """Looked for by its real package, which nothing here needs: ``pip install trackio``."""
+    pytest.importorskip("trackio")
+    made = runs.create(override(preset("demo"), [*KNOBS, "report_to=trackio"]), steps=("train",))
+    runs.start(made)
+    *_, run = runs.follow(made)
+    assert run.state == "done", run.error
+    with closing(sqlite3.connect(runs.folder(made) / "trackio" / "transmute.db")) as file:
+        told = [json.loads(metrics) for (metrics,) in file.execute("select metrics from metrics")]
+    losses = {line["train/global_step"]: line["train/loss"] for line in told if "train/loss" in line}
+    assert losses == pytest.approx(run.losses)
 
 
 def test_training_left_an_offline_run_and_no_key_is_needed_for_that(run_id: str):
@@ -56,6 +72,7 @@ def test_the_losses_arrive_once_and_the_key_lies_nowhere(run_id: str, monkeypatc
         assert page.startswith(server.url) and "/runs/" in page
         losses = {line["train/global_step"]: line["train/loss"] for line in server.history if "train/loss" in line}
         assert losses == pytest.approx(runs.load(run_id).losses)
+        assert not any("entropy" in key for line in server.history for key in line), "what was not counted is not told as 0"
         with pytest.raises(UserError, match="sent already"):
             sync.send(run_id, KEY)
     places = [runs.folder(run_id), Path.home() / ".config" / "wandb", Path.home() / ".netrc"]

@@ -14,13 +14,12 @@ import pytest
 
 from core import paths
 from core.data import imports
-from core.data.dataset import MANIFEST, DatasetManifest, import_dataset, list_datasets, open_dataset, sweep
+from core.data.dataset import MANIFEST, DatasetManifest, import_dataset, list_datasets, open_dataset, sweep, take_data
 from core.data.import_child import explain
 from core.data.imports import ImportJob, ImportSource
 from core.data.mapping import ColumnMapping
 from core.data.origin import Origin
 from core.errors import UserError
-from core.running.runs import take_data
 from tests.unit.data.files import dump, record
 
 AB = ColumnMapping(question="a", answer="b")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from core import paths
+from core.data.dataset import take_data
 from core.errors import UserError
 from core.jobs import bundle, client, installed, limit, target
 from core.running import runs
@@ -65,7 +66,7 @@ def test_the_price_is_the_hubs_own_and_that_of_our_list_for_what_it_does_not_nam
 def test_a_job_gets_three_times_what_it_is_expected_to_take_and_an_hour_at_least(run_dir: Path):
     model = models.resolve("starter")
     recipe = preset("demo")
-    dataset = runs.take_data(recipe.dataset)
+    dataset = take_data(recipe.dataset)
     tokenizer = prepare.tokenizer_of(recipe, model)
     machine = target.hardware("cpu-basic")
     short = limit.timeout_s(recipe, model, dataset, tokenizer, machine)

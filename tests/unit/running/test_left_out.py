@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from core import paths
-from core.data.dataset import import_dataset
+from core.data.dataset import import_dataset, take_data
 from core.data.measures import measure
 from core.errors import UserError
 from core.running import runs
@@ -61,7 +61,7 @@ def test_a_large_dataset_that_was_measured_has_its_conversations_without_loss_co
     monkeypatch.setattr(estimate, "AUDITED_AT_ONCE", 1)
     recipe = recipe_for(tmp_path, [*LONG, record(1)], 128)
     model = models.resolve(recipe.base_model)
-    measure(runs.take_data(recipe.dataset), prepare.tokenizer_of(recipe, model), recipe.max_length, recipe.loss_on)
+    measure(take_data(recipe.dataset), prepare.tokenizer_of(recipe, model), recipe.max_length, recipe.loss_on)
     (note,) = runs.load(runs.create(recipe)).notes
     assert note.startswith("3 of 4 conversations carry no loss and are left out")
 

@@ -94,6 +94,9 @@ def test_a_split_opens_the_training_side_and_the_train_tab_evaluates_on_the_othe
     assert len(train) + len(held_out) == 33 and 0 < len(held_out) <= 7
     assert train.manifest.parent == held_out.manifest.parent == dataset.id
     assert f"{len(train)} conversations to train on, {len(held_out)}" in visible(shown["split_said"])
+    on_page = train_handlers.fresh()["values"]
+    arrived = train_handlers.arrive(None, None, shown["dataset_id"], shown["form"], **on_page)
+    assert arrived["eval_dataset"].value == held_out.id and arrived["dataset"].value == train.id
     again = call(dataset_split.split, dataset.id, 20, 7, "count", True, None, *SETTINGS)
     assert again["dataset_id"] == train.id
     with pytest.raises(UserError, match="share"):

@@ -74,7 +74,7 @@ def test_levels_are_offered_plain_or_guided_with_their_size(workspace):
     assert ("Q4_K_M · about 0 B", "Q4_K_M") in models_tab._missing([f16], is_guided=False)
     paths.write_json(sizes._kept(f16), {"Q4_K_M": 2_600_000, "Q4_K_M+imatrix": 2_700_000, "IQ2_XXS": 900_000})
     assert models_tab._missing([f16], is_guided=False) == [("Q4_K_M · 2.6 MB", "Q4_K_M")]
-    assert models_tab._missing([f16], is_guided=True) == [("IQ2_XXS · 900.0 kB", "IQ2_XXS"), ("Q4_K_M · 2.7 MB", "Q4_K_M+imatrix")]
+    assert models_tab._missing([f16], is_guided=True) == [("Q4_K_M · 2.7 MB", "Q4_K_M+imatrix"), ("IQ2_XXS · 900.0 kB", "IQ2_XXS")]
 
 
 def test_every_level_that_is_still_to_be_made_has_a_bar():

@@ -175,6 +175,15 @@ def test_the_logs_are_packed_without_secrets(two_runs):
         assert packed.read("r-1/worker.log") == b"token [secret]\n"
 
 
+def test_what_trackio_wrote_is_packed_and_its_commands_are_shown(two_runs):
+    assert "trackio show" not in look("r-1")["facts"]
+    (two_runs / "trackio").mkdir()
+    (two_runs / "trackio" / "transmute.db").write_bytes(b"curves")
+    with zipfile.ZipFile(run_details.pack_logs(None, None, "r-1")) as packed:
+        assert packed.read("r-1/trackio/transmute.db") == b"curves"
+    assert f"TRACKIO_DIR={two_runs}/trackio trackio show --project transmute" in look("r-1")["facts"]
+
+
 def test_a_run_is_deleted_only_after_the_question_about_it(two_runs):
     asked, question, confirm = run_details.ask_to_delete(None, None, "r-1")
     assert asked == "r-1" and "Argo" in question and "kB" in question and confirm.visible and two_runs.exists()
