@@ -1,4 +1,4 @@
-"""The README's generated tables: verbs, recipe knobs, validation codes and repairs, written between markers. ``python -m core.docs`` renews them."""
+"""The README's generated tables, from verbs and recipe knobs to measured figures, written between markers. ``python -m core.docs`` renews them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from core import paths
+from core.figures import measured_table
 from core.units import size
 
 README = paths.PROJECT / "README.md"
@@ -141,6 +142,7 @@ def _cell(text: str) -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "cli": cli_table,
+    "measured": measured_table,
     "levels": levels_table,
     "knobs": knobs_table,
     "presets": presets_table,

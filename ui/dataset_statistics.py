@@ -82,9 +82,9 @@ def attach(shell: Shell, at: Shown) -> None:
             shell.listen(at[section].expand, opens, inputs=[*seen, *form], **to),
             shell.listen(button.click, goes, inputs=[*seen, *form], **to),
         ]
-        shell.listen(
-            at["seen_as"].change, again, inputs=[at[f"{section}_open"], *seen, *form], trigger_mode="always_last", cancels=running, **to
-        )
+        shell.listen(at["seen_as"].change, again, inputs=[at[f"{section}_open"], *seen, *form], trigger_mode="always_last", **to)
+        # Not by the state's own change, which is told as the page opens, too: late, and perhaps after the section was opened.
+        gr.on([each.input for each in dataset_rows.settings(at)], None, cancels=running, api_visibility="private")
         shell.listen(at[section].collapse, closes, outputs=at, cancels=running)
     pages: dict[str, Any] = {"inputs": [*seen, at["audit_which"], at["audit_page"]], "outputs": at, "slot": at["audit_slot"]}
     shell.listen(at["audit_which"].input, first_audited, **pages)

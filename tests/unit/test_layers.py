@@ -39,7 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("core.jobs",),
     ("core.doctor",),
     ("core.publish.space", "core.publish.kind"),
-    ("core.cli", "core.demo", "core.docs", "core.__main__"),
+    ("core.cli", "core.demo", "core.docs", "core.figures", "core.__main__"),
     ("ui",),
     ("app",),
 )
