@@ -32,7 +32,13 @@ def _demo(found: dict[str, Any]) -> Iterator[Figure]:
 def _start(found: dict[str, Any]) -> Iterator[Figure]:
     pages = found["first_page_s"]
     yield "first page of a Space, no network", f"{duration(max(pages.values()))}", ""
-    yield "DeepSpeed's presence, at the start of a worker without it", f"{found['deepspeed_costs_s']:.2f} s", ""
+    imports = found["worker_imports_s"]
+    paired = f"paired differences {found['deepspeed_costs_s']:+.2f} s, within the noise of this machine"
+    yield (
+        "imports of a worker that uses no DeepSpeed",
+        f"{duration(imports['hidden'])}; {paired}",
+        f"not installed {duration(imports['absent'])}",
+    )
 
 
 def _dataset(found: dict[str, Any]) -> Iterator[Figure]:
