@@ -31,9 +31,9 @@ def build(shell: Shell) -> None:
             memory = gr.HTML("", container=False, padding=False, elem_id="chat-memory")
             with gr.Column(elem_classes=["last"]):
                 ladder = gr.Dropdown([], value=None, label="Or four levels of one model", elem_id="chat-set")
-                with gr.Accordion("How they answer", open=False):
+                with gr.Accordion("How they answer", open=False, elem_classes=["group"]):
                     knobs = chat_knobs.build()
-                with gr.Accordion("Add a model", open=False):
+                with gr.Accordion("Add a model", open=False, elem_classes=["group"]):
                     named = gr.Textbox(label="Hub id, path or endpoint", placeholder="USER/NAME, or http://127.0.0.1:8000/v1#model",
                                        max_length=500, elem_id="chat-add")  # fmt: skip
                     key = gr.Textbox(label="Key of the endpoint", type="password", max_length=500, info="Kept until the app ends.")

@@ -38,7 +38,7 @@ class Controls:
 
 
 def controls() -> Controls:
-    with gr.Accordion("This conversation", open=False, elem_id="chat-this"):
+    with gr.Accordion("This conversation", open=False, elem_classes=["group"], elem_id="chat-this"):
         message = gr.Dropdown([], value=None, label="Change a message", elem_id="chat-message")
         words = gr.Textbox(label="Its words", lines=3, max_lines=10, max_length=LONGEST_WORDS, elem_id="chat-words")
         with gr.Row():

@@ -40,7 +40,7 @@ _ballots: dict[str, Ballot] = {}  # by page
 
 
 def build(shell: Shell, models: Any, knobs: dict[str, Any], slot: Any) -> None:
-    with gr.Accordion("Blind vote", open=False, elem_id="chat-vote"):
+    with gr.Accordion("Blind vote", open=False, elem_classes=["group"], elem_id="chat-vote"):
         gr.HTML(
             '<p class="quiet">Two of the chosen models answer, in an order drawn by chance and without their names.</p>',
             container=False,

@@ -67,7 +67,7 @@ def fetch_nothing() -> None:
 
 def link(elem_id: str) -> gr.DownloadButton:
     """A button that nobody sees; as soon as a handler gives it a file as its value, the browser downloads that."""
-    button = gr.DownloadButton("Save the file", visible="hidden", elem_id=elem_id)
+    button = gr.DownloadButton("Save the file", elem_classes=["unseen"], elem_id=elem_id)
     button.change(None, js=CLICK % elem_id, api_visibility="private")
     return button
 

@@ -22,12 +22,11 @@ HEADS = (
     "Bits per weight",
     "Perplexity",
     "KL to f16",
-    "KL, worst 1 %",
+    "KL, worst 1\N{NO-BREAK SPACE}%",
     "Same top token",
     "Tokens/s",
     "Prompt tokens/s",
     "Memory",
-    "",
 )
 FORMATS = {
     "bits_per_weight": ".2f", "perplexity": ".3f", "kl_mean": ".5f", "kl_p99": ".4f", "top1_agreement": ".1%", "tokens_per_s": ",.0f",
@@ -111,7 +110,8 @@ def _row(level: Artifact, is_beaten: bool) -> list[str]:
     known: dict[str, Any] = level.measured
     cells = ["" if known.get(name) is None else text(format(known[name], form)).replace("%", " %") for name, form in FORMATS.items()]
     memory = size(known["resident_bytes"]) if known.get("resident_bytes") else ""
-    return [f"<b>{text(level.level)}</b>", text(size(level.size_bytes)), *cells, text(memory), chip("beaten") if is_beaten else ""]
+    name = f"<b>{text(level.level)}</b>" + (f" {chip('beaten')}" if is_beaten else "")
+    return [name, text(size(level.size_bytes)), *cells, text(memory)]
 
 
 def level_plot(made: Sequence[Artifact]) -> str:

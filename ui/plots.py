@@ -37,6 +37,26 @@ class Axis:
         return 100 * (value - self.low) / (self.high - self.low)
 
 
+@dataclass(frozen=True)
+class Decades:
+    """A logarithmic axis from 0, its lowest line, over the powers of ten around some values."""
+
+    lowest: int  # the power of ten of the first tick
+    highest: int
+    ticks: tuple[float, ...]
+
+    @classmethod
+    def around(cls, values: Sequence[float]) -> Decades:
+        positive = [value for value in values if value > 0] or [1.0]
+        lowest, highest = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
+        return cls(lowest, highest, (0.0, *(10.0**power for power in range(lowest, highest + 1))))
+
+    def place(self, value: float) -> float:
+        """Where `value` lies, in per cent; 0 and what is below it lie on the lowest line, half a decade under the first tick."""
+        low = self.lowest - 0.5
+        return 100 * (math.log10(value) - low) / (self.highest - low) if value > 0 else 0.0
+
+
 def decimate(xs: Sequence[float], ys: Sequence[float], buckets: int = BUCKETS) -> list[tuple[float, float]]:
     """At most two points per bucket, its lowest and its highest, in order: no peak is lost."""
     points = [(x, y) for x, y in zip(xs, ys, strict=False) if y is not None and math.isfinite(y)]
@@ -156,27 +176,51 @@ class Point:
 
 def ladder(points: Sequence[Point], size: Number, number: Number) -> str:
     """Size against KL: what lies lower left is better; hollow points are beaten by another in both."""
-    x, y = axis([0.0, *(point.size_bytes for point in points)], 4), axis([0.0, *(point.kl for point in points)], 4)
+    x, y = axis([0.0, *(point.size_bytes for point in points)], 4), Decades.around([point.kl for point in points])
+    sides = _sides([(x.place(point.size_bytes), y.place(point.kl), point.name) for point in points])
     across = "".join(f'<div class="rule" style="bottom:{y.place(tick):.2f}%"><span>{text(number(tick))}</span></div>' for tick in y.ticks)
     along = "".join(_tick(x, tick, size(tick)) for tick in x.ticks)
-    dots = "".join(
-        f'<i class="dot{" hollow" if point.is_dominated else ""}" style="left:{x.place(point.size_bytes):.2f}%;bottom:{y.place(point.kl):.2f}%">'
-        f"<b{_side(point, points, x, y)}>{text(point.name)}</b></i>"
-        for point in points
-    )
+    dots = "".join(_dot(point, side, x.place(point.size_bytes), y.place(point.kl)) for point, side in zip(points, sides, strict=True))
     said = "; ".join(f"{point.name} {size(point.size_bytes)}, KL {number(point.kl)}" for point in points)
     beaten = '<span class="key hollow"><i></i>beaten by a smaller and closer level</span>' if any(p.is_dominated for p in points) else ""
     return (
         '<figure class="plot ladder"><figcaption><span class="title">Size and distance from f16</span>'
         f'<span class="keys"><span class="key points"><i></i>level</span>{beaten}</span></figcaption>'
         f'<div class="canvas" role="img" aria-label="{text(said)}"><div class="marks" aria-hidden="true">{across}{along}</div>{dots}</div>'
-        '<p class="axes"><span>KL to f16 upwards: lower is closer</span><span>file size to the right</span></p></figure>'
+        '<p class="axes"><span>KL to f16 upwards, by powers of ten: lower is closer</span><span>file size to the right</span></p></figure>'
     )
 
 
-def _side(point: Point, points: Sequence[Point], x: Axis, y: Axis) -> str:
-    """Labels stand to the right of their point; to the left near the right edge, or when another point is close on the right."""
-    across, up = x.place(point.size_bytes), y.place(point.kl)
-    others = [(x.place(other.size_bytes) - across, abs(y.place(other.kl) - up)) for other in points if other is not point]
-    is_crowded = any(0 <= to_right < 14 and apart < 8 for to_right, apart in others)
-    return ' class="left"' if across > 80 or is_crowded else ""
+def _dot(point: Point, side: str, across: float, up: float) -> str:
+    name = f'<b class="{side}">{text(point.name)}</b>' if side else ""
+    hollow = " hollow" if point.is_dominated else ""
+    return f'<i class="dot{hollow}" title="{text(point.name)}" style="left:{across:.2f}%;bottom:{up:.2f}%">{name}</i>'
+
+
+SIDES = ("right", "left", "above", "below", "upper right", "lower right", "upper left", "lower left")
+LETTER, LINE, GAP = 1.0, 7.0, 1.8  # of a name, in per cent of a plot 700 by 260 px: a letter's width, a line's height, the way to its point
+
+
+def _sides(placed: Sequence[tuple[float, float, str]]) -> list[str]:
+    """On which side of its point each name stands: the first of `SIDES` where it meets no other name, no point and no edge; empty for none."""
+    taken = [(across - GAP / 2, up - LINE / 4, across + GAP / 2, up + LINE / 4) for across, up, _ in placed]
+    chosen: list[str] = []
+    for index, (across, up, name) in enumerate(placed):
+        others = taken[:index] + taken[index + 1 :]
+        boxes = {side: _box(side, across, up, LETTER * len(name)) for side in SIDES}
+        free = [side for side, box in boxes.items() if 0 <= box[0] and box[2] <= 102 and not any(_meet(box, other) for other in others)]
+        chosen.append(free[0] if free else "")
+        taken += [boxes[side] for side in free[:1]]
+    return chosen
+
+
+def _box(side: str, across: float, up: float, width: float) -> tuple[float, float, float, float]:
+    """Left, bottom, right and top of a name."""
+    left = across + GAP if "right" in side else across - GAP - width if "left" in side else across - width / 2
+    level, height = side.split()[0], up - LINE / 2
+    bottom = height + {"above": 1.25 * LINE, "below": -1.25 * LINE, "upper": 0.8 * LINE, "lower": -0.8 * LINE}.get(level, 0.0)
+    return left, bottom, left + width, bottom + LINE
+
+
+def _meet(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

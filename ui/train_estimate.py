@@ -16,6 +16,7 @@ from core.jobs import target
 from core.training import fits, forecast, launch, prospect, shapes, workload
 from core.training.architecture import read_config
 from core.training.hardware import prices_read
+from core.training.memory import IMPORTS, Part
 from core.training.recipe import Method, Recipe
 from core.training.shapes import Shapes
 from core.training.workload import Workload
@@ -26,9 +27,10 @@ from ui.access import Caller, allowed
 from ui.shell import TRAIN, Shell
 from ui.view import chip, count, duration, facts, percent, size, table, text
 
+LIBRARIES = "libraries"
 NAMES = {
     "weights": "Weights", "adapter": "Adapter", "gradients": "Gradients", "optimizer": "Optimizer", "activations": "Activations",
-    "logits": "Output scores", "context": "Process", "other": "Temporaries",
+    "logits": "Output scores", "context": "Process", "other": "Temporaries", LIBRARIES: "Libraries",
 }  # fmt: skip
 SMALLEST = 0.005  # of the peak: parts below it are not drawn
 
@@ -200,7 +202,8 @@ def knobs_said(change: fits.Change) -> str:
 
 def _bar(here: forecast.Estimate) -> str:
     """One bar with the parts of the peak, and what they are beneath it: by number, so that nobody has to tell colours apart."""
-    parts = [part for part in here.parts if part.size_bytes > SMALLEST * here.memory.peak_bytes]
+    imports = [Part(LIBRARIES, IMPORTS, "torch, transformers and TRL themselves")] if here.memory.device == "cpu" else []
+    parts = imports + [part for part in here.parts if part.size_bytes > SMALLEST * here.memory.peak_bytes]
     total = sum(part.size_bytes for part in parts)
     spans = "".join(
         f'<span class="p{index % 6}" style="width:{part.size_bytes / total * 100:.2f}%" title="{text(f"{NAMES[part.name]}: {part.said}")}"></span>'
@@ -210,7 +213,7 @@ def _bar(here: forecast.Estimate) -> str:
         f'<li><span class="key p{index % 6}"></span>{text(NAMES[part.name])} <b>{size(part.size_bytes)}</b></li>'
         for index, part in enumerate(parts)
     )
-    label = f"Peak by part, {size(here.memory.peak_bytes)}"
+    label = f"Peak by part, {size(total)}"
     return f'<div class="parts" role="img" aria-label="{text(label)}">{spans}</div><ul class="parts-key">{legend}</ul>'
 
 

@@ -25,7 +25,12 @@ TITLES: dict[str, str] = {
 
 def add(shell: Shell, slot: gr.HTML) -> None:
     """Put the closed group onto the page."""
-    with gr.Accordion("Export", open=False, elem_classes=["group"], elem_id="train-export-group"):
+    with gr.Accordion(
+        "Take the recipe elsewhere: YAML, command, script, notebook, SLURM",
+        open=False,
+        elem_classes=["group"],
+        elem_id="train-export-group",
+    ):
         with gr.Row(elem_classes=["fields"]):
             choices = [(title, name) for name, title in TITLES.items()]
             to = gr.Dropdown(choices, value="yaml", label="Export as", elem_id="train-export-as")

@@ -26,7 +26,7 @@ FILES_SAID = (
     "it is then checked by accelerate before a start, kept with the run, and part of every export."
 )
 TITLES = {
-    "demo": "Demo: QLoRA on the embedded starter, two minutes on a CPU",
+    "demo": "Demo: QLoRA on the starter, two minutes",
     "fastchat-fft": "FastChat: full fine-tune of Llama 2 7B, four GPUs",
     "article-fft": "The article's full fine-tune: Vicuna 7B 16k, one epoch",
     "autotrain-sft": "AutoTrain: SFT with a 4-bit adapter, 2023 defaults",
@@ -79,7 +79,7 @@ def build(shell: Shell) -> None:
                 launch_settings = gr.Code("", language="json", label="DeepSpeed's file as it stands", interactive=False, visible=False)
                 edit = gr.Button("Edit these files", size="sm", elem_id="train-edit-files")
             form.add(made, form.in_group(group), values)
-            if group == "Export":
+            if group == "After training":
                 train_publish.add(shell, made)
     with gr.Accordion("The exact command and recipe file", open=False, elem_classes=["group"]):
         command = gr.Code("", language="shell", label="Command", interactive=False, elem_id="train-command")

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from core.errors import UserError
 
 Method = Literal["qlora", "lora", "sft", "fft"]
-Group = Literal["Model", "Data", "Method", "Optimisation", "Memory", "Checkpoints", "Where", "Distribution files", "Export"]
+Group = Literal["Model", "Data", "Method", "Optimisation", "Memory", "Checkpoints", "Where", "Distribution files", "After training"]
 ADAPTER_METHODS: tuple[Method, ...] = ("qlora", "lora")
 
 
@@ -42,7 +42,7 @@ class Recipe(BaseModel):
 
     name: str = knob(
         "model",
-        "Export",
+        "After training",
         "Name",
         "What the result is called: the folder, the GGUF files and the model card.",
         short=True,
@@ -341,14 +341,14 @@ class Recipe(BaseModel):
 
     levels: tuple[str, ...] = knob(
         (),
-        "Export",
+        "After training",
         "GGUF levels",
         "Quantised files made, measured and proved after training, such as f16, q8_0, q4_0, Q4_K_M. Empty makes none. "
         "Q4_K_M+imatrix is guided by an importance matrix of the training conversations.",
     )
     publish_to: str = knob(
         "",
-        "Export",
+        "After training",
         "Publish to",
         "A repository on the Hub, USER/NAME, for the result: the GGUF files where levels are made, else the merged model or the adapter. "
         "When the run is done, `train` sends it with the saved login; on the page it waits for a click of whoever is signed in. It is private "

@@ -37,7 +37,11 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        opened = playwright.chromium.launch(
+            executable_path=str(CHROMIUM),
+            args=ARGUMENTS,
+            ignore_default_args=["--hide-scrollbars"],  # a person sees them
+        )
         yield opened
         opened.close()
 

@@ -16,6 +16,11 @@ CONTROLS = "button|textbox|checkbox|radio|combobox|listbox|slider|spinbutton|tab
 NAMELESS = re.compile(rf"^\s*- ({CONTROLS})\b(?! \")(.*)$", re.MULTILINE)
 SIZES = {"light": (1280, 1000, "light"), "dark": (1280, 1000, "dark"), "phone": (375, 812, "light")}
 LARGEST_BYTES = 300_000
+# Whose contents a person expects to push aside: code everywhere, tables where the window is narrow.
+SIDEWAYS = """narrow => [...document.querySelectorAll('*')].filter(element =>
+  element.offsetParent && /auto|scroll/.test(getComputedStyle(element).overflowX) && element.scrollWidth > element.clientWidth + 1
+  && !element.matches('pre, textarea, .cm-scroller, .card table, [role=tablist]' + (narrow ? ', .table' : ''))
+).map(element => (element.id || element.className) + ': ' + element.scrollWidth + ' px in ' + element.clientWidth)"""
 
 
 def nameless_controls(page: Any) -> list[str]:
@@ -25,6 +30,11 @@ def nameless_controls(page: Any) -> list[str]:
 
 def is_too_wide(page: Any) -> bool:
     return page.evaluate("document.documentElement.scrollWidth > window.innerWidth + 1")
+
+
+def with_scrollbars(page: Any) -> list[str]:
+    """What has a scrollbar of its own along its bottom although nobody would expect one."""
+    return page.evaluate(SIDEWAYS, page.viewport_size["width"] < 640)
 
 
 def picture(browser: Any, page: Any, tab: str, ready: str, name: str, before: Callable[[Any], None] | None = None) -> list[str]:
@@ -54,6 +64,7 @@ def picture(browser: Any, page: Any, tab: str, ready: str, name: str, before: Ca
         seen.screenshot(path=PICTURES / f"{name}-{mode}.png")
         if is_too_wide(seen):
             wrong.append(f"{name} is wider than {width} px")
+        wrong += [f"{name}, {mode}: scrolls sideways: {element}" for element in with_scrollbars(seen)]
         wrong += [f"{name}: a control has no name: {control}" for control in nameless_controls(seen)]
         context.close()
     return wrong

@@ -42,6 +42,7 @@ def test_an_empty_tab_says_what_to_do_and_names_every_control(tab, page):
     page.locator(".empty:visible, .sentence:visible").first.wait_for()
     assert looks.nameless_controls(page) == []
     assert not looks.is_too_wide(page)
+    assert looks.with_scrollbars(page) == []
 
 
 def test_a_broken_file_is_answered_with_its_findings(page):

@@ -1,6 +1,7 @@
 """Plots lose no peak, stay small, and let nobody's text become HTML."""
 
 import math
+import re
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,3 +90,29 @@ def test_the_ladder_marks_what_is_beaten_and_says_every_figure():
     html = plots.ladder(points, lambda value: f"{value / 1e6:.1f} MB", lambda value: f"{value:.3g}")
     assert html.count('class="dot hollow"') == 1
     assert 'aria-label="q8_0 5.0 MB, KL 0.001; q4_1 4.0 MB, KL 0.2"' in html
+
+
+def test_the_ladder_gives_kl_its_powers_of_ten_so_that_close_levels_stay_apart():
+    points = [plots.Point("f16", 9e6, 0.0, False), plots.Point("q8_0", 5e6, 1e-5, False), plots.Point("IQ2_XXS", 1.4e6, 0.022, False)]
+    html = plots.ladder(points, str, lambda value: f"{value:.3g}")
+    bottoms = [float(found) for found in re.findall(r'class="dot".*?bottom:([\d.]+)%', html)]
+    assert bottoms[0] == 0.0 and 10 < bottoms[1] < 30 and 75 < bottoms[2] < 100
+    assert re.findall(r'class="rule".*?<span>(.*?)</span>', html) == ["0", "1e-05", "0.0001", "0.001", "0.01", "0.1"]
+
+
+def test_no_name_on_the_ladder_covers_another_or_a_point():
+    near = [
+        ("Q4_K_M", 2.91e6, 2.4e-4),
+        ("Q4_K_M+imatrix", 2.92e6, 2.5e-4),
+        ("q4_0", 2.8e6, 3.4e-4),
+        ("q4_1", 3.0e6, 2.6e-4),
+        ("f16", 9e6, 0.0),
+    ]
+    x, y = plots.axis([0.0, 9e6], 4), plots.Decades.around([kl for _, _, kl in near])
+    placed = [(x.place(size), y.place(kl), name) for name, size, kl in near]
+    sides = plots._sides(placed)
+    boxes = [plots._box(side, across, up, len(name)) for side, (across, up, name) in zip(sides, placed, strict=True) if side]
+    assert not any(plots._meet(one, other) for index, one in enumerate(boxes) for other in boxes[:index])
+    assert len(set(sides)) > 2 and sides.count("") < 2
+    html = plots.ladder([plots.Point(name, size, kl, False) for name, size, kl in near], str, str)
+    assert all(f'title="{name}"' in html for name, _, _ in near), "a name that has no room is still there under the pointer"
