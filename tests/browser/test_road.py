@@ -13,7 +13,7 @@ import pytest
 
 from core.paths import EXAMPLES
 from tests.browser import looks
-from tests.browser.steps import open_tab, says, wait_until
+from tests.browser.steps import open_tab, says, visit, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 TABS = ("Dataset", "Train", "Runs", "Models", "Chat", "Publish")
@@ -60,6 +60,27 @@ def test_the_identity_examples_are_good_and_lead_to_training(page):
     action.click()
     tab = page.get_by_role("tab", name="Train", exact=True)
     wait_until(lambda: tab.get_attribute("aria-selected") == "true", 30, "the way to Train")
+
+
+def test_a_keyboard_alone_leads_to_the_start_and_shows_where_it_is(browser, app):
+    person = visit(browser, app.url)
+    for name, tab in (("Identity: teach", "Dataset"), ("Train on this dataset", "Train"), ("Start training", "Train")):
+        at = person.get_by_role("tab", name=tab, exact=True)
+        wait_until(lambda: at.get_attribute("aria-selected") == "true", 30, f"the tab {tab}")
+        button = person.get_by_role("button", name=re.compile(f"^{name}")).locator("visible=true")
+        wait_until(button.is_enabled, 60, f"{name} being offered")
+        for _ in range(60):
+            person.keyboard.press("Tab")
+            shown = person.evaluate("[document.activeElement.tagName, getComputedStyle(document.activeElement).outlineStyle]")
+            assert shown[1] != "none" or shown[0] == "BODY", "nobody sees what has the keyboard"
+            if button.evaluate("element => element === document.activeElement"):
+                break
+        else:
+            pytest.fail(f"the keyboard does not reach {name}")
+        if name != "Start training":
+            person.keyboard.press("Enter")
+    assert person.errors == []
+    person.context.close()
 
 
 def test_training_starts_by_one_click_and_shows_itself_on_runs(page, here):
