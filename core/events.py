@@ -16,6 +16,7 @@ TERMINAL_STATES: tuple[State, ...] = ("done", "failed", "cancelled", "interrupte
 Event = dict[str, Any]
 
 FILE_NAME = "events.jsonl"
+TAKEN = "taken"  # the method of a run whose model comes from elsewhere and is not trained
 ENVELOPE = ("t", "kind", "n")  # fields of every event; `n` is its number in the log of the machine it came from
 SILENT_S = 300.0  # a training that says nothing for this long, and for this many of its steps, is stalled
 SILENT_STEPS = 20
@@ -72,7 +73,7 @@ def read_from(run_dir: Path, offset: int) -> Iterator[tuple[Event, int]]:
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of a run: train, merge, gguf, measure or prove."""
+    """One stage of a run: train or take, merge, gguf, measure or prove."""
 
     name: str
     state: Literal["waiting", "running", "done", "skipped", "failed"] = "waiting"
@@ -109,6 +110,11 @@ class Run:
     created_s: float = 0.0
     started_s: float = 0.0
     ended_s: float = 0.0
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether its model was taken in as it is."""
+        return self.method == TAKEN
 
     @property
     def is_terminal(self) -> bool:

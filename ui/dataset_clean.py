@@ -58,7 +58,7 @@ def attach(shell: Shell, at: Shown, options: Shown) -> None:
     counting = [
         shell.listen(at["clean"].expand, look_first, **asked),
         shell.listen(at["count"].click, count_now, **asked),
-        shell.listen(at["repairs"].input, choose_repairs, trigger_mode="always_last", **asked),
+        shell.listen(at["repairs"].input, choose_repairs, **asked),
     ]
     inputs = [*asked["inputs"], at["max_length"], at["loss_on"]]
     shell.listen(at["make"].click, make, **asked | {"inputs": inputs}, cancels=counting)

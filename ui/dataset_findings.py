@@ -53,7 +53,7 @@ def part() -> Shown:
 
 def attach(shell: Shell, at: Shown, slot: gr.HTML) -> None:
     filters = [shell.dataset_id, at["severity"], at["code"]]
-    turns: dict[str, Any] = {"outputs": at, "slot": slot, "trigger_mode": "always_last"}
+    turns: dict[str, Any] = {"outputs": at, "slot": slot}
     shell.listen(at["severity"].input, choose_severity, inputs=filters[:2], **turns)
     shell.listen(at["code"].input, first_page, inputs=filters, **turns)
     for event, handler in ((at["earlier"].click, previous_page), (at["later"].click, next_page), (at["page"].submit, this_page)):

@@ -63,7 +63,7 @@ def attach(shell: Shell, at: Shown) -> None:
     fields = {name.removeprefix("map "): component for name, component in at.items() if name.startswith("map ")}
     typed: dict[str, Any] = {"inputs": shell.import_id, "inputs_kwargs": fields, "outputs": at, "slot": at["map_slot"]}
     changed = [component.input for name, component in fields.items() if name != "has_header"]
-    shell.listen(changed, show, trigger_mode="always_last", concurrency_limit=4, **typed)
+    shell.listen(changed, show, concurrency_limit=4, **typed)
     shell.listen(at["map has_header"].input, name_columns, inputs=[shell.import_id, at["map has_header"]], outputs=at, slot=at["map_slot"])
     shell.listen(at["map_use"].click, use, **typed)
     shell.listen(at["map_leave"].click, leave, inputs=shell.import_id, outputs=at, slot=at["map_slot"])

@@ -78,9 +78,9 @@ def attach(shell: Shell, at: Shown) -> None:
     moves: dict[str, Any] = {"inputs": [shell.dataset_id, at["row"]], "outputs": at["row"], "slot": at["row_slot"]}
     shell.listen(at["back"].click, previous_row, **moves)
     shell.listen(at["forth"].click, next_row, **moves)
-    look = {"inputs": [shell.dataset_id, at["row"], at["words"], *settings(at)], "slot": at["row_slot"], "trigger_mode": "always_last"}
+    look = {"inputs": [shell.dataset_id, at["row"], at["words"], *settings(at)], "slot": at["row_slot"]}
     changed = [component.input for component in settings(at)]
-    shell.listen(changed, settle, inputs=settings(at), outputs=at["seen_as"], trigger_mode="always_last")
+    shell.listen(changed, settle, inputs=settings(at), outputs=at["seen_as"])
     shell.listen([at["row"].change, at["seen_as"].change], look_at, outputs=at, concurrency_limit=4, **look)
     seek: dict[str, Any] = {"inputs": [shell.dataset_id, at["words"], at["row"], *settings(at)], "outputs": at, "slot": at["row_slot"]}
     shell.listen([at["hit_after"].click, at["words"].submit], next_hit, concurrency_limit=4, **seek)

@@ -82,7 +82,7 @@ def attach(shell: Shell, at: Shown) -> None:
             shell.listen(at[section].expand, opens, inputs=[*seen, *form], **to),
             shell.listen(button.click, goes, inputs=[*seen, *form], **to),
         ]
-        shell.listen(at["seen_as"].change, again, inputs=[at[f"{section}_open"], *seen, *form], trigger_mode="always_last", **to)
+        shell.listen(at["seen_as"].change, again, inputs=[at[f"{section}_open"], *seen, *form], **to)
         # Not by the state's own change, which is told as the page opens, too: late, and perhaps after the section was opened.
         gr.on([each.input for each in dataset_rows.settings(at)], None, cancels=running, api_visibility="private")
         shell.listen(at[section].collapse, closes, outputs=at, cancels=running)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
 
 import gradio as gr
 
 from ui import chat_tab, dataset_tab, feedback, header, models_tab, programs, publish_tab, runs_tab, train_tab
-from ui.access import allowed
 from ui.shell import CHAT, DATASET, MODELS, PUBLISH, RUNS, TABS, TRAIN, Shell, kept
 
 BUILD: dict[str, Callable[[Shell], None]] = {
@@ -31,6 +29,11 @@ BEGINS = """async () => {
     const chosen = document.querySelector("[role=tab][aria-selected=true]")
     return began && chosen?.textContent.trim() === "Dataset" ? %s : Array(%d).fill({__type__: "update"})
 }"""
+
+
+# The tab that was open before the page was reloaded. Asked of nobody: an answer from the server could undo a click made meanwhile.
+LATER_TABS = json.dumps([tab_id for tab_id, _ in TABS[1:]])
+REOPENS = "tab => ({__type__: 'update', ...(" + LATER_TABS + ".includes(tab) ? {selected: tab} : {})})"
 
 
 def build() -> gr.Blocks:
@@ -58,7 +61,7 @@ def build() -> gr.Blocks:
         programs.offer()
         for tab_id, tab in shell.tab.items():
             tab.select(None, js=_opened(tab_id), outputs=[opened, *timers.values()], api_visibility="private")
-        shell.listen(demo.load, reopen, inputs=opened, outputs=tabs, queue=False)
+        demo.load(None, js=REOPENS, inputs=opened, outputs=tabs, api_visibility="private")
     demo.queue(default_concurrency_limit=8, max_size=256)
     return demo
 
@@ -71,9 +74,3 @@ def _opened(tab_id: str) -> str:
     ticking = ", ".join(f'{{__type__: "update", active: {json.dumps(timed == tab_id)}}}' for timed in TIMED)
     told = f"[{json.dumps(tab_id)}, {ticking}]"
     return f"() => {told}" if tab_id != DATASET else BEGINS % (told, 1 + len(TIMED))
-
-
-@allowed("public")
-def reopen(tab_id: str) -> Any:
-    """The tab that was open before the page was reloaded; the first is open already, unless the person has clicked meanwhile."""
-    return gr.skip() if tab_id not in BUILD or tab_id == DATASET else gr.Tabs(selected=tab_id)

@@ -42,7 +42,7 @@ def build(shell: Shell, run: Any, table: Any, plot: Any) -> None:
     slot = feedback.slot()
     knobs = [run, how, gigabytes, share]
     changes = [how.input, gigabytes.change, share.release, run.change]
-    shell.listen(how.input, ask, inputs=how, outputs=[gigabytes, share], slot=slot, queue=False)
+    shell.listen(how.input, ask, inputs=how, outputs=[gigabytes, share], slot=slot, queue=False, trigger_mode="multiple")
     shell.listen(changes, advise, inputs=knobs, outputs=answer, slot=slot, queue=False)
     measuring = shell.listen(
         go.click, measure_run, inputs=[run, passage], outputs=[state, go, halt, table, plot], slot=slot, concurrency_limit=1

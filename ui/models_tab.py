@@ -14,7 +14,7 @@ from core.export.levels import LEVELS, parse_levels
 from core.export.sizes import known_sizes
 from core.running import care, live, runs
 from core.running.steps import wanted_levels
-from ui import feedback, models_ladder, models_view, picks, run_view
+from ui import feedback, models_ladder, models_take, models_view, picks, run_view
 from ui.access import allowed
 from ui.opening import opening, said
 from ui.shell import CHAT, MODELS, PUBLISH, Shell, listen_api
@@ -47,6 +47,7 @@ def build(shell: Shell) -> None:
             more = gr.CheckboxGroup([], label="Levels that are not made yet", elem_classes=["ticks"], elem_id="models-more")
             is_guided = gr.Checkbox(label="With an importance matrix", elem_id="models-guided", info=GUIDED_INFO)
             quantise = gr.Button("Quantise", interactive=False, elem_id="models-quantise")
+    models_take.build(shell)
     seen = gr.State("")
     live_slot = feedback.slot()
     shown = [*top.outputs, body, chosen, picked, publish, table, plot, proofs, going, more, quantise, seen]
@@ -96,7 +97,7 @@ def _evidence(found: list[Run], run_id: str, made: list[Artifact], picked: list[
     action, reason, publish = name_action_of(kept)
     return (
         models_view.overview(made), action, reason, gr.Row(visible=True),
-        gr.Radio([(f"{run.name}\n{run.method} · {run.run_id}", run.run_id) for run in found], value=run_id),
+        gr.Radio([(f"{run.name}\n{run_view.method(run)} · {run.run_id}", run.run_id) for run in found], value=run_id),
         gr.CheckboxGroup(choices, value=kept), publish,
         models_view.level_table(made), models_view.level_plot(made), models_view.proofs(made),
     )  # fmt: skip

@@ -107,7 +107,6 @@ def build(shell: Shell) -> None:
         outputs=shell.publish_card,
         slot=live_slot,
         queue=False,
-        trigger_mode="always_last",
     )
 
 

@@ -16,8 +16,15 @@ from ui import feedback, plots
 from ui.view import chip, count, duration, facts, meter, percent, sentence, size, table, text
 
 TONES = {"running": "accent", "stopping": "accent", "done": "good", "failed": "error", "interrupted": "warning", "cancelled": "warning"}
-STEP_TITLES = {"train": "Train", "merge": "Merge", "gguf": "Quantise", "measure": "Measure", "prove": "Prove"}
-STEP_WORDS = {"train": "training", "merge": "merging", "gguf": "quantising", "measure": "measuring", "prove": "proving"}
+STEP_TITLES = {"take": "Take in", "train": "Train", "merge": "Merge", "gguf": "Quantise", "measure": "Measure", "prove": "Prove"}
+STEP_WORDS = {
+    "take": "taking in",
+    "train": "training",
+    "merge": "merging",
+    "gguf": "quantising",
+    "measure": "measuring",
+    "prove": "proving",
+}
 STATE_WORDS = {"cancelled": "stopped", "queued": "waiting"}
 
 
@@ -64,11 +71,16 @@ def _rough(seconds: float) -> str:
     return duration(round(seconds / grain) * grain)
 
 
+def method(run: Run) -> str:
+    """How its model was trained: ``qlora``."""
+    return "not trained here" if run.is_taken else run.method
+
+
 def status(live: Live) -> str:
     """Everything about the chosen run but its plots."""
     run = live.run
     head = f"<h3>{text(run.name)}</h3>{chip(STATE_WORDS.get(run.state, run.state), TONES.get(run.state, 'plain'))}"
-    under = " · ".join([run.method, run.run_id, f"started {time.strftime('%d %B %H:%M', time.localtime(run.created_s))}"])
+    under = " · ".join([method(run), run.run_id, f"started {time.strftime('%d %B %H:%M', time.localtime(run.created_s))}"])
     return (
         f'<section class="run" aria-label="Run {text(run.name)}"><header>{head}<p class="rest">{text(under)}</p></header>'
         f"{_steps(run.steps)}{progress(live)}{stalled(live)}{_figures(run)}{error_of(run)}{_waits(run)}{_notes(run)}</section>"

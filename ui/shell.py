@@ -21,6 +21,7 @@ TABS: tuple[tuple[str, str], ...] = (
 )
 # Only ids and form values are ever kept in the browser, so this need not be a secret; it must outlive a restart of the app.
 BROWSER_SECRET = "transmute-ids-only"  # noqa: S105
+FOLLOWED = {"input", "change", "key_up", "release"}  # events of a value; the last one has to be heard
 
 
 def kept(name: str, value: Any) -> gr.BrowserState:
@@ -70,6 +71,7 @@ class Shell:
         """Attach `handler`, which must carry `@allowed`, to events such as ``button.click`` or ``shell.demo.load``.
 
         An error appears as a card in `slot`, which is cleared when all goes well. The listener is private.
+        A listener to a value hears its last change, whatever goes on meanwhile.
         With a dict of named `outputs` the handler returns a dict too, of the names it changes.
         """
         assert hasattr(handler, "allowed_role"), f"{handler.__name__} has no @allowed mark"
@@ -79,6 +81,9 @@ class Shell:
         # Gradio keeps a status for every component that shows progress and writes all of them at each step of each event, whether shown
         # or not; with one component for all listeners a click costs the browser milliseconds instead of a second.
         quiet = {"show_progress": "hidden", "show_progress_on": self.messages, "api_visibility": "private"}
+        heard = {getattr(event, "event_name", "") for event in (triggers if isinstance(triggers, (list, tuple)) else [triggers])}
+        if heard & FOLLOWED and "tick" not in heard:
+            quiet["trigger_mode"] = "always_last"  # Gradio drops what is chosen or typed while an earlier choice is still answered
         options = quiet | options
         wired = {"fn": fn, "inputs": inputs or None, "inputs_kwargs": inputs_kwargs, "outputs": [slot or self.messages, *shown], **options}
         if not isinstance(triggers, (list, tuple)):

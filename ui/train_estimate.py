@@ -40,7 +40,7 @@ def add(shell: Shell) -> dict[str, Any]:
     shown = gr.HTML("", container=False, padding=False, elem_id="train-estimate")
     fit = gr.Button("Make it fit", visible=False, size="sm", elem_id="train-fit")
     wired: dict[str, Any] = {"inputs": shell.form, "outputs": {"estimate": shown, "fit": fit}}
-    shell.listen(shell.form.change, look, **wired, trigger_mode="always_last")
+    shell.listen(shell.form.change, look, **wired)
     shell.listen([shell.demo.load, shell.tab[TRAIN].select], look, **wired)
     return wired["outputs"]
 

@@ -115,7 +115,7 @@ def _attach(shell: Shell, made: form.Form, at: dict[str, Any], slot: gr.HTML) ->
     state, fields = at["kept"], made.fields
     typed = [component.input for name, component in fields.items() if name != "method"]
     judged: dict[str, Any] = {"inputs": state, "inputs_kwargs": fields, "outputs": at, "slot": slot}
-    shell.listen(typed, on.check, **judged, trigger_mode="always_last")
+    shell.listen(typed, on.check, **judged)
     shell.listen(fields["method"].input, on.choose_method, **judged)
     shell.listen(at["adapt"].click, on.adapt, **judged)
     shell.listen(at["make_fit"].click, on.fit, **judged)
@@ -123,7 +123,7 @@ def _attach(shell: Shell, made: form.Form, at: dict[str, Any], slot: gr.HTML) ->
     shell.listen(at["suggest"].click, on.suggest, **judged)
     shell.listen(at["preset"].input, on.take_preset, **judged | {"inputs": [at["preset"], state]})
     asked = [at[f"rented {name}"] for name in train_rented.FRESH]
-    shell.listen([each.input for each in asked], on.choose_rented, **judged | {"inputs": [*asked, state]}, trigger_mode="always_last")
+    shell.listen([each.input for each in asked], on.choose_rented, **judged | {"inputs": [*asked, state]})
     shell.listen(at["place"].input, on.choose_place, **judged | {"inputs": [at["place"], state]})
     shell.listen(shell.demo.load, on.restore, inputs=[shell.dataset_id, state], outputs=at, slot=slot)
     shell.listen(shell.tab[TRAIN].select, on.arrive, **judged | {"inputs": [shell.dataset_id, state]})

@@ -1,4 +1,4 @@
-"""Verbs about runs: train, runs, show, logs, stop, resume, demo, doctor."""
+"""Verbs about runs: train, take, runs, show, logs, stop, resume, sync, demo, doctor."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from core.cli.nodes import place, tell
 from core.cli.output import Json, console, finish, print_error
 from core.errors import UserError
 from core.events import Run, described, stalled_s
+from core.paths import EXAMPLES
 from core.training.recipe import Recipe
 from core.units import duration
 
@@ -66,6 +67,25 @@ def train(
     else:
         with _auditing(console(json)) as on_progress:
             run_id = runs.create(chosen, token=token, node=node, on_progress=on_progress)
+    runs.start(run_id, token)
+    _watch_or_leave(run_id, detach, json)
+
+
+def take(
+    source: Annotated[str, typer.Argument(metavar="MODEL", help="A Hub id, a model folder, an artifact id, or starter.")],
+    levels: Annotated[str, typer.Option(help="Comma-separated levels; the others are compared with f16.")] = "f16,q8_0,Q4_K_M,q4_0",
+    data: Annotated[
+        str, typer.Option(help="The conversations to measure on, and to make importance matrices of; questions of an example if left out.")
+    ] = "",
+    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of a Hub model.")] = None,
+    detach: Detach = False,
+    json: Json = False,
+) -> None:
+    """Take a model in that was not trained here: convert, quantise, measure and prove it."""
+    from core.running import runs, taking
+
+    token = hub_token()
+    run_id = taking.create(taking.recipe_of(source, levels.split(","), data or str(EXAMPLES / "identity_eval.json"), revision), token)
     runs.start(run_id, token)
     _watch_or_leave(run_id, detach, json)
 
@@ -345,6 +365,7 @@ def doctor(json: Json = False) -> None:
 
 VERBS = {
     "train": train,
+    "take": take,
     "runs": list_runs,
     "show": show,
     "logs": logs,

@@ -48,6 +48,7 @@ def model_card(artifacts: Sequence[Artifact], repo_id: str, facts: CardFacts) ->
         base_hub_id=hub_id(first.base_model),
         merged_repo_id=facts.merged_repo_id,
         has_curve=bool(facts.curve),
+        is_trained=facts.is_trained,
     )
     return f"---\n{front_matter(artifacts, facts)}\n---\n\n{body}"
 

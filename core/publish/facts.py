@@ -41,6 +41,7 @@ class CardFacts:
     merged_repo_id: str = ""  # where the unquantised model lies on the Hub, when it was published from here
     dataset_repo_id: str = ""  # and the data
     curve: str = ""  # the loss by step, as SVG
+    is_trained: bool = True  # not so for a model that was taken in as it is
 
 
 def facts_of(artifacts: Sequence[Artifact]) -> CardFacts:
@@ -51,6 +52,8 @@ def facts_of(artifacts: Sequence[Artifact]) -> CardFacts:
     recipe: dict[str, Any] = yaml.safe_load(recipe_file.read_text(encoding="utf-8")) if recipe_file.is_file() else {}
     data: dict[str, Any] = paths.read_json(data_file).get("train", {}) if data_file.is_file() else {}
     run = events.fold(events.read(run_dir))
+    if run.is_taken:
+        return CardFacts(license=license_of(first), template=template_of(first), is_trained=False)
     return CardFacts(
         recipe=cleaned(recipe),
         data=cleaned(data),

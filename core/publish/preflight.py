@@ -90,6 +90,11 @@ def preflight(artifacts: Sequence[Artifact], repo_id: str, facts: CardFacts | No
     if not artifacts:
         raise UserError("Nothing is chosen to publish.", "publish", "Name at least one artifact.")
     facts = facts or facts_of(artifacts)
+    if not facts.is_trained and any(artifact.kind == "merged" for artifact in artifacts):
+        base = artifacts[0].base_model or artifacts[0].name
+        raise UserError(
+            f"This is {base} itself: nothing here has changed it.", "publish", "Publish its levels; they are what was made here."
+        )
     files: list[PlannedFile] = []
     refused: list[Refused] = []
     for artifact in artifacts:

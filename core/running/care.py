@@ -37,7 +37,8 @@ def add_levels(run_id: str, names: Iterable[str]) -> None:
         raise UserError(f"Run {run_id} is already going on.", run_id, "Wait until it ends, or stop it.")
     levels = tuple(level.name for level in wanted)
     run = runs.load(run_id)
-    events.append(run_dir, "extended", levels=levels, steps=runs.plan(runs.recipe_of(run_id), (*run.more_levels, *levels)))
+    steps = runs.plan(runs.recipe_of(run_id), (*run.more_levels, *levels), is_taken=run.is_taken)
+    events.append(run_dir, "extended", levels=levels, steps=steps)
     runs.start(run_id)
 
 

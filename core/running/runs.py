@@ -44,11 +44,14 @@ LOOKED_AT_S = 0.5  # a lock that is ours to take may be looked at by others for 
 GONE_S = 5.0
 
 
-def plan(recipe: Recipe, more_levels: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """The steps of a run of `recipe`, in order. Each leaves an artifact or figures behind and is skipped when they are there."""
-    merge = ("merge",) if recipe.is_adapter else ()
+def plan(recipe: Recipe, more_levels: tuple[str, ...] = (), *, is_taken: bool = False) -> tuple[str, ...]:
+    """The steps of a run of `recipe`, in order. Each leaves an artifact or figures behind and is skipped when they are there.
+
+    `is_taken`: the model comes from elsewhere and is not trained, see `core.running.taking`.
+    """
+    begin = ("take",) if is_taken else ("train", "merge") if recipe.is_adapter else ("train",)
     export = ("gguf", "measure") if recipe.levels or more_levels else ()
-    return ("train", *merge, *export, "prove")
+    return (*begin, *export, "prove")
 
 
 def create(
@@ -87,9 +90,9 @@ def create(
     if not recipe.dataset:
         raise UserError("No dataset is named.", "dataset", "Give --data PATH, or dataset: in the recipe.")
     dataset = take_data(recipe.dataset)
-    data = {"train": _dataset_entry(dataset)}
+    data = {"train": dataset_entry(dataset)}
     if recipe.eval_dataset:
-        data["eval"] = _dataset_entry(take_data(recipe.eval_dataset))
+        data["eval"] = dataset_entry(take_data(recipe.eval_dataset))
     prepare.check_data(recipe, dataset, hardware, node.count if node else 1)
     tokenizer = prepare.tokenizer_of(recipe, model)
     note = left_out(dataset, tokenizer, recipe, model, on_progress)
@@ -130,7 +133,7 @@ def create(
     )
     if job:
         paths.write_json(run_dir / JOB, job)
-    meant = {"publish_to": recipe.publish_to} if recipe.publish_to else {}
+    meant = {name: value for name, value in (("publish_to", recipe.publish_to), ("owner", owner)) if value}
     events.append(run_dir, "created", run_id=run_id, name=recipe.name, method=recipe.method, steps=steps or plan(recipe), **meant)
     if note:
         events.append(run_dir, "note", text=note)
@@ -145,7 +148,12 @@ def _spread(recipe: Recipe, estimate: dict[str, Any] | None, node: Node | None) 
     return recipe.model_copy(update={"accelerate_config": "zero3" if node and found == "fsdp2" else found})
 
 
-def _dataset_entry(dataset: Dataset) -> dict[str, Any]:
+def dataset_entry(dataset: Dataset) -> dict[str, Any]:
+    """What ``dataset.json`` keeps of a dataset.
+
+    Raises:
+        UserError: none of its conversations can be trained.
+    """
     if len(dataset) == 0:
         raise UserError(f"No conversation of {dataset.name} can be trained.", dataset.name, "Run `validate` on it and mend what it lists.")
     return dataset.manifest.model_dump(mode="json", include={"id", "name", "sha256", "num_rows", "num_valid"})

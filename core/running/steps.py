@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from core import events
+from core import events, paths
 from core.events import Run
 from core.export import artifacts
 from core.export.artifacts import Artifact
 from core.export.levels import Level, parse_levels
 from core.running.runs import LOG
+from core.training.models import ModelRef, check_folder
 from core.training.recipe import Recipe
 from core.training.recipe import load as load_recipe
 from core.training.samples import conversations_of
@@ -23,10 +24,20 @@ def is_done(run_dir: Path, step: str) -> bool:
     match step:
         case "train":
             return ("adapter" if recipe.is_adapter else "merged") in made
-        case "merge":
+        case "merge" | "take":
             return "merged" in made
         case _:
             return False  # gguf, measure and prove skip by themselves what is there
+
+
+def take(run_dir: Path) -> None:
+    from core.export import taking
+
+    model: dict[str, Any] = paths.read_json(run_dir / "launch.json")["model"]
+    (run_dir / "artifacts").mkdir(exist_ok=True)
+    name = load_recipe(run_dir / "recipe.yaml").name
+    known = ModelRef(model["name"], check_folder(Path(model["path"])), model["revision"])
+    announce(run_dir, taking.take(known, name, run_dir / "artifacts" / "merged", run_dir.name))
 
 
 def merge(run_dir: Path) -> None:
@@ -80,6 +91,8 @@ def measure(run_dir: Path) -> None:
     from core.export.gguf import reference_in
     from core.export.measure import measure as measure_levels
 
+    if not _can_chat(run_dir, "measured on conversations; the Models tab measures on a text"):
+        return
     _, conversations = conversations_of(run_dir)
     if not conversations:
         events.append(run_dir, "note", text="Nothing was measured: the recipe sets no conversations aside (eval_fraction is 0).")
@@ -93,6 +106,8 @@ def measure(run_dir: Path) -> None:
 def prove(run_dir: Path) -> None:
     from core.export.prove import prove_run
 
+    if not _can_chat(run_dir, "proved"):
+        return
     recipe = load_recipe(run_dir / "recipe.yaml")
     train_conversations, eval_conversations = conversations_of(run_dir)
     conversations = eval_conversations or train_conversations[:64]
@@ -100,7 +115,16 @@ def prove(run_dir: Path) -> None:
     events.append(run_dir, "facts", facts={"proofs": proofs})
 
 
-DO: dict[str, Callable[[Path], None]] = {"merge": merge, "gguf": gguf, "measure": measure, "prove": prove}
+def _can_chat(run_dir: Path, what: str) -> bool:
+    """Whether the model has a chat template; a base model that was taken in may have none, and then nothing is `what`."""
+    run = events.fold(events.read(run_dir))
+    if not run.is_taken or (run_dir / "artifacts" / "merged" / "chat_template.jinja").is_file():
+        return True
+    events.append(run_dir, "note", text=f"Nothing was {what}: the model has no chat template.")
+    return False
+
+
+DO: dict[str, Callable[[Path], None]] = {"take": take, "merge": merge, "gguf": gguf, "measure": measure, "prove": prove}
 
 
 def announce(run_dir: Path, artifact: Artifact) -> None:

@@ -65,6 +65,8 @@ def picture(browser: Any, page: Any, tab: str, ready: str, name: str, before: Ca
         if is_too_wide(seen):
             wrong.append(f"{name} is wider than {width} px")
         wrong += [f"{name}, {mode}: scrolls sideways: {element}" for element in with_scrollbars(seen)]
+        if not seen.get_by_role("tab", name=tab, exact=True, selected=True).count():
+            wrong.append(f"{name}, {mode}: the tab that was clicked does not stay open")
         wrong += [f"{name}: a control has no name: {control}" for control in nameless_controls(seen)]
         context.close()
     return wrong

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from core.paths import EXAMPLES
+from core.paths import EXAMPLES, STARTER
 from tests.browser import looks
 from tests.browser.steps import open_tab, says, visit, wait_until
 
@@ -64,9 +64,8 @@ def test_the_identity_examples_are_good_and_lead_to_training(page):
 
 def test_a_keyboard_alone_leads_to_the_start_and_shows_where_it_is(browser, app):
     person = visit(browser, app.url)
-    for name, tab in (("Identity: teach", "Dataset"), ("Train on this dataset", "Train"), ("Start training", "Train")):
-        at = person.get_by_role("tab", name=tab, exact=True)
-        wait_until(lambda: at.get_attribute("aria-selected") == "true", 30, f"the tab {tab}")
+    for name, tab in (("Identity: teach", "Dataset"), ("Train on this dataset", "Dataset"), ("Start training", "Train")):
+        person.get_by_role("tab", name=tab, exact=True, selected=True).wait_for()
         button = person.get_by_role("button", name=re.compile(f"^{name}")).locator("visible=true")
         wait_until(button.is_enabled, 60, f"{name} being offered")
         for _ in range(60):
@@ -210,7 +209,24 @@ def prepare(page):
 
 
 def test_the_train_tab_is_pictured(page, browser):
-    assert looks.picture(browser, page, "Train", ".sentence:visible, .empty:visible", "train") == []
+    assert looks.picture(browser, page, "Train", "#train-methods table:visible", "train") == []
+
+
+def test_a_model_that_was_not_trained_here_is_taken_in(page, here):
+    open_tab(page, "Models")
+    page.get_by_role("button", name="Quantise a model that was not trained here").click()
+    page.get_by_role("button", name="Take it in and quantise").click()
+    says(page, "No model is named")
+    model = page.locator("#take-model input")
+    model.fill(str(STARTER))
+    model.press("Enter")
+    page.get_by_role("button", name="Take it in and quantise").click()
+    says(page, "not trained here")
+    assert the_run(here).is_taken
+    says(page, "q8_0|Quantise")
+    page.get_by_role("button", name="Stop run").click()
+    wait_until(lambda: the_run(here).is_terminal, 60, "the end of the run")
+    assert the_run(here).state in ("cancelled", "done"), the_run(here).error
 
 
 def test_no_picture_is_too_large_and_the_page_raised_no_error(page):

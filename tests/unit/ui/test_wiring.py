@@ -6,6 +6,7 @@ import gradio as gr
 import pytest
 
 from ui import layout
+from ui.shell import FOLLOWED
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +26,17 @@ def test_no_event_has_two_listeners_that_wait_for_the_last(page, listeners):
     """
     waiting = Counter(event for fn in listeners if fn.trigger_mode == "always_last" for event in fn.targets if not is_state(page, event))
     assert [event for event, count in waiting.items() if count > 1] == []
+
+
+def test_no_listener_to_a_value_misses_its_last_change(listeners):
+    """In the mode ``once``, which is Gradio's for most events, the frontend drops what comes while an earlier one is still answered."""
+    deaf = {name_of(fn) for fn in listeners if fn.fn and fn.trigger_mode == "once" for _, event in fn.targets if event in FOLLOWED}
+    asks_again = {name_of(fn) for fn in listeners for _, event in fn.targets if event == "tick"}
+    assert deaf - asks_again == set()
+
+
+def name_of(fn):
+    return fn.fn.__qualname__
 
 
 def is_state(page, event):
