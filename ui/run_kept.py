@@ -53,7 +53,8 @@ def build_back(shell: Shell, slot: gr.HTML) -> gr.Accordion:
 
 def of_run(run: Run, caller: Caller) -> Shown:
     """What is kept of `run`; the section is there for its owner, while it is of use."""
-    may = caller.may("owner") and not runs.is_elsewhere(runs.folder(run.run_id)) and bool(run.kept or not run.is_terminal)
+    is_of_use = bool(run.kept) or not (run.is_terminal or run.is_taken)
+    may = caller.may("owner") and is_of_use and not runs.is_elsewhere(runs.folder(run.run_id))
     return {"keeping": gr.Accordion(visible=may)} | (_shown(run) if may else {})
 
 

@@ -48,6 +48,10 @@ def log_of(run_id):
     return (runs.folder(run_id) / runs.LOG).read_text(errors="replace")[-3000:]
 
 
+def test_a_run_is_of_the_one_who_asked_for_it():
+    assert runs.load(runs.create(demo(), owner="ada")).owner == "ada"
+
+
 METHODS = {
     "qlora": ({"method": "qlora"}, "adapter"),
     "lora, packed": ({"method": "lora", "packing": True, "micro_batch_size": 1}, "adapter"),
