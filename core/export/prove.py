@@ -68,6 +68,7 @@ def prove(
             "rows": [{"input_ids": row["input_ids"], "positions": row["positions"]} for row in rows],
             "table": str(table) if f16 else None,
             "max_table_bytes": MAX_TABLE_BYTES,
+            "scratch": scratch,
         }
         timeout_s = process.patience_s(weight_bytes(merged.folder), max((len(row["input_ids"]) for row in rows), default=0))
         proofs |= process.call_child("core.export.prove_child", payload, step="Proving", log=log, on_event=on_event, timeout_s=timeout_s)

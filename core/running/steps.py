@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from core import events, paths
+from core.errors import UserError
 from core.events import Run
 from core.export import artifacts
 from core.export.artifacts import Artifact
@@ -111,8 +112,14 @@ def prove(run_dir: Path) -> None:
     recipe = load_recipe(run_dir / "recipe.yaml")
     train_conversations, eval_conversations = conversations_of(run_dir)
     conversations = eval_conversations or train_conversations[:64]
-    proofs = prove_run(run_dir / "artifacts", recipe, conversations, run_dir / LOG, progress(run_dir, "prove"))
-    events.append(run_dir, "facts", facts={"proofs": proofs})
+    try:
+        proofs = prove_run(run_dir / "artifacts", recipe, conversations, run_dir / LOG, progress(run_dir, "prove"))
+    except UserError as error:
+        if error.code != "MEMORY":
+            raise
+        events.append(run_dir, "note", text=f"Nothing was proved. {error.problem} {error.remedy}")
+    else:
+        events.append(run_dir, "facts", facts={"proofs": proofs})
 
 
 def _can_chat(run_dir: Path, what: str) -> bool:

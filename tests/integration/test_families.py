@@ -70,7 +70,16 @@ def test_what_is_merged_says_what_the_adapter_says(base: Path, method: str, tmp_
     merge({"base": str(base), "adapter": str(adapter), "out": str(merged)}, lambda _: None)
     (merged / "config.json").write_text((base / "config.json").read_text())
     rows = [{"input_ids": list(range(3, 103)), "positions": list(range(100))}]
-    payload = {"merged": merged, "adapter": adapter, "base": base, "nf4": None, "rows": rows, "table": None, "max_table_bytes": 2**30}
+    payload = {
+        "merged": merged,
+        "adapter": adapter,
+        "base": base,
+        "nf4": None,
+        "rows": rows,
+        "table": None,
+        "max_table_bytes": 2**30,
+        "scratch": "",
+    }
     proofs = prove(payload, lambda _: None)
     assert proofs["merge_kl"] < 1e-4
     assert proofs["merge_top1"] > 0.95

@@ -9,6 +9,7 @@ import pytest
 
 from core.conversation import Conversation, Turn
 from core.data.render import generation_prompt
+from core.errors import UserError
 from core.export import artifacts
 from core.export.header import gguf_header, gguf_template
 from core.export.llama import gguf_logprobs
@@ -123,3 +124,30 @@ def test_a_merge_that_changed_the_model_fails_its_proof(converter, tmp_path):
     save_file(tensors, merged.folder / "model.safetensors", {"format": "pt"})
     bad = prove(merged, adapter, None, TALKS)
     assert not bad["passed"] and bad["merge_kl"] > 1e-3
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT asks for it
+def test_a_proof_says_the_same_wherever_the_model_has_room(converter, tmp_path, monkeypatch):
+    """As float32, as stored and widened in turn, and from the disk; with an adapter where that is possible."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from core.export import prove_child
+    from core.export.room import SPARE_BYTES
+
+    subprocess.run([sys.executable, "-c", ADAPTER, str(STARTER), str(tmp_path / "adapter")], check=True, capture_output=True)
+    half = tmp_path / "half"
+    AutoModelForCausalLM.from_pretrained(STARTER, dtype=torch.bfloat16).save_pretrained(half)
+    stored = (half / "model.safetensors").stat().st_size
+    rows = [{"input_ids": row["input_ids"], "positions": row["positions"]} for row in labelled_rows(STARTER, TALKS)]
+
+    def said(free, adapter=None):
+        monkeypatch.setattr(prove_child, "free", lambda: [("cpu", free)])
+        return prove_child.log_probabilities(prove_child.load(str(half), str(tmp_path), adapter), rows, 2**30, lambda done: None)
+
+    plenty, tight, next_to_none = 2**40, SPARE_BYTES + int(1.5 * stored), stored
+    for adapter in (None, str(tmp_path / "adapter")):
+        assert np.array_equal(said(plenty, adapter), said(tight, adapter))
+    assert np.array_equal(said(plenty), said(next_to_none))
+    with pytest.raises(UserError, match="of memory"):
+        said(next_to_none, str(tmp_path / "adapter"))
