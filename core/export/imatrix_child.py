@@ -69,7 +69,8 @@ def load(model_dir: Path) -> Any:
     model: Any = AutoModelForCausalLM.from_pretrained(
         model_dir, dtype="auto", local_files_only=True, trust_remote_code=False, use_safetensors=True
     )
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    on_gpu = torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > needed * 1.2
+    return model.to("cuda" if on_gpu else "cpu").eval()
 
 
 def tensor_names(model: Any, payload: dict[str, Any]) -> dict[str, torch.nn.Module]:
