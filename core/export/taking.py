@@ -33,10 +33,16 @@ def take(model: ModelRef, name: str, out: Path, run_id: str) -> Artifact:
         template = read_template(partial, paths.read_json(settings) if settings.is_file() else {})
         if template and not (partial / TEMPLATE).is_file():
             paths.write_text(partial / TEMPLATE, template)
-        known = {"base_model": model.name, "base_path": str(model.path), "base_revision": model.revision}
-        made = artifacts.write(
-            Artifact(id=artifacts.artifact_id(run_id, "merged"), kind="merged", name=name, run_id=run_id, **known), partial
+        artifact = Artifact(
+            id=artifacts.artifact_id(run_id, "merged"),
+            kind="merged",
+            name=name,
+            run_id=run_id,
+            base_model=model.name,
+            base_path=str(model.path),
+            base_revision=model.revision,
         )
+        made = artifacts.write(artifact, partial)
     return made.model_copy(update={"folder": out})
 
 
