@@ -27,10 +27,10 @@ from ui.access import Caller, allowed
 from ui.shell import TRAIN, Shell
 from ui.view import chip, count, duration, facts, percent, size, table, text
 
-LIBRARIES = "libraries"
+LIBRARIES, CORRECTION = "libraries", "correction"
 NAMES = {
     "weights": "Weights", "adapter": "Adapter", "gradients": "Gradients", "optimizer": "Optimizer", "activations": "Activations",
-    "logits": "Output scores", "context": "Process", "other": "Temporaries", LIBRARIES: "Libraries",
+    "logits": "Output scores", "context": "Process", "other": "Temporaries", LIBRARIES: "Libraries", CORRECTION: "By past runs",
 }  # fmt: skip
 SMALLEST = 0.005  # of the peak: parts below it are not drawn
 
@@ -203,7 +203,8 @@ def knobs_said(change: fits.Change) -> str:
 def _bar(here: forecast.Estimate) -> str:
     """One bar with the parts of the peak, and what they are beneath it: by number, so that nobody has to tell colours apart."""
     imports = [Part(LIBRARIES, IMPORTS, "torch, transformers and TRL themselves")] if here.memory.device == "cpu" else []
-    parts = imports + [part for part in here.parts if part.size_bytes > SMALLEST * here.memory.peak_bytes]
+    more = Part(CORRECTION, here.peak_bytes - here.memory.peak_bytes, "what runs measured here took beyond what is counted")
+    parts = imports + [part for part in (*here.parts, more) if part.size_bytes > SMALLEST * here.memory.peak_bytes]
     total = sum(part.size_bytes for part in parts)
     spans = "".join(
         f'<span class="p{index % 6}" style="width:{part.size_bytes / total * 100:.2f}%" title="{text(f"{NAMES[part.name]}: {part.said}")}"></span>'
