@@ -18,19 +18,20 @@ from ui.view import size, text
 
 MAX_ADDED = 50
 STARTER = "starter"
+STARTER_CHOICE = ("Embedded starter", STARTER)
 _added: dict[str, Source] = {}  # by id; named by the owner, gone with the process
 
 
 def everything(caller: Caller) -> list[tuple[str, str]]:
     """(label, id) of all that `caller` can ask; an adapter is there twice, on and off."""
     if not caller.may("owner"):
-        return [("Embedded starter", STARTER)]
+        return [STARTER_CHOICE]
     choices: list[tuple[str, str]] = []
     for label, identifier in picks.everything():
         choices.append((label, identifier))
         if label.endswith(KINDS["adapter"]) or f" · {KINDS['adapter']} · " in label:
             choices.append((f"{label} off", identifier + sources.BASE))
-    return choices + [(f"{source.name} · {source.level}", identifier) for identifier, source in _added.items()]
+    return [*choices, *((f"{source.name} · {source.level}", identifier) for identifier, source in _added.items()), STARTER_CHOICE]
 
 
 def find(ids: list[str], caller: Caller) -> list[Source]:
@@ -41,7 +42,9 @@ def find(ids: list[str], caller: Caller) -> list[Source]:
     found: list[Source] = []
     for identifier in dict.fromkeys(ids):
         plain = identifier.removesuffix(sources.BASE)
-        if identifier in _added:
+        if identifier == STARTER:
+            found.append(starter())
+        elif identifier in _added:
             found.append(_added[identifier])
         elif plain in there and (plain == identifier or there[plain].kind == "adapter"):
             found.append(sources.of_artifact(there[plain], with_adapter=plain == identifier))

@@ -23,7 +23,7 @@ LONGEST_PROMPT = 20_000  # characters
 
 
 def build(shell: Shell) -> None:
-    top = opening(CHAT, "Ask", chat_view.NO_MODELS)
+    top = opening(CHAT, "Ask", chat_view.NOTHING_YET)
     slot = feedback.slot()
     with gr.Row(elem_classes=["split", "watch"]):
         with gr.Column(scale=1, min_width=280, elem_classes=["side"]):
@@ -86,13 +86,10 @@ def build(shell: Shell) -> None:
 def offer(picked: list[str], carried: str, kept: dict[str, Any], caller: Caller) -> tuple[Any, ...]:
     """What can be chosen now; what was chosen stays."""
     choices = chat_sources.everything(caller)
-    if not choices:
-        return gr.Dropdown([]), gr.Dropdown([]), *said(chat_view.NO_MODELS, "There is no model yet.")
     keep = picks.known(picked or picks.chosen_before(kept, carried), choices)[: picks.MAX_SIDE_BY_SIDE]
-    if caller.may("owner"):
-        sets = [(f"{run.name} · {run.run_id}", run.run_id) for run in picks.runs_with_models()]
-    else:
-        keep, sets = [identifier for _, identifier in choices], []
+    if len(choices) == 1:
+        keep = [chat_sources.STARTER]
+    sets = [(f"{run.name} · {run.run_id}", run.run_id) for run in picks.runs_with_models()] if caller.may("owner") else []
     models = gr.skip() if keep == picked and picked else gr.Dropdown(choices, value=keep)
     return models, gr.Dropdown(sets), *_action(keep, caller)
 

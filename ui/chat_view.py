@@ -15,7 +15,6 @@ from ui.view import chip, count, empty, meter, sentence, size, table, text
 NOTHING_YET = empty(
     "Nothing asked yet.", "Choose up to six models, write a prompt and ask: they answer at the same time, from the same seed."
 )
-NO_MODELS = empty("No model to chat with yet.", "Train one first; a run leaves its models here when it is done.")
 STOPS = {
     "eos": "ended by itself",
     "stop": "ended at a stop word",

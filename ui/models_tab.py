@@ -14,7 +14,7 @@ from core.export.levels import LEVELS, parse_levels
 from core.export.sizes import known_sizes
 from core.running import care, live, runs
 from core.running.steps import wanted_levels
-from ui import feedback, models_ladder, models_take, models_view, picks, run_view
+from ui import feedback, first_run, models_ladder, models_take, models_view, picks, run_view
 from ui.access import allowed
 from ui.opening import opening, said
 from ui.shell import CHAT, MODELS, PUBLISH, Shell, listen_api
@@ -30,6 +30,7 @@ NONE_CHOSEN = "Choose at least one model below."
 
 def build(shell: Shell) -> None:
     top = opening(MODELS, "Chat with these", models_view.NO_MODELS)
+    first_run.offer(shell, MODELS)
     slot = feedback.slot()
     with gr.Row(visible=False, elem_classes=["split", "watch"]) as body:
         with gr.Column(scale=1, min_width=280, elem_classes=["side"]):

@@ -12,7 +12,7 @@ from core.data.dataset import list_datasets
 from core.publish.datasets import prepare as planned
 from core.publish.preflight import describe
 from core.redact import redact
-from ui import feedback, picks, publish_send, publish_view
+from ui import feedback, first_run, picks, publish_send, publish_view
 from ui.access import Caller, allowed
 from ui.opening import opening, said
 from ui.shell import PUBLISH, Shell
@@ -25,6 +25,7 @@ NO_LONGER = f"() => [{json.dumps(publish_view.NOTHING_YET)}, '', ...Array(2).fil
 
 def build(shell: Shell) -> None:
     top = opening(PUBLISH, VERB, publish_view.NO_MODELS)
+    first_run.offer(shell, PUBLISH)
     slot = feedback.slot()
     with gr.Row(elem_classes=["split"]):
         with gr.Column(scale=1, min_width=280, elem_classes=["side"]):

@@ -12,9 +12,9 @@ from core.errors import UserError
 from core.events import Run, described
 from core.jobs import dispatch
 from core.running import care, live, runs
-from ui import feedback, gpu_panel, picks, run_details, run_kept, run_view
+from ui import feedback, first_run, gpu_panel, picks, run_details, run_kept, run_view
 from ui.access import Caller, allowed
-from ui.shell import MODELS, RUNS, TRAIN, Shell, listen_api
+from ui.shell import MODELS, RUNS, Shell, listen_api
 from ui.view import empty
 
 NO_RUNS = empty("No run yet.", "Choose a dataset and a model under Train; the run appears here the moment it starts, and stays.")
@@ -25,7 +25,7 @@ def build(shell: Shell) -> None:
         with gr.Column(scale=4, min_width=260):
             lead = gr.HTML(NO_RUNS, container=False, padding=False, elem_id="runs-sentence")
         with gr.Column(scale=1, min_width=230, elem_classes=["opening-action"]):
-            to_train = gr.Button("Set up a run", variant="primary", visible=False)
+            to_train = gr.Button(first_run.VERB, variant="primary", visible=False)
             move = gr.Button("Move up in the queue", visible=False, elem_id="runs-move")
             stop = gr.Button("Stop run", variant="stop", visible=False, elem_id="runs-stop")
             resume = gr.Button("Resume run", variant="primary", visible=False, elem_id="runs-resume")
@@ -59,7 +59,7 @@ def build(shell: Shell) -> None:
     shell.listen(move.click, move_up, inputs=shell.run_id, slot=slot)
     shell.listen(stop.click, stop_chosen, inputs=shell.run_id, slot=slot, concurrency_limit=4)
     shell.listen(resume.click, resume_chosen, inputs=shell.run_id, slot=slot)
-    shell.listen(to_train.click, open_train, outputs=shell.tabs, slot=slot, queue=False)
+    shell.listen(to_train.click, first_run.open_train, outputs=shell.tabs, slot=slot, queue=False)
     shell.listen(to_models.click, open_models, outputs=shell.tabs, slot=slot, queue=False)
     listen_api(run_status, "run_status")
     listen_api(stop_run, "stop_run")
@@ -149,11 +149,6 @@ def stop_chosen(run_id: str, caller: Caller) -> tuple[()]:
 def resume_chosen(run_id: str, caller: Caller) -> tuple[()]:
     runs.start(picks.shown_run(run_id), caller.token)
     return ()
-
-
-@allowed("public")
-def open_train() -> gr.Tabs:
-    return gr.Tabs(selected=TRAIN)
 
 
 @allowed("public")

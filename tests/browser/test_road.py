@@ -45,6 +45,18 @@ def test_an_empty_tab_says_what_to_do_and_names_every_control(tab, page):
     assert looks.with_scrollbars(page) == []
 
 
+def test_every_empty_tab_offers_a_beginning_in_one_click(page):
+    for tab in ("Runs", "Models", "Publish"):
+        open_tab(page, tab)
+        page.get_by_role("button", name="Set up a run").locator("visible=true").click()
+        page.get_by_role("tab", name="Train", exact=True, selected=True).wait_for()
+        wait_until(page.get_by_role("button", name="Start training").is_enabled, 30, "the example being filled in")
+    open_tab(page, "Chat")
+    says(page, "Embedded starter")
+    wait_until(page.get_by_role("button", name="Ask 1 model").is_enabled, 30, "the starter being chosen")
+    open_tab(page, "Dataset")
+
+
 def test_a_broken_file_is_answered_with_its_findings(page):
     open_tab(page, "Dataset")
     page.locator("#dataset-upload input[type=file]").set_input_files(EXAMPLES / "broken.json")
