@@ -52,7 +52,7 @@ def test_what_was_not_measured_is_not_advised(monkeypatch):
 def test_the_table_says_on_what_it_was_measured():
     table = models_view.level_table(LEVELS)
     assert "5 tokens of a text of one&#x27;s own" in table or "a text of one's own" in table
-    assert "KL, worst 1 %" in table and "2.0 GB" in table
+    assert "KL, worst 1\N{NO-BREAK SPACE}%" in table and "2.0 GB" in table
 
 
 def test_the_table_says_what_an_importance_matrix_buys():
