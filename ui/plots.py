@@ -124,8 +124,13 @@ def _marks(x: Axis, y: Axis, number: Number) -> str:
         for tick in y.ticks
         if y.low <= tick <= y.high
     )
-    along = "".join(_tick(x, tick, f"{tick:,.0f}") for tick in x.ticks if x.low <= tick <= x.high)
+    along = "".join(_tick(x, tick, _step(tick)) for tick in x.ticks if x.low <= tick <= x.high)
     return f'<div class="marks" aria-hidden="true">{across}{along}</div>'
+
+
+def _step(number: float) -> str:
+    """``4,000`` and ``25k``: short enough that five of them stand side by side on a phone."""
+    return f"{number:,.0f}" if number < 10_000 else f"{number / 1000:,g}k"
 
 
 def _tick(x: Axis, tick: float, label: str) -> str:

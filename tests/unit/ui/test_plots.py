@@ -116,3 +116,9 @@ def test_no_name_on_the_ladder_covers_another_or_a_point():
     assert len(set(sides)) > 2 and sides.count("") < 2
     html = plots.ladder([plots.Point(name, size, kl, False) for name, size, kl in near], str, str)
     assert all(f'title="{name}"' in html for name, _, _ in near), "a name that has no room is still there under the pointer"
+
+
+def test_large_steps_are_written_short():
+    xs = range(0, 100_001, 500)
+    html = plots.chart("Loss", [plots.Line("Loss", xs, [1.0 / (x + 1) for x in xs])], str)
+    assert re.findall(r'class="tick.*?>(.*?)</span>', html) == ["0", "20k", "40k", "60k", "80k", "100k"]
