@@ -18,8 +18,8 @@ def fastest_thread_count(trainer: Any, repeats: int = 2) -> int:
         return limit
     if trainer.args.activation_checkpointing:  # the trainer itself does so only when training begins
         trainer.model.activation_checkpointing_enable(activation_checkpointing_kwargs=trainer.args.activation_checkpointing_kwargs)
-    batch = next(iter(trainer.get_train_dataloader()))
     random_state = torch.get_rng_state()
+    batch = next(iter(trainer.get_train_dataloader()))  # which draws a random number too
     times = {threads: min(_step_s(trainer, batch, threads) for _ in range(repeats)) for threads in (limit, 1)}
     torch.set_rng_state(random_state)
     return min(times, key=lambda threads: times[threads])

@@ -14,6 +14,7 @@ from core import events, paths
 from core.data.tokenizer import load_tokenizer
 from core.export import artifacts
 from core.running import runs
+from core.training import threads
 from core.training.presets import demo
 from core.training.recipe import Recipe
 from core.training.train import load_model, lora_config, train, training_arguments
@@ -45,6 +46,20 @@ def test_training_ends_when_the_evaluation_loss_no_longer_falls() -> None:
     assert run.optimizer_step == 4
     assert any("lowest at step 0" in note for note in run.notes)
     assert artifacts.of_run(run_dir)
+
+
+def test_measuring_the_threads_changes_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one thread there is nothing to measure; with two it is measured, and here one is always found the quicker."""
+    real = threads._step_s
+    monkeypatch.setattr(threads, "_step_s", lambda trainer, batch, count: real(trainer, batch, count) and count)
+    before = torch.get_num_threads()
+    found: list[events.Run] = []
+    for limit in (1, 2):
+        torch.set_num_threads(limit)
+        found.append(trained(lora_dropout=0.1)[1])
+    torch.set_num_threads(before)
+    assert found[0].losses == found[1].losses
+    assert found[0].metrics[1]["grad_norm"] == found[1].metrics[1]["grad_norm"], "the dropout of the first step tells"
 
 
 def test_the_sample_questions_are_answered_at_every_evaluation_without_touching_the_training() -> None:
