@@ -42,7 +42,7 @@ def trained(workspace: Path) -> str:
 
 @pytest.mark.parametrize("caller", [VISITOR, MALLORY])
 def test_a_visitor_is_offered_the_starter_and_nothing_else(trained: str, caller: Caller) -> None:
-    assert [identifier for _, identifier in chat_sources.everything(OWNER)] == [trained]
+    assert [identifier for _, identifier in chat_sources.everything(OWNER)] == [trained, "starter"]
     assert chat_sources.everything(caller) == [("Embedded starter", "starter")]
     assert [source.id for source in chat_sources.find(["starter", trained], caller)] == ["starter"]
     with pytest.raises(UserError, match="starter model") as refused:
