@@ -25,7 +25,6 @@ ONLY_UNDER: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("double_quant", "quant_storage"), ("qlora",)),
     **dict.fromkeys(("trainable_layers", "train_head", "train_norms"), ("sft",)),
 }
-TRAINED_HERE = ", trained here"
 EXAMPLES = "examples/"  # how the page names a file that ships with Transmute
 HAS_CHOICES = ("base_model", "dataset", "eval_dataset", "levels")
 MANY_LINES = {"sample_prompts": (3, 8), "accelerate_yaml": (3, 30), "deepspeed_json": (3, 30)}  # at first, and at most
@@ -125,7 +124,7 @@ def choices(name: str, caller: Caller | None = None) -> list[tuple[str, str]]:
         return [(_level(known), known.name) for known in OFFERED]
     if name == "base_model":
         made = [artifact for artifact in artifacts.everywhere() if artifact.kind == "merged"] if owner else []
-        return [(known["title"], known["id"]) for known in offered_models()] + [(made_.name + TRAINED_HERE, made_.id) for made_ in made]
+        return [(known["title"], known["id"]) for known in offered_models()] + [(f"{made_.name}, trained here", made_.id) for made_ in made]
     files = [("Identity, example", EXAMPLES + "identity.json"), ("Identity questions kept apart, example", EXAMPLES + "identity_eval.json")]
     imported = [(f"{found.name}, {found.manifest.num_valid:,} conversations", found.id) for found in list_datasets()] if owner else []
     return [*([("Set a share of the dataset aside", "")] if name == "eval_dataset" else []), *files, *imported]

@@ -54,10 +54,9 @@ def offer(model: str | None, questions: str | None, caller: Caller) -> tuple[gr.
     """What can be chosen now; what was chosen or typed stays."""
     if not caller.may("owner"):
         return gr.Accordion(visible=False), gr.skip(), gr.skip()
-    models = [(title, value) for title, value in form.choices("base_model", caller) if not title.endswith(form.TRAINED_HERE)]
     return (
         gr.Accordion(visible=True),
-        gr.Dropdown(models, value=model),
+        gr.Dropdown(form.choices("base_model"), value=model),
         gr.Dropdown(form.choices("dataset", caller), value=questions or QUESTIONS),
     )
 
