@@ -83,8 +83,9 @@ def mapped(handler: Callable[..., Any], outputs: Sequence[Any] | dict[str, Any])
             has_yielded = False
             try:
                 for value in handler(*values, **named):
+                    # Emptied once: what another handler says in this slot while this one goes on has to stay.
+                    yield (gr.skip(), *whole(value)[1:]) if has_yielded else whole(value)
                     has_yielded = True
-                    yield whole(value)
                 if not has_yielded:
                     yield ("", *unchanged)  # Gradio would empty every output of a generator that yields nothing
             except Exception as error:  # noqa: BLE001 - the page's last line of defence; the log keeps the traceback

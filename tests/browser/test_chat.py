@@ -203,7 +203,8 @@ def test_a_blind_vote_hides_the_names_until_it_is_cast(page):
 def begin_long_answer(page):
     prompt_of(page).fill("Count to a thousand.")
     page.locator("#chat-action").click()
-    page.wait_for_function("[...document.querySelectorAll('#chat-talk .words')].some(words => words.innerText.length > 5)")
+    growing = "#chat-talk article.reply[aria-busy=true] .words"  # not an answer to an earlier question
+    page.wait_for_function(f"[...document.querySelectorAll('{growing}')].some(words => words.innerText.length > 5)")
 
 
 def test_a_long_answer_is_stopped(page):

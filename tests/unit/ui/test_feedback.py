@@ -58,6 +58,10 @@ def test_a_stream_that_breaks_keeps_what_it_showed_and_adds_the_card() -> None:
     assert "Stop." in last[0] and last[1] == gr.skip()
 
 
+def test_a_stream_empties_its_slot_once_so_that_what_others_say_there_meanwhile_stays() -> None:
+    assert list(feedback.mapped(lambda: (yield from "ab"), [None])()) == [("", "a"), (gr.skip(), "b")]
+
+
 def test_a_stream_that_says_nothing_changes_nothing() -> None:
     def stream(is_open: bool):
         if is_open:
