@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import mmap
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,29 +38,32 @@ def _number(value: object) -> int:
 
 
 class Numbers:
-    """A long row of 64-bit numbers in blocks, so that it grows without being copied and takes 8 bytes each."""
+    """A long row of 64-bit numbers, 8 bytes each, in blocks of memory of their own: in the heap, growing among what the reader makes and
+    drops, they would keep holes of twice their size from being used again."""
 
     def __init__(self) -> None:
-        self._blocks = [array("q")]
+        self._blocks: list[memoryview] = []
+        self._count = 0
 
     def append(self, *numbers: int) -> None:
-        room = BLOCK_ROWS - len(self._blocks[-1])
-        self._blocks[-1].extend(numbers[:room])
-        if len(numbers) >= room:
-            self._blocks[-1] = self._blocks[-1][:]  # without the room to grow that an array keeps
-            self._blocks.append(array("q"))
-            self.append(*numbers[room:])
+        at = self._count % BLOCK_ROWS
+        if not at:
+            self._blocks.append(memoryview(mmap.mmap(-1, 8 * BLOCK_ROWS)).cast("q"))  # the system gives its pages as they are filled
+        fitting = numbers[: BLOCK_ROWS - at]
+        self._blocks[-1][at : at + len(fitting)] = array("q", fitting)
+        self._count += len(fitting)
+        if len(fitting) < len(numbers):
+            self.append(*numbers[len(fitting) :])
 
     @property
     def size_bytes(self) -> int:
-        """What the blocks take of memory, the room that is not filled yet included."""
-        return sum(sys.getsizeof(block) for block in self._blocks)
+        return 8 * self._count
 
     def repeated(self) -> dict[int, int]:
         """`{row: first row with the same number}` for every row that repeats an earlier one's number."""
         import numpy as np
 
-        blocks = [np.frombuffer(block, dtype=np.int64) for block in self._blocks if block]
+        blocks = [np.frombuffer(block, dtype=np.int64) for block in self._blocks]  # 0 behind the last row repeats nothing
         num_parts = -(-len(blocks) // 8)  # as many numbers as 8 blocks hold are sorted at a time
         first: dict[int, int] = {}
         repeated: dict[int, int] = {}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser import looks
 from tests.browser.steps import visit
 from tests.page import App, free_port, stop_runs
 
@@ -61,3 +62,16 @@ def here(app):
     os.environ["TRANSMUTE_HOME"] = str(app.home)
     yield app.home
     os.environ["TRANSMUTE_HOME"] = before
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A test that fails says what the page showed by then, and leaves its picture."""
+    report = yield
+    seen = getattr(item, "funcargs", {}).get("page")
+    if report.failed and call.when == "call" and seen and not seen.is_closed():
+        looks.PICTURES.mkdir(parents=True, exist_ok=True)
+        seen.screenshot(path=looks.PICTURES / f"failed-{item.name[:80]}.png", full_page=True)
+        report.sections.append(("what the page showed", seen.locator("body").inner_text()[-6000:]))
+        report.sections.append(("errors of the page", "\n".join(seen.errors)))
+    return report
