@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from core.conversation import Conversation
@@ -38,32 +38,28 @@ def _number(value: object) -> int:
 
 
 class Numbers:
-    """A long row of 64-bit numbers, 8 bytes each, in blocks of memory of their own: in the heap, growing among what the reader makes and
-    drops, they would keep holes of twice their size from being used again."""
+    """A long row of 64-bit numbers, 8 bytes each, in blocks of pages of their own, which the system gives as they are filled."""
 
     def __init__(self) -> None:
         self._blocks: list[memoryview] = []
         self._count = 0
 
-    def append(self, *numbers: int) -> None:
+    def extend(self, numbers: Iterable[int]) -> None:
+        numbers = array("q", numbers)  # a tuple of them would end among the free ones of its length, which Python hardly ever empties
         at = self._count % BLOCK_ROWS
         if not at:
-            self._blocks.append(memoryview(mmap.mmap(-1, 8 * BLOCK_ROWS)).cast("q"))  # the system gives its pages as they are filled
+            self._blocks.append(memoryview(mmap.mmap(-1, 8 * BLOCK_ROWS)).cast("q"))
         fitting = numbers[: BLOCK_ROWS - at]
-        self._blocks[-1][at : at + len(fitting)] = array("q", fitting)
+        self._blocks[-1][at : at + len(fitting)] = fitting
         self._count += len(fitting)
         if len(fitting) < len(numbers):
-            self.append(*numbers[len(fitting) :])
-
-    @property
-    def size_bytes(self) -> int:
-        return 8 * self._count
+            self.extend(numbers[len(fitting) :])
 
     def repeated(self) -> dict[int, int]:
         """`{row: first row with the same number}` for every row that repeats an earlier one's number."""
         import numpy as np
 
-        blocks = [np.frombuffer(block, dtype=np.int64) for block in self._blocks]  # 0 behind the last row repeats nothing
+        blocks = [np.frombuffer(block, dtype=np.int64) for block in self._blocks]  # the zeros behind the last row repeat nothing
         num_parts = -(-len(blocks) // 8)  # as many numbers as 8 blocks hold are sorted at a time
         first: dict[int, int] = {}
         repeated: dict[int, int] = {}
@@ -89,20 +85,16 @@ class DuplicateIndex:
         self._conversations = Numbers()
         self._ids = Numbers()
 
-    @property
-    def size_bytes(self) -> int:
-        return self._conversations.size_bytes + self._ids.size_bytes
-
     def add(self, record: Record, conversation: Conversation | None) -> None:
         """Note the next row. A row that is no conversation is compared by its id alone."""
-        self._conversations.append(0 if conversation is None else fingerprint(conversation))
+        self._conversations.extend([0 if conversation is None else fingerprint(conversation)])
         identifier = record.value.get("id") if type(record.value) is dict else None
-        self._ids.append(_number(str(identifier)) if type(identifier) in (str, int) else 0)
+        self._ids.extend([_number(str(identifier)) if type(identifier) in (str, int) else 0])
 
     def add_batch(self, batch: Batch) -> None:
         """Note the next rows."""
-        self._conversations.append(*_fingerprints(batch.columns))
-        self._ids.append(*map(_number, batch.columns.ids))
+        self._conversations.extend(_fingerprints(batch.columns))
+        self._ids.extend(map(_number, batch.columns.ids))
 
     def findings(self, path: Path, mapping: ColumnMapping | None = None) -> Iterator[tuple[Record, Finding]]:
         """Every repeated id and conversation of the file at `path`, each with the first row that has it."""

@@ -287,12 +287,13 @@ def test_issues_arrive_one_by_one_and_stand_in_the_order_of_the_file(tmp_path: P
     assert [issue.row for issue in report.issues] == [1, 2, 2, 3]
 
 
-def test_the_index_of_duplicates_takes_16_bytes_a_row() -> None:
+def test_numbers_that_repeat_are_found_over_any_distance() -> None:
     numbers, count = Numbers(), 3 * BLOCK_ROWS + 5
     for start in range(0, count, 1000):
-        numbers.append(*range(start, min(start + 1000, count)))
-    assert 8 * count <= numbers.size_bytes <= 8 * count + 2000, "two such rows of numbers are kept"
+        numbers.extend(range(start, min(start + 1000, count)))
     assert numbers.repeated() == {}
+    numbers.extend([0, 7, 0, 2 * BLOCK_ROWS, 7])
+    assert numbers.repeated() == {count + 1: 7, count + 3: 2 * BLOCK_ROWS, count + 4: 7}, "0 is nothing to compare"
 
 
 def test_every_rule_has_its_line_in_the_table_and_every_sentence_its_values() -> None:
