@@ -234,8 +234,8 @@ def test_a_model_that_was_not_trained_here_is_taken_in(page, here):
     model.fill(str(STARTER))
     model.press("Enter")
     page.get_by_role("button", name="Take it in and quantise").click()
-    says(page, "not trained here")
-    assert the_run(here).is_taken
+    wait_until(lambda: the_run(here).is_taken, 90, "the beginning of the run")
+    page.locator(".run", has_text="not trained here").wait_for()
     says(page, "q8_0|Quantise")
     page.get_by_role("button", name="Stop run").click()
     wait_until(lambda: the_run(here).is_terminal, 60, "the end of the run")
