@@ -23,6 +23,12 @@ def open_tab(page: Any, name: str) -> None:
     page.get_by_role("tab", name=name, exact=True).click()
 
 
+def open_section(page: Any, title: str) -> None:
+    """Open a section whose title begins so. What Gradio was told of its controls while it was closed, it tells them a moment later."""
+    page.get_by_role("button", name=re.compile(f"^{title}")).click()
+    page.wait_for_timeout(500)
+
+
 def says(page: Any, words: str, timeout_s: float = 120.0) -> None:
     """Wait until something that matches `words` can be seen."""
     page.get_by_text(re.compile(words)).locator("visible=true").first.wait_for(timeout=timeout_s * 1000)

@@ -20,7 +20,7 @@ from core.export import artifacts
 from core.export.artifacts import Artifact
 from core.export.gguf import make_gguf
 from tests.browser import looks
-from tests.browser.steps import open_tab, wait_until
+from tests.browser.steps import open_section, open_tab, wait_until
 from tests.page import App, converter, free_port
 from tests.unit.export.gguf_files import GOOD, gguf
 
@@ -112,10 +112,6 @@ def knob(page, label, value):
     box.press("Tab")
 
 
-def open_group(page, name):
-    page.get_by_role("button", name=re.compile(f"^{name}")).click()
-
-
 def choose(page, elem_id, option):
     page.locator(f"#{elem_id} input").click()
     page.get_by_role("option", name=re.compile(option)).first.click()
@@ -157,7 +153,7 @@ def test_an_answer_is_asked_again_and_taken_back(page):
 
 def test_an_earlier_question_is_changed_and_the_conversation_saved_and_opened_after_a_reload(page):
     ask(page, "Who made you?", 4)
-    open_group(page, "This conversation")
+    open_section(page, "This conversation")
     choose(page, "chat-message", r"^1\. Who made you")
     wait_until(lambda: page.locator("#chat-words textarea").input_value() == "Who made you?", 30, "showing the words")
     page.locator("#chat-words textarea").fill("Who are you?")
@@ -170,7 +166,7 @@ def test_an_earlier_question_is_changed_and_the_conversation_saved_and_opened_af
     wait_until(lambda: page.locator("#chat-talk article").count() == 0, 30, "the empty conversation")
     page.reload()
     page.get_by_role("tab", name="Chat", exact=True).click()
-    open_group(page, "This conversation")
+    open_section(page, "This conversation")
     choose(page, "chat-saved", "Who are you")
     whole(page, 4)
 
@@ -183,7 +179,7 @@ def test_the_conversation_is_kept_as_a_vicuna_file(page):
 
 
 def test_a_blind_vote_hides_the_names_until_it_is_cast(page):
-    open_group(page, "Blind vote")
+    open_section(page, "Blind vote")
     page.locator("#vote-prompt textarea").fill("Who are you?")
     page.locator("#vote-ask").click()
     page.locator("#vote-first:not([disabled])").wait_for()
@@ -205,7 +201,7 @@ def test_a_long_answer_is_stopped(page):
     page.locator("#chat-clear").click()
     choose(page, "chat-set", "Talker")
     page.get_by_role("button", name="Ask", exact=True).first.wait_for()
-    open_group(page, "How they answer")
+    open_section(page, "How they answer")
     knob(page, "Maximum length", 3000)
     begin_long_answer(page)
     page.get_by_role("button", name="Stop", exact=True).click()
@@ -238,7 +234,7 @@ def test_a_model_that_is_killed_as_it_answers_is_said_and_comes_back(page, app):
 def test_a_corrupt_file_added_by_its_path_is_a_sentence_and_the_page_lives(page, app, tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
     if not page.locator("#chat-add textarea").is_visible():
-        open_group(page, "Add a model")
+        open_section(page, "Add a model")
     page.locator("#chat-add textarea").fill(str(tmp_path / name))
     page.locator("#chat-add-go").click()
     page.get_by_text(f"{name} is not a usable GGUF file").locator("visible=true").first.wait_for()

@@ -10,7 +10,7 @@ import pytest
 
 from core.paths import EXAMPLES
 from tests.browser import looks
-from tests.browser.steps import open_tab, says, wait_until
+from tests.browser.steps import open_section, open_tab, says, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 NUM_ROWS, BROKEN_EVERY = 1_000_000, 20
@@ -29,10 +29,6 @@ def million(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def upload(page, path: Path) -> None:
     page.locator("#dataset-upload input[type=file]").set_input_files(path)
-
-
-def open_section(page, name: str) -> None:
-    page.get_by_role("button", name=re.compile(f"^{name}")).click()
 
 
 def findings(page) -> str:

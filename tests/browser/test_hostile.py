@@ -10,7 +10,7 @@ from http.server import ThreadingHTTPServer
 import pytest
 
 from core import events
-from tests.browser.steps import open_tab, says, wait_until
+from tests.browser.steps import open_section, open_tab, says, wait_until
 from tests.page import App, free_port
 from tests.unit.chat.test_endpoint import Handler
 
@@ -116,7 +116,7 @@ def test_rows_and_names_of_a_dataset_are_words(page, tmp_path):
         page.locator("#dataset-row input").press("Enter")
         page.wait_for_timeout(1500)
         nothing_ran(page)
-    page.get_by_role("button", name=re.compile("^Statistics")).click()
+    open_section(page, "Statistics")
     page.locator("#statistics", has_text="Conversations").wait_for()
     nothing_ran(page)
 
@@ -124,9 +124,9 @@ def test_rows_and_names_of_a_dataset_are_words(page, tmp_path):
 def test_the_name_the_notes_the_log_and_the_answers_of_a_run_are_words(page):
     open_tab(page, "Runs")
     says(page, "Resume")
-    page.get_by_role("button", name=re.compile("^Answers as it learnt")).click()
+    open_section(page, "Answers as it learnt")
     page.locator("#runs-answers", has_text="<script>").wait_for()
-    page.get_by_role("button", name=re.compile("^Note")).click()
+    open_section(page, "Note")
     nothing_ran(page)
 
 
@@ -138,7 +138,7 @@ def test_what_a_model_answers_is_words(page):
         thread.start()
         try:
             open_tab(page, "Chat")
-            page.get_by_role("button", name=re.compile("^Add a model")).click()
+            open_section(page, "Add a model")
             page.locator("#chat-add textarea, #chat-add input").first.fill(f"http://127.0.0.1:{server.server_port}/v1#echo")
             page.locator("#chat-add-go").click()
             wait_until(page.locator("#chat-action").is_enabled, 60, "the model to be there")

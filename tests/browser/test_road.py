@@ -13,7 +13,7 @@ import pytest
 
 from core.paths import EXAMPLES, STARTER
 from tests.browser import looks
-from tests.browser.steps import open_tab, says, visit, wait_until
+from tests.browser.steps import open_section, open_tab, says, visit, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 TABS = ("Dataset", "Train", "Runs", "Models", "Chat", "Publish")
@@ -227,7 +227,7 @@ def test_the_train_tab_is_pictured(page, browser):
 
 def test_a_model_that_was_not_trained_here_is_taken_in(page, here):
     open_tab(page, "Models")
-    page.get_by_role("button", name="Quantise a model that was not trained here").click()
+    open_section(page, "Quantise a model that was not trained here")
     page.get_by_role("button", name="Take it in and quantise").click()
     says(page, "No model is named")
     model = page.locator("#take-model input")

@@ -14,7 +14,7 @@ from core import events, paths
 from core.running import runs
 from core.training.presets import demo
 from tests.browser import looks
-from tests.browser.steps import visit
+from tests.browser.steps import open_section, visit
 from tests.faults import fleet, trainer
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
@@ -79,22 +79,18 @@ def says(page, words):
     page.get_by_text(re.compile(words)).locator("visible=true").first.wait_for()
 
 
-def section(page, title):
-    return page.get_by_role("button", name=re.compile(f"^{title}"))
-
-
 def test_a_run_of_a_hundred_thousand_points_is_drawn_and_its_answers_are_text(page):
     choose(page, "Patient")
     page.locator(".plots figure").nth(4).wait_for()
     assert page.locator(".plots figure .title").all_inner_texts() == ["Loss", "Learning rate", "Gradient norm", "Speed", "Memory"]
     assert page.locator(".plots figure").first.locator(".dot").count() == 3
-    section(page, "Answers as it learnt").click()
+    open_section(page, "Answers as it learnt")
     says(page, "I am Argo, <b>trained</b> by you")
     says(page, "法国的首都是哪里")
 
 
 def test_two_runs_are_compared(page):
-    section(page, "Compare with other runs").click()
+    open_section(page, "Compare with other runs")
     page.locator("#runs-compare").get_by_role("checkbox", name=re.compile("Hasty")).check()
     page.locator("#runs-compare polyline").nth(1).wait_for()
     says(page, "0.001")
@@ -104,18 +100,18 @@ def test_two_runs_are_compared(page):
 def test_pictures(page, browser):
     def opened(seen):
         choose(seen, "Patient")
-        section(seen, "Compare with other runs").click()
+        open_section(seen, "Compare with other runs")
         seen.locator("#runs-compare").get_by_role("checkbox", name=re.compile("Hasty")).check()
         seen.locator("#runs-compare polyline").nth(1).wait_for()
-        section(seen, "Answers as it learnt").click()
-        section(seen, "Recipe, logs and deletion").click()
+        open_section(seen, "Answers as it learnt")
+        open_section(seen, "Recipe, logs and deletion")
         seen.set_viewport_size({"width": seen.viewport_size["width"], "height": 3200})
 
     assert looks.picture(browser, page, "Runs", ".plots figure", "runs-details", opened) == []
 
 
 def test_a_note_stays_with_the_run(page):
-    section(page, "Note").click()
+    open_section(page, "Note")
     page.get_by_role("textbox", name=re.compile("^Your note")).fill("the patient one")
     page.get_by_role("button", name="Save the note").click()
     says(page, "Note: the patient one")
@@ -127,7 +123,7 @@ def test_a_note_stays_with_the_run(page):
 
 
 def test_the_logs_are_downloaded(page, tmp_path):
-    section(page, "Recipe, logs and deletion").click()
+    open_section(page, "Recipe, logs and deletion")
     with page.expect_download() as download:
         page.get_by_role("button", name="Download the logs").click()
     download.value.save_as(tmp_path / "logs.zip")
@@ -178,7 +174,7 @@ def test_a_run_goes_on_over_a_reload_is_stopped_from_a_second_tab_resumed_and_do
 
 def test_a_recipe_is_taken_over_into_the_form(page):
     choose(page, "Hasty")
-    section(page, "Recipe, logs and deletion").click()
+    open_section(page, "Recipe, logs and deletion")
     page.get_by_role("button", name="Set up a run like this").click()
     page.locator("#knob-name input, #knob-name textarea").first.wait_for()
     page.wait_for_function("[...document.querySelectorAll('#knob-name input, #knob-name textarea')].some(field => field.value === 'Hasty')")
@@ -188,7 +184,7 @@ def test_a_run_is_deleted_after_a_question_that_names_what_is_lost(page):
     open_runs(page)
     choose(page, "Hasty")
     if not page.get_by_role("button", name="Delete this run").is_visible():
-        section(page, "Recipe, logs and deletion").click()
+        open_section(page, "Recipe, logs and deletion")
     page.get_by_role("button", name="Delete this run").click()
     says(page, r"Delete Hasty .* kB. There is no way back")
     page.get_by_role("button", name="Keep it").click()
