@@ -22,7 +22,7 @@ from core.data.records import ROLE_KEYS, VALUE_KEYS
 from core.data.scan import SEPARATOR, SPACE, TURNS_KEYS, Starts, find_end
 from core.data.source import Encoding
 
-BATCH_BYTES = 1 << 16
+BATCH_BYTES = 1 << 17
 MAX_REST = 6  # after failures, at most 2**6 pieces are read record by record before the next try
 BLANK = b" \t\r\n"
 QUOTE, BACKSLASH, LINE_END = 0x22, 0x5C, 0x0A
@@ -203,7 +203,7 @@ def read_columns(raw: bytes, values: list[Any], layout: Layout) -> Columns | Non
             return None
         turns = list(chain.from_iterable(talks))
         contents = list(map(itemgetter(layout.value_key), turns))
-        roles: list[Role | None] = [ROLE_ALIASES.get(name) for name in map(itemgetter(layout.role_key), turns)]
+        roles: list[Role | None] = list(map(ROLE_ALIASES.get, map(itemgetter(layout.role_key), turns)))
         if set(map(len, turns)) != {2} or set(map(type, turns)) != {dict}:
             return None
     except (KeyError, TypeError):  # another shape
