@@ -203,7 +203,7 @@ def read_columns(raw: bytes, values: list[Any], layout: Layout) -> Columns | Non
             return None
         turns = list(chain.from_iterable(talks))
         contents = list(map(itemgetter(layout.value_key), turns))
-        roles: list[Role | None] = list(map(ROLE_ALIASES.get, map(itemgetter(layout.role_key), turns)))
+        roles = list(map(ROLE_ALIASES.get, map(itemgetter(layout.role_key), turns)))
         if set(map(len, turns)) != {2} or set(map(type, turns)) != {dict}:
             return None
     except (KeyError, TypeError):  # another shape
@@ -217,7 +217,7 @@ def read_columns(raw: bytes, values: list[Any], layout: Layout) -> Columns | Non
     return Columns(ids, lengths, roles, contents, num_line_ends)  # pyright: ignore[reportArgumentType] (roles that alternate are no None)
 
 
-def _alternate(roles: list[Role | None], lengths: list[int]) -> bool:
+def _alternate(roles: list[str | None], lengths: list[int]) -> bool:
     """Whether every conversation has an optional system turn, then questions and answers in turn, an answer last."""
     num_pairs = len(roles) // 2
     if roles[::2].count("user") == num_pairs and roles[1::2].count("assistant") == num_pairs:
