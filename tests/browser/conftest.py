@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -70,8 +71,11 @@ def pytest_runtest_makereport(item, call):
     report = yield
     seen = getattr(item, "funcargs", {}).get("page")
     if report.failed and call.when == "call" and seen and not seen.is_closed():
+        from playwright.sync_api import Error
+
         looks.PICTURES.mkdir(parents=True, exist_ok=True)
-        seen.screenshot(path=looks.PICTURES / f"failed-{item.name[:80]}.png", full_page=True)
-        report.sections.append(("what the page showed", seen.locator("body").inner_text()[-6000:]))
-        report.sections.append(("errors of the page", "\n".join(seen.errors)))
+        report.sections.append(("errors of the page", "\n".join(getattr(seen, "errors", []))))
+        with suppress(Error):  # a page that has crashed shows nothing
+            report.sections.append(("what the page showed", seen.locator("body").inner_text(timeout=10_000)[-6000:]))
+            seen.screenshot(path=looks.PICTURES / f"failed-{item.name[:80]}.png", full_page=True, timeout=10_000)
     return report
