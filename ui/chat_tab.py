@@ -78,7 +78,7 @@ def build(shell: Shell) -> None:
     shell.listen(undo.click, take_back, inputs=shell.talk, outputs=[talk, shell.talk, prompt], slot=slot, queue=False)
     shell.listen(show.click, show_rendered, inputs=[models, prompt, shell.talk], inputs_kwargs=knobs, outputs=rendered, slot=slot)
     shell.listen(clear.click, forget, outputs=[talk, shell.talk, rendered], slot=slot, queue=False)
-    chat_talk.listen(shell, controls, models, knobs["system"], talk, slot)
+    chat_talk.listen(shell, controls, models, knobs["system"], talk, slot, live_slot)
     listen_api(chat, "chat")
 
 

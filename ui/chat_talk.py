@@ -58,15 +58,16 @@ def controls() -> Controls:
     return Controls(message, words, ask, keep, delete, fork, saved, save, remove, export, train, link)
 
 
-def listen(shell: Shell, at: Controls, models: Any, system: Any, talk: Any, slot: Any) -> None:
+def listen(shell: Shell, at: Controls, models: Any, system: Any, talk: Any, slot: Any, live_slot: Any) -> None:
     whole = [talk, shell.talk]
     quick: dict[str, Any] = {"slot": slot, "queue": False}
-    shell.listen(shell.talk.change, list_messages, inputs=shell.talk, outputs=[at.message, at.words], **quick)
+    unasked = quick | {"slot": live_slot}  # nobody has clicked, so what a click has said stays
+    shell.listen(shell.talk.change, list_messages, inputs=shell.talk, outputs=[at.message, at.words], **unasked)
     shell.listen(at.message.input, show_words, inputs=[at.message, shell.talk], outputs=at.words, **quick)
     shell.listen(at.keep.click, keep_words, inputs=[shell.talk, at.message, at.words], outputs=whole, **quick)
     shell.listen(at.delete.click, delete_turn, inputs=[shell.talk, at.message], outputs=whole, **quick)
     shell.listen(at.fork.click, fork, inputs=[shell.talk, at.message, models, system], outputs=[*whole, at.saved], **quick)
-    shell.listen([shell.demo.load, shell.tab["chat"].select], list_saved, outputs=at.saved, **quick)
+    shell.listen([shell.demo.load, shell.tab["chat"].select], list_saved, outputs=at.saved, **unasked)
     shell.listen(at.save.click, save, inputs=[shell.talk, models, system], outputs=at.saved, **quick)
     shell.listen(at.saved.input, open_saved, inputs=at.saved, outputs=[*whole, models, system], **quick)
     shell.listen(at.remove.click, remove, inputs=at.saved, outputs=at.saved, **quick)
