@@ -15,6 +15,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 import orjson
+from ahocorasick_rs import BytesAhoCorasick
 
 from core.conversation import ROLE_ALIASES, Conversation, Role, Turn
 from core.data.cursor import Cursor, Record
@@ -23,12 +24,14 @@ from core.data.scan import SEPARATOR, SPACE, TURNS_KEYS, Starts, find_end
 from core.data.source import Encoding
 
 BATCH_BYTES = 1 << 17
-MAX_REST = 6  # after failures, at most 2**6 pieces are read record by record before the next try
+SMALLEST_SHARE = 3  # a piece in which something was found is tried again in pieces of 1/2**3 of that
+MAX_REST = 9  # after failures, at most 2**9 of the smallest pieces are read record by record before the next try
 BLANK = b" \t\r\n"
 QUOTE, BACKSLASH, LINE_END = 0x22, 0x5C, 0x0A
-HARMLESS = b'nrt"'  # behind a backslash; the others: control characters, a hidden "</s>", a backslash, anything as \\u0041
-HIDDEN = re.compile(rb"\\(?:[bf]|u00[0-9]|/s>)")  # where no backslash is itself escaped
-MARKER = re.compile(rb"<(?:/?s|unk)>")
+# An escaped backslash comes first: where it is found, what stands behind it is no escape.
+SUSPECTS = BytesAhoCorasick(
+    [b"\\\\", b"</s>", b"<s>", b"<unk>", b"ASSISTANT:", b"\\b", b"\\f", b"\\/s>", *(b"\\u00%d" % digit for digit in range(10))]
+)
 C1_CONTROL = re.compile(rb"\xc2[\x80-\x9f]")
 
 
@@ -123,7 +126,8 @@ class Batches:
     def __init__(self, cursor: Cursor) -> None:
         self._cursor = cursor
         self._layout: Layout | None = None
-        self._failures = 0
+        self._share = 0  # pieces are BATCH_BYTES >> share
+        self._failures = 0  # of smallest pieces, since a piece was taken
         self._rest_until = 0  # original byte
 
     def learn(self, record: Record) -> None:
@@ -131,28 +135,33 @@ class Batches:
         if self._failures or self._layout is None:
             self._layout = layout_of(record.value) or self._layout
 
+    def fill(self) -> None:
+        """Have as much text in reach as a piece may hold."""
+        self._cursor.ensure(BATCH_BYTES)
+
     def of_list(self, start: int, joint: bytes) -> Batch | None:
         """The records from `start` to the last one in reach that `joint` (from ``}`` to the next record's first key) stands behind."""
-        end = self._cursor.data.rfind(joint, start, start + BATCH_BYTES) + 1
+        end = self._cursor.data.rfind(joint, start, start + (BATCH_BYTES >> self._share)) + 1
         first_key = joint[joint.rindex(b"{") + 1 :].strip(BLANK)
-        if end == 0 or self._layout is None or not self._is_own_key(first_key) or self._rests(end - start):
+        if end == 0 or self._layout is None or self._rests() or not self._is_own_key(first_key):
             return None
         raw = self._cursor.data[start:end]
         try:
-            values = orjson.loads(b"[" + raw + b"]")
+            values = orjson.loads(b"".join((b"[", raw, b"]")))
         except orjson.JSONDecodeError:
             values = None
         return self._take(start, raw, joint, values)
 
     def of_lines(self) -> Batch | None:
         """The records of the lines from here to the last whole one in reach, if each begins as the first one does."""
+        self.fill()
         data = self._cursor.data
         match = SPACE.match(data, self._cursor.pos)
         assert match
         start = match.end()
-        end = data.rfind(b"\n", start, start + BATCH_BYTES)
+        end = data.rfind(b"\n", start, start + (BATCH_BYTES >> self._share))
         quote = data.find(b'"', start + 2, start + 64)
-        if end < 0 or quote < 0 or self._layout is None or self._rests(end - start):
+        if end < 0 or quote < 0 or self._layout is None or self._rests():
             return None
         beginning = data[start : quote + 1]  # {"id"
         raw = data[start:end].rstrip(BLANK)
@@ -172,20 +181,26 @@ class Batches:
         assert self._layout
         return quoted in (b'"id"', b'"system"', b'"%s"' % self._layout.turns_key.encode())
 
-    def _rests(self, length: int) -> bool:
-        """Whether this piece is left to others. If not, and the try fails, the next ones will be."""
-        if self._cursor.byte < self._rest_until:
-            return True
+    def _rests(self) -> bool:
+        """Whether what stands here is left to others, because too little of what came before it was good."""
+        return self._cursor.byte < self._rest_until
+
+    def _fail(self, length: int) -> None:
+        """A piece of `length` bytes was not as it should be: take smaller ones next, or let some be read record by record."""
+        if self._share < SMALLEST_SHARE:
+            self._share = SMALLEST_SHARE
+            return
         self._rest_until = self._cursor.byte + (length << min(self._failures, MAX_REST))
-        return False
+        self._failures += 1
 
     def _take(self, start: int, raw: bytes, joint: bytes, values: list[Any] | None) -> Batch | None:
         assert self._layout
         columns = None if values is None else read_columns(raw, values, self._layout)
         if values is None or columns is None:
-            self._failures += 1
+            self._fail(len(raw))
             return None
-        self._failures = self._rest_until = 0
+        self._failures = 0
+        self._share = max(0, self._share - 1)
         cursor = self._cursor
         cursor.advance(start)
         batch = Batch(cursor.row, cursor.line, cursor.byte, raw, joint, cursor.encoding, self._layout, values, columns)
@@ -199,14 +214,12 @@ def read_columns(raw: bytes, values: list[Any], layout: Layout) -> Columns | Non
     try:
         ids: list[str] = list(map(itemgetter("id"), values))
         talks: list[list[dict[str, str]]] = list(map(itemgetter(layout.turns_key), values))
-        if set(map(len, values)) != {2} or set(map(type, talks)) != {list}:
-            return None
         turns = list(chain.from_iterable(talks))
         contents = list(map(itemgetter(layout.value_key), turns))
         roles = list(map(ROLE_ALIASES.get, map(itemgetter(layout.role_key), turns)))
-        if set(map(len, turns)) != {2} or set(map(type, turns)) != {dict}:
-            return None
-    except (KeyError, TypeError):  # another shape
+    except (KeyError, TypeError):  # something else than objects and lists of objects, or an empty one in their place
+        return None
+    if set(map(len, values)) != {2} or set(map(len, turns)) != {2}:
         return None
     if set(map(type, ids)) != {str} or set(map(type, contents)) != {str} or not all(contents) or any(map(str.isspace, contents)):
         return None
@@ -238,16 +251,14 @@ def _count(raw: bytes) -> tuple[int, int]:
     """How many quotes of `raw` begin or end a string, -1 if a value may hold something that a rule looks for; and its line ends."""
     import numpy as np
 
-    if b"\x7f" in raw or b"ASSISTANT:" in raw:
+    if b"\x7f" in raw or (b"\xc2" in raw and C1_CONTROL.search(raw)):
         return -1, 0
-    if (b"<" in raw and MARKER.search(raw)) or (b"\xc2" in raw and C1_CONTROL.search(raw)):
+    suspects = SUSPECTS.find_matches_as_indexes(raw)  # none overlaps another
+    if any(number for number, _, _ in suspects):
         return -1, 0
-    while True:
-        characters = np.frombuffer(raw, dtype=np.uint8)
-        escaped = characters[np.flatnonzero(characters == BACKSLASH) + 1].tobytes()  # a valid text does not end in a backslash
-        if BACKSLASH not in escaped:
-            break
-        raw = raw.replace(b"\\\\", b"")  # left to right, so that every pair is an escaped backslash
-    if escaped.translate(None, HARMLESS) and HIDDEN.search(raw):
-        return -1, 0
-    return int(np.count_nonzero(characters == QUOTE)) - escaped.count(QUOTE), int(np.count_nonzero(characters == LINE_END))
+    characters = np.frombuffer(raw, dtype=np.uint8)
+    num_line_ends = int(np.count_nonzero(characters == LINE_END))
+    if suspects:
+        characters = np.frombuffer(raw.replace(b"\\\\", b""), dtype=np.uint8)
+    is_backslash = characters == BACKSLASH
+    return int(np.count_nonzero((characters == QUOTE)[1:] > is_backslash[:-1])), num_line_ends

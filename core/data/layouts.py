@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -279,10 +280,15 @@ def _columns(rows: list[Any]) -> tuple[Column, ...]:
 
 
 def _column(name: str, values: list[Any], num_rows: int) -> Column:
-    kinds = [KINDS[type(value)] for value in values]
-    ordered = sorted(dict.fromkeys(kinds), key=kinds.count, reverse=True)
-    shown = dict.fromkeys(shorten(value) for value in values if value not in (None, ""))
-    return Column(name=name, kinds=tuple(ordered), share=len(values) / num_rows, samples=tuple(islice(shown, SAMPLES)))
+    kinds = Counter(KINDS[type(value)] for value in values)
+    samples: list[str] = []
+    for value in values:
+        if len(samples) == SAMPLES:
+            break
+        if value not in (None, "") and (shown := shorten(value)) not in samples:
+            samples.append(shown)
+    ordered = tuple(kind for kind, _ in kinds.most_common())
+    return Column(name=name, kinds=ordered, share=len(values) / num_rows, samples=tuple(samples))
 
 
 def _head(path: Path) -> str:

@@ -112,10 +112,13 @@ class ListReader:
     def _run(self, before: Record) -> Iterator[Record | Batch]:
         """The records after `before` as long as they are joined as usual and valid: found by a plain search, checked by parsing."""
         cursor = self._cursor
-        data = cursor.data
         if cursor.byte < self._no_joint_before or not self._learn_joint(before):
             return
-        while data.startswith(self._joint, cursor.pos - 1):
+        while True:
+            self._batches.fill()
+            data = cursor.data
+            if not data.startswith(self._joint[1:], cursor.pos):
+                return
             start = cursor.pos - 1 + self._joint_step
             if batch := self._batches.of_list(start, self._joint):
                 yield batch
