@@ -1,7 +1,9 @@
 """Transmute's page: ``python app.py`` on your own machine, or the entry point of a Space. It builds the page and launches it."""
 
+import gc
 import os
 
+gc.disable()  # until all is imported and built: it would look at that again and again, for a sixth of the start
 if os.environ.get("SYSTEM") == "spaces":
     os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"  # noqa: S105 - a Space's own HF_TOKEN is not lent to who has none; read at the first import
 
@@ -22,6 +24,8 @@ from ui import access, downloads, layout, limits, theme
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 demo = layout.build()
+gc.freeze()
+gc.enable()
 
 
 def main() -> None:

@@ -1,3 +1,6 @@
-from core.cli.app import main
+from core.starting import many_imports
+
+with many_imports():
+    from core.cli.app import main
 
 main()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from core import events, paths, process
 from core.errors import UserError
+from core.starting import many_imports, read_metadata_once
 from core.training.failures import as_user_error, is_disk_full
 from core.training.recipe import load as load_recipe
 
@@ -26,7 +27,9 @@ def main(run_dir: Path) -> int:
         leave_out_unused(run_dir)
         warnings.filterwarnings("ignore", category=FutureWarning)  # about the libraries' own next versions, which are pinned here
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it asks for a kernel package that its CPU path does without
-        from core.training.train import train
+        read_metadata_once()
+        with many_imports():
+            from core.training.train import train
 
         try:
             train(run_dir)

@@ -16,7 +16,7 @@ from core.process import child_environment
 
 # Bottom up. A module may import its own layer and those above it in this table (which lie below it); the longest name wins.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("core", "core.errors", "core.units", "core.redact", "core.conversation"),
+    ("core", "core.errors", "core.units", "core.redact", "core.conversation", "core.starting"),
     ("core.paths",),
     ("core.process", "core.hubclient", "core.childio", "core.locks", "core.events"),
     ("core.data",),
