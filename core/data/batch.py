@@ -113,7 +113,7 @@ class Batch:
             return
         start, starts = 0, Starts()
         for _ in range(len(self)):
-            end = find_end(self.raw, start, len(self.raw), starts, len(self.raw)).at
+            end = find_end(self.raw, start, len(self.raw), starts).at
             yield start, end
             match = SEPARATOR.match(self.raw, end)
             assert match
@@ -141,7 +141,7 @@ class Batches:
 
     def of_list(self, start: int, joint: bytes) -> Batch | None:
         """The records from `start` to the last one in reach that `joint` (from ``}`` to the next record's first key) stands behind."""
-        end = self._cursor.data.rfind(joint, start, start + (BATCH_BYTES >> self._share)) + 1
+        end = self._reach(joint, start) + 1
         first_key = joint[joint.rindex(b"{") + 1 :].strip(BLANK)
         if end == 0 or self._layout is None or self._rests() or not self._is_own_key(first_key):
             return None
@@ -159,7 +159,7 @@ class Batches:
         match = SPACE.match(data, self._cursor.pos)
         assert match
         start = match.end()
-        end = data.rfind(b"\n", start, start + (BATCH_BYTES >> self._share))
+        end = self._reach(b"\n", start)
         quote = data.find(b'"', start + 2, start + 64)
         if end < 0 or quote < 0 or self._layout is None or self._rests():
             return None
@@ -175,6 +175,12 @@ class Batches:
         if values is not None and len(values) != len(lines):
             values = None
         return self._take(start, raw, b"}\n" + beginning, values)
+
+    def _reach(self, mark: bytes, start: int) -> int:
+        """Where the last `mark` of the piece from `start` on stands; the piece grows where records are longer than it. -1: nowhere."""
+        while (at := self._cursor.data.rfind(mark, start, start + (BATCH_BYTES >> self._share))) < 0 and self._share:
+            self._share -= 1
+        return at
 
     def _is_own_key(self, quoted: bytes) -> bool:
         """Whether `quoted` is a key of records and not of turns: then no turn can be taken for a record."""

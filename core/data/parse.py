@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from typing import Any, NamedTuple
 
 import orjson
@@ -78,8 +79,8 @@ def _duplicate_keys(raw: bytes) -> tuple[Finding, ...]:
     def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice.update(dict.fromkeys(name for name in found if names.count(name) > 1))
+            counts = Counter(name for name, _ in pairs)
+            twice.update(dict.fromkeys(name for name in found if counts[name] > 1))
         return found
 
     json.loads(raw, object_pairs_hook=collect, parse_int=str, parse_float=str)

@@ -138,7 +138,7 @@ def _odd_line(cursor: Cursor, line: bytes, is_last: bool) -> Iterator[Record]:
     parsed = parse(line)
     if not parsed.is_readable and line.endswith(b",") and (bare := parse(line[:-1])).is_readable:
         parsed = bare._replace(findings=(*bare.findings, Finding("trailing-comma", {"text": shorten(_tail(line))})))
-    if is_last and may_be_cut(line, parsed) and line[:1] in b"{[" and find_end(line, 0, len(line), Starts(), len(line)).kind == "open":
+    if is_last and may_be_cut(line, parsed) and line[:1] in b"{[" and find_end(line, 0, len(line), Starts()).kind == "open":
         parsed = Parsed(None, False, (Finding("truncated-file", {"text": shorten(_tail(line))}),))
     yield cursor.take(cursor.pos + len(line), parsed)
 
@@ -148,11 +148,13 @@ def _several(line: bytes) -> list[tuple[bytes, Parsed]]:
     values: list[tuple[bytes, Parsed]] = []
     at, starts = 0, Starts()
     while at < len(line):
-        end = find_end(line, at, len(line), starts, len(line))
+        end = find_end(line, at, len(line), starts)
         if end.kind != "complete" or line[at : at + 1] != b"{" or not (parsed := parse(line[at : end.at])).is_readable:
             return []
         values.append((line[at : end.at], parsed))
-        at = end.at + len(line[end.at :]) - len(line[end.at :].lstrip(BLANK))
+        match = SPACE.match(line, end.at)
+        assert match
+        at = match.end()
     return values if len(values) > 1 else []
 
 

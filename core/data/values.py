@@ -13,11 +13,14 @@ from core.data.rules import Finding, shorten
 from core.data.scan import SEPARATOR, End, Starts, find_end, is_record, is_turn, next_record, parse_at
 
 PATIENCE_BYTES = 1 << 16
+SURE_BYTES = 1 << 20  # read before an object with the keys of an earlier row is taken for the next row, and not for a part of this one
 BETWEEN = b" \t\r\n,"
 JOINT = re.compile(rb'\}[ \t\r\n]*+(?:,[ \t\r\n]*+)?(\{[ \t\r\n]*+"[^"\\\n]*+")')
 # {"version": 1, "data": [ before the first record: an object around the list
-WRAPPER = re.compile(rb"\{(?:\s*+" + STRING + rb"\s*+:\s*+(?:" + STRING + rb'|[\w.+-]++)\s*+,)*+\s*+("[^"\\\n]*+")\s*+:\s*+\[\s*+(?=\{)')
-NEXT_LIST = re.compile(rb'\s*+,\s*+("[^"\\\n]*+")\s*+:\s*+\[')
+MEMBERS = rb"(?:\s*+" + STRING + rb"\s*+:\s*+(?:" + STRING + rb"|[\w.+-]++)\s*+,)*+\s*+"  # plain ones, each with its comma
+WRAPPER = re.compile(rb"\{" + MEMBERS + rb'("[^"\\\n]*+")\s*+:\s*+\[\s*+(?=\{)')
+NEXT_LIST = re.compile(rb"\s*+," + MEMBERS + rb'("[^"\\\n]*+")\s*+:\s*+\[\s*+(?=\{)')
+WRAPPER_END = re.compile(rb"(?:\s*+," + MEMBERS + STRING + rb"\s*+:\s*+(?:" + STRING + rb"|[\w.+-]++))?+\s*+\}")
 
 
 class ListReader:
@@ -34,6 +37,7 @@ class ListReader:
         self._is_first = True
         self._is_wrapped = False
         self._is_cut = False
+        self._noted: set[str] = set()
 
     def __iter__(self) -> Iterator[Record | Batch]:
         self._enter()
@@ -61,7 +65,7 @@ class ListReader:
             self._in_list = True
             cursor.advance(cursor.pos + 1)
         elif wrapper := wrapped_list(cursor):
-            cursor.note("object-not-list", text=_text(wrapper[1]))
+            self._note_once("object-not-list", _text(wrapper[1]))
             self._in_list = self._is_wrapped = True
             cursor.advance(wrapper.end())
 
@@ -78,16 +82,29 @@ class ListReader:
                 self._in_list = True
                 cursor.advance(following.end())
                 return
-            if not re.compile(rb"\s*+\}\s*+").fullmatch(cursor.data, cursor.pos):
-                cursor.note("content-after-list", text=shorten(_text(cursor.data[cursor.pos : cursor.pos + 60])))
-            _skip_all(cursor)
-            return
+            self._is_wrapped = False
+            self._leave_wrapper()
         self._skip_separator()
         if cursor.pos < len(cursor.data):
-            cursor.note("content-after-list", text=shorten(_text(cursor.data[cursor.pos : cursor.pos + 60])))
-            if cursor.data.startswith(b"[", cursor.pos):
-                self._in_list = True
-                cursor.advance(cursor.pos + 1)
+            self._note_once("content-after-list", shorten(_text(cursor.data[cursor.pos : cursor.pos + 60])))
+            self._enter()
+
+    def _leave_wrapper(self) -> None:
+        """Step over what else the object around the list holds, as far as it can be read."""
+        cursor = self._cursor
+        if end := WRAPPER_END.match(cursor.data, cursor.pos):
+            cursor.advance(end.end())
+            return
+        opening = b'{"":0'
+        rest = parse_at(opening + cursor.data[cursor.pos : cursor.pos + MAX_RECORD_BYTES], 0, self._starts)
+        if rest:
+            self._note_once("content-after-list", shorten(_text(cursor.data[cursor.pos : cursor.pos + 60])))
+            cursor.advance(cursor.pos + rest[0] - len(opening))
+
+    def _note_once(self, code: str, text: str) -> None:
+        if code not in self._noted:
+            self._noted.add(code)
+            self._cursor.note(code, text=text)
 
     def _skip_separator(self) -> int:
         """Step over white space and commas; how many commas there were."""
@@ -138,7 +155,7 @@ class ListReader:
         if self._joint and cursor.data.startswith(self._joint, cursor.pos - 1):
             return True
         match = JOINT.match(cursor.data, cursor.pos - 1)
-        if not match or not is_record(before.value) or (b"," in match[0][: match.start(1) - match.start()]) != self._in_list:
+        if not match or not self._starts.is_row(before.value) or (b"," in match[0][: match.start(1) - match.start()]) != self._in_list:
             return False
         self._joint, self._joint_step = match[0], match.start(1) - match.start()
         return True
@@ -153,7 +170,7 @@ class ListReader:
             is_whole = stop == len(cursor.data) and cursor.at_end
             if end.kind != "open" or is_whole:
                 break
-            if next_record(cursor.data, cursor.pos, stop, self._starts) is not None:
+            if next_record(cursor.data, cursor.pos, stop, self._starts, is_sure=patience < SURE_BYTES) is not None:
                 break  # a quote is missing: the next record can already be seen
             if patience >= MAX_RECORD_BYTES:
                 return _too_long(cursor, self._starts)
@@ -165,16 +182,17 @@ class ListReader:
         return self._broken(end)
 
     def _find_end(self, stop: int) -> End:
-        """As `find_end`, passing over objects that look like the start of a record but are nested in this one."""
-        data, ignore_until = self._cursor.data, 0
-        while True:
-            end = find_end(data, self._cursor.pos, stop, self._starts, ignore_until)
-            if end.kind != "record":
-                return end
-            inner = parse_at(data, end.at, self._starts)
-            if inner is None or is_record(inner[1].value):
-                return end
-            ignore_until = end.at + 1
+        """As `find_end`, up to what looks like the next record; what only may be one counts if this one is not whole with it."""
+        data, start = self._cursor.data, self._cursor.pos
+        end = find_end(data, start, stop, self._starts, ends_at_records=True)
+        if end.kind != "likely":
+            return end
+        whole = find_end(data, start, stop, self._starts)
+        if whole.kind == "open" and stop - start < SURE_BYTES and not (stop == len(data) and self._cursor.at_end):
+            return whole
+        if whole.kind == "complete" and parse(data[start : whole.at]).is_readable:
+            return whole
+        return End("record", end.at)
 
     def _broken(self, end: End) -> Record:
         """The unreadable record that begins here. It lasts until the next record can be made out."""
@@ -195,11 +213,14 @@ class ListReader:
     def _resume_at(self, length: int | None) -> int | None:
         """Where to go on after a broken record of the apparent `length`; None when more text is needed to tell."""
         cursor, data = self._cursor, self._cursor.data
-        start = next_record(data, cursor.pos, len(data), self._starts)
-        end = None if length is None else cursor.pos + length
-        following = None if end is None else self._after(end)
+        end = len(data) if length is None else cursor.pos + length
+        following = None if length is None else self._after(end)
         is_joined = type(following) is dict and not is_turn(following)
-        if start is not None and (end is None or start < end or not is_joined):
+        if (start := next_record(data, cursor.pos, end, self._starts, is_sure=is_joined)) is not None:
+            return start
+        if is_joined:
+            return end
+        if (start := next_record(data, end - 1, len(data), self._starts)) is not None:
             return start
         if following is not None:
             return end
@@ -231,18 +252,15 @@ def _too_long(cursor: Cursor, starts: Starts) -> Record:
     fields: dict[str, object] = {"limit": f"{MAX_RECORD_BYTES >> 20} MB", "text": shorten(_text(head[:80]))}
     record = cursor.take(cursor.pos, Parsed(None, False, (Finding("record-too-long", fields),)))._replace(raw=head)
     while (start := next_record(cursor.data, cursor.pos, len(cursor.data), starts)) is None:
-        cursor.advance(max(cursor.pos, len(cursor.data) - 1024))  # a start may lie across the edge
+        at = max(cursor.pos, len(cursor.data) - 1024)  # a start may lie across the edge
+        while at < len(cursor.data) and cursor.data[at] & 0xC0 == 0x80:  # inside a character
+            at += 1
+        cursor.advance(at)
         if not cursor.more():
             cursor.advance(len(cursor.data))
             return record
     cursor.advance(cursor.pos + len(cursor.data[cursor.pos : start].rstrip(BETWEEN)))
     return record
-
-
-def _skip_all(cursor: Cursor) -> None:
-    cursor.advance(len(cursor.data))
-    while cursor.more():
-        cursor.advance(len(cursor.data))
 
 
 def _text(raw: bytes) -> str:

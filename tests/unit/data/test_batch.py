@@ -143,6 +143,15 @@ def test_one_bad_record_in_many_costs_its_neighbours_only(tmp_path: Path, monkey
     assert [(issue.row, issue.code) for issue in validate(path).issues] == [(500, "eos-in-value")]
 
 
+def test_long_records_behind_a_bad_one_are_read_in_batches_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [talk(("human", f"{n}?"), ("gpt", "word " * 100)) for n in range(300)]
+    records[3] = talk(("human", "Q </s>"), ("gpt", "A"))
+    path = tmp_path / "data.json"
+    path.write_text(dump(records), encoding="utf-8")
+    monkeypatch.setattr(batch, "BATCH_BYTES", 2048)
+    assert sum(not isinstance(item, Batch) for item in read_batches(path)) < 30
+
+
 def test_mutated_bytes_of_a_real_file_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random edits of the shipped demo data: whatever comes out, nothing crashes and the rows add up."""
     from core.paths import EXAMPLES
