@@ -58,13 +58,14 @@ def send(
     private: bool,
     as_pull_request: bool,
     despite_proofs: bool,
+    despite_tokens: bool,
     pasted: str | None,
     caller: Caller,
 ) -> Iterator[tuple[Any, ...]]:
     """Send what was prepared. It goes on when the page is closed; the list below then says how it ended."""
     repo_id = repo_id.strip()
     plan = with_card(prepare(known(picked or []), repo_id), card)
-    options = {"private": private, "pull_request": as_pull_request, "despite_problems": despite_proofs}
+    options = {"private": private, "pull_request": as_pull_request, "despite_proofs": despite_proofs, "despite_tokens": despite_tokens}
     for shown in _delivered(plan, token_for(pasted, caller), options):
         yield *shown, ""  # the pasted token leaves the page with the first answer
 

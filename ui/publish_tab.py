@@ -11,7 +11,7 @@ import gradio as gr
 from core.data.dataset import list_datasets
 from core.publish.datasets import prepare as planned
 from core.publish.preflight import describe
-from core.redact import redact
+from core.redact import tokens
 from ui import feedback, first_run, picks, publish_send, publish_view
 from ui.access import Caller, allowed
 from ui.opening import opening, said
@@ -69,7 +69,7 @@ def build(shell: Shell) -> None:
         slot=send_slot,
         concurrency_limit=4,
     )
-    options = [sending.private, sending.as_pull_request, sending.despite_proofs, sending.pasted]
+    options = [sending.private, sending.as_pull_request, sending.despite_proofs, sending.despite_tokens, sending.pasted]
     shell.listen(
         sending.action.click,
         publish_send.send,
@@ -119,6 +119,7 @@ class Sending:
     private: gr.Checkbox
     as_pull_request: gr.Checkbox
     despite_proofs: gr.Checkbox
+    despite_tokens: gr.Checkbox
     pasted: gr.Textbox
     compare: gr.Button
     action: gr.Button
@@ -129,7 +130,8 @@ def _sending_part() -> Sending:
         gr.HTML('<h2 class="part">Send it</h2>', container=False, padding=False)
         private = gr.Checkbox(True, label="Private", info="Only you see a repository made now.")
         as_pull_request = gr.Checkbox(False, label="As a pull request", info="The owner decides.")
-        despite_proofs = gr.Checkbox(False, label="Although a proof does not hold", info="Other problems always stop it.")
+        despite_proofs = gr.Checkbox(False, label="Although a proof does not hold", info="Other problems still stop it.")
+        despite_tokens = gr.Checkbox(False, label="Although something looks like an access token", info="When you know that it is none.")
         pasted = gr.Textbox(
             label="Hub token",
             info="Used for this request only and kept nowhere. Leave it empty after `hf auth login`.",
@@ -140,7 +142,7 @@ def _sending_part() -> Sending:
         )
         compare = gr.Button("Compare with the Hub")
         action = gr.Button("Send to the Hub", elem_id="publish-send-action")
-    return Sending(group, private, as_pull_request, despite_proofs, pasted, compare, action)
+    return Sending(group, private, as_pull_request, despite_proofs, despite_tokens, pasted, compare, action)
 
 
 @allowed("public")
@@ -251,4 +253,4 @@ def again(
 @allowed("public")
 def keep_card(card: str, prepared: str) -> Any:
     """What the browser keeps of an edited card; one with a token in it is not kept anywhere."""
-    return {"key": prepared, "card": card} if prepared and redact(card) == card else gr.skip()
+    return {"key": prepared, "card": card} if prepared and not tokens(card) else gr.skip()

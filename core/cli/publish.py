@@ -33,6 +33,7 @@ def publish(
     pr: Annotated[bool, typer.Option("--pr", help="Open a pull request instead of writing to the repository.")] = False,
     card: Annotated[Path | None, typer.Option(help="A model card of your own instead of the one written from the facts.")] = None,
     despite_proofs: Annotated[bool, typer.Option("--despite-proofs", help="Send although a proof does not hold.")] = False,
+    despite_tokens: Annotated[bool, typer.Option("--despite-tokens", help="Send although it seems to hold an access token.")] = False,
     license: License = "",
     form: Annotated[Form, typer.Option(help="Of a dataset: the file's form.")] = "parquet",
     json: Json = False,
@@ -49,17 +50,19 @@ def publish(
     show(plan, out, with_text=dry_run)
     if dry_run:
         finish(json, describe(plan) | {"hub": _asked(plan, out)}, 1 if plan.problems else 0)
-    pushed = send(plan, out, private=private, pr=pr, despite_proofs=despite_proofs)
+    pushed = send(plan, out, private=private, pr=pr, despite_proofs=despite_proofs, despite_tokens=despite_tokens)
     finish(json, pushed)
 
 
-def send(plan: Plan, out: Console, *, private: bool = True, pr: bool = False, despite_proofs: bool = False) -> dict[str, object]:
+def send(
+    plan: Plan, out: Console, *, private: bool = True, pr: bool = False, despite_proofs: bool = False, despite_tokens: bool = False
+) -> dict[str, object]:
     """Send `plan` with the saved login, after a word on what changes there."""
     from core.cli.run import hub_token
     from core.publish.push import compare, push, refuse_problems
     from core.publish.standing import require
 
-    refuse_problems(plan, despite_proofs)
+    refuse_problems(plan, despite_proofs, despite_tokens)
     token = hub_token()
     for note in require(plan, token).notes:
         out.print(f"note: {note}", markup=False)
@@ -72,7 +75,8 @@ def send(plan: Plan, out: Console, *, private: bool = True, pr: bool = False, de
             token,
             private=private,
             pull_request=pr,
-            despite_problems=despite_proofs,
+            despite_proofs=despite_proofs,
+            despite_tokens=despite_tokens,
             on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
     if not pushed.commit:

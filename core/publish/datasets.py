@@ -19,11 +19,11 @@ from core.export import artifacts
 from core.publish.card import environment
 from core.publish.facts import hub_id, languages_of
 from core.publish.preflight import CARD, LEAKY, Plan, PlannedFile, preflight, repo_problems
-from core.redact import redact
+from core.redact import tokens
 
 Form = Literal["parquet", "jsonl"]
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"), (10**8, "10M<n<100M"))
-NAMED_ROWS = 5
+NAMED_ROWS = 20
 
 
 def prepare(sources: Sequence[str], repo_id: str, license: str = "", form: Form = "parquet") -> Plan:
@@ -46,19 +46,27 @@ def preflight_datasets(datasets: Sequence[Dataset], repo_id: str, license: str =
     problems = repo_problems(repo_id)
     problems += [f"{count} of these datasets are the {split} split; publish one." for split, count in Counter(splits).items() if count > 1]
     files: list[PlannedFile] = []
+    leaky: list[str] = []
     for dataset, split in dict(zip(datasets, splits, strict=True)).items():
         local, secret_rows = written(dataset, form)
         files.append(PlannedFile(f"{split}.{form}", local.stat().st_size, local))
         if secret_rows:
-            named = ", ".join(str(row + 1) for row in secret_rows[:NAMED_ROWS]) + (" ..." if len(secret_rows) > NAMED_ROWS else "")
-            problems.append(f"{dataset.name} {LEAKY} (row {named} of its source); take it out there.")
+            leaky.append(f"{dataset.name} {LEAKY} ({_named(secret_rows)} of its source); take it out there.")
         if not len(dataset):
             problems.append(f"{dataset.name} has no conversations.")
     card = dataset_card(datasets, repo_id, license, form)
     files.append(PlannedFile(CARD, len(card.encode()), text=card))
     notes = () if license else ("The licence of these conversations is not known here; add it to the card before sending.",)
     sources = tuple(dataset.id for dataset in datasets)
-    return Plan(repo_id, repo_id, tuple(files), (), tuple(problems), (), notes, repo_type="dataset", sources=sources)
+    left = {"problems": (*problems, *leaky), "token_problems": tuple(leaky), "notes": notes}
+    return Plan(repo_id, repo_id, tuple(files), **left, repo_type="dataset", sources=sources)
+
+
+def _named(rows: Sequence[int]) -> str:
+    """Rows (0-based) as a person counts them: the first of them, and how many there are."""
+    named = ", ".join(str(row + 1) for row in rows[:NAMED_ROWS])
+    more = f" and {len(rows) - NAMED_ROWS:,} more, {len(rows):,} in all," if len(rows) > NAMED_ROWS else ""
+    return f"row{'s' if len(rows) > 1 else ''} {named}{more}"
 
 
 def written(dataset: Dataset, form: Form) -> tuple[Path, list[int]]:
@@ -85,7 +93,7 @@ def _watched(rows: Iterator[tuple[Conversation, int]], secret_rows: list[int]) -
 
 def _has_secret(conversations: Iterable[Conversation]) -> bool:
     text = "\n".join(part for each in conversations for part in (each.id, *(turn.content for turn in each.turns)))
-    return redact(text) != text
+    return bool(tokens(text))
 
 
 def split_of(dataset: Dataset) -> str:

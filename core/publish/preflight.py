@@ -16,7 +16,7 @@ from core.export.artifacts import MANIFEST, Artifact
 from core.publish.card import model_card, proof_sentences
 from core.publish.facts import CardFacts, facts_of, hub_id, provenance
 from core.publish.terms import terms
-from core.redact import redact
+from core.redact import tokens, without_tokens
 
 ALLOWED_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".md", ".jinja", ".gguf")
 PROVENANCE = "transmute.json"
@@ -52,7 +52,8 @@ class Refused:
 class Plan:
     """Nothing may be sent while there are `problems`; `notes` are worth knowing and stop nothing.
 
-    `proof_problems` are those of the problems that somebody may overrule knowingly: proofs that do not hold.
+    `proof_problems` and `token_problems` are those of the problems that somebody may overrule knowingly: proofs that do not hold, and
+    what looks like an access token and may be none.
     """
 
     repo_id: str
@@ -61,6 +62,7 @@ class Plan:
     refused: tuple[Refused, ...] = ()
     problems: tuple[str, ...] = ()
     proof_problems: tuple[str, ...] = ()
+    token_problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     proofs: dict[str, Any] = field(default_factory=dict[str, Any])
     repo_type: RepoType = "model"
@@ -97,9 +99,14 @@ def preflight(artifacts: Sequence[Artifact], repo_id: str, facts: CardFacts | No
         )
     files: list[PlannedFile] = []
     refused: list[Refused] = []
+    leaky: list[str] = []
     for artifact in artifacts:
         for name, local in _candidates(artifact):
-            if reason := refusal(name, local):
+            reason = refusal(name, local)
+            if reason == LEAKY and name in {entry.name for entry in artifact.files}:  # without it the model would be another one
+                leaky.append(f"{name} of {artifact.id} {LEAKY}; take it out there.")
+                reason = ""
+            if reason:
                 refused.append(Refused(name, reason))
             else:
                 files.append(PlannedFile(name, local.stat().st_size, local))
@@ -109,10 +116,10 @@ def preflight(artifacts: Sequence[Artifact], repo_id: str, facts: CardFacts | No
     }
     if facts.curve:
         generated[CURVE] = facts.curve
-    generated = {name: redact(text) for name, text in generated.items()}  # somebody may have typed one into the recipe
+    generated = {name: without_tokens(text) for name, text in generated.items()}  # somebody may have typed one into the recipe
     files += [PlannedFile(name, len(text.encode()), text=text) for name, text in generated.items()]
     unproved = tuple(_proof_problems(artifacts))
-    problems = (*repo_problems(repo_id), *unproved, *_artifact_problems(artifacts, files), *_leaks(files))
+    problems = (*repo_problems(repo_id), *unproved, *leaky, *_artifact_problems(artifacts, files), *_leaks(files))
     notes = _notes(artifacts, repo_id, facts)
     proofs = {
         "passed": all(artifact.proofs.get("passed", False) for artifact in artifacts),
@@ -122,7 +129,9 @@ def preflight(artifacts: Sequence[Artifact], repo_id: str, facts: CardFacts | No
     better = suggest_repo_id(artifacts, repo_id)
     sources = tuple(artifact.id for artifact in artifacts)
     base = hub_id(artifacts[0].base_model)
-    return Plan(repo_id, better, tuple(files), tuple(refused), problems, unproved, tuple(notes), proofs, sources=sources, base_model=base)
+    may = {"proof_problems": unproved, "token_problems": tuple(leaky)}
+    left = {"refused": tuple(refused), "problems": problems, "notes": tuple(notes), "proofs": proofs}
+    return Plan(repo_id, better, tuple(files), **may, **left, sources=sources, base_model=base)
 
 
 def describe(plan: Plan) -> dict[str, Any]:
@@ -157,7 +166,7 @@ def refusal(name: str, local: Path) -> str:
         return "state of the training, not of the model"
     if local.suffix.lower() not in ALLOWED_SUFFIXES:
         return f"only {' '.join(ALLOWED_SUFFIXES)} are sent"
-    if any(redact(text) != text for text in windows(local)):
+    if any(tokens(text) for text in windows(local)):
         return LEAKY
     return ""
 

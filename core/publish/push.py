@@ -18,8 +18,8 @@ from core import paths
 from core.errors import UserError
 from core.hubclient import api, patiently, status
 from core.publish.ledger import is_ours, is_published, remember
-from core.publish.preflight import CARD, Plan, PlannedFile, RepoType
-from core.redact import redact
+from core.publish.preflight import CARD, LEAKY, Plan, PlannedFile, RepoType
+from core.redact import redact, tokens
 
 OnBytes = Callable[[int, int], None]
 
@@ -96,7 +96,8 @@ def push(
     *,
     private: bool = True,
     pull_request: bool = False,
-    despite_problems: bool = False,
+    despite_proofs: bool = False,
+    despite_tokens: bool = False,
     on_progress: OnBytes | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Pushed:
@@ -105,7 +106,8 @@ def push(
     Args:
         private: of a repository that is made now; an existing one keeps what it is.
         pull_request: open one even where the repository was made here.
-        despite_problems: send although a proof does not hold; other problems always stop it.
+        despite_proofs: send although a proof does not hold; other problems still stop it.
+        despite_tokens: send although something in it looks like an access token.
         on_progress: called with the bytes sent so far and the bytes to send. Through Xet storage a file counts when it is through.
 
     Raises:
@@ -114,7 +116,7 @@ def push(
     """
     from huggingface_hub import CommitOperationAdd
 
-    refuse_problems(plan, despite_problems)
+    refuse_problems(plan, despite_proofs, despite_tokens)
     if not token:
         raise not_logged_in(plan.repo_id)
     hub = api(token)
@@ -170,27 +172,29 @@ def with_card(plan: Plan, card: str) -> Plan:
     """`plan` with the model card as somebody has edited it.
 
     Raises:
-        UserError: the card holds an access token, or its front matter is not YAML.
+        UserError: its front matter is not YAML. A token in it is one more problem of the plan.
     """
     import yaml
 
-    if redact(card) != card:
-        raise UserError("The card holds what looks like an access token.", CARD, "Take it out; everybody could use it.")
     front = card.split("---\n")[1] if card.startswith("---\n") and card.count("---\n") > 1 else ""
     try:
         yaml.safe_load(front)
     except yaml.YAMLError as error:
         raise UserError(f"The card's front matter is not YAML: {error}", CARD, "Mend the lines between the two `---`.") from None
     files = tuple(PlannedFile(CARD, len(card.encode()), text=card) if file.path == CARD else file for file in plan.files)
-    return dataclasses.replace(plan, files=files)
+    leaky = (f"The card {LEAKY}; take it out.",) if tokens(card) else ()
+    return dataclasses.replace(plan, files=files, problems=plan.problems + leaky, token_problems=plan.token_problems + leaky)
 
 
-def refuse_problems(plan: Plan, despite_proofs: bool = False) -> None:
-    """UserError when something speaks against sending `plan`."""
-    problems = [problem for problem in plan.problems if not (despite_proofs and problem in plan.proof_problems)]
+def refuse_problems(plan: Plan, despite_proofs: bool = False, despite_tokens: bool = False) -> None:
+    """UserError when something speaks against sending `plan` that was not overruled."""
+    overruled = (plan.proof_problems if despite_proofs else ()) + (plan.token_problems if despite_tokens else ())
+    problems = [problem for problem in plan.problems if problem not in overruled]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise UserError(f"This cannot be published yet: {problems[0]}{more}", plan.repo_id, "Mend what the dry run lists, then send it.")
+        known = " If it is no token, say so: --despite-tokens, or the box on the page." if problems[0] in plan.token_problems else ""
+        remedy = f"Mend what the dry run lists, then send it.{known}"
+        raise UserError(f"This cannot be published yet: {problems[0]}{more}", plan.repo_id, remedy)
 
 
 def explain(error: BaseException, repo_id: str) -> UserError:

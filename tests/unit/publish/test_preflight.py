@@ -91,6 +91,14 @@ def test_a_token_in_a_file_keeps_that_file_back(tmp_path: Path, workspace: Path)
     assert TOKEN not in json.dumps(describe(preflight([artifact], "someone/x")))
 
 
+def test_a_token_in_a_file_of_the_model_itself_stops_the_publication(tmp_path: Path, workspace: Path) -> None:
+    """Left out silently, the file would be missing from the model."""
+    files = {"config.json": "{}", "model.safetensors": "w", "tokenizer.json": json.dumps({"token": TOKEN})}
+    plan = preflight([make(tmp_path, "merged", files)], "someone/x")
+    assert plan.problems == plan.token_problems == ("tokenizer.json of merged holds what looks like an access token; take it out there.",)
+    assert "tokenizer.json" in {file.path for file in plan.files}
+
+
 @pytest.mark.parametrize("before", [3 * WINDOW, WINDOW - len(TOKEN) // 2])
 def test_a_text_file_of_any_size_is_looked_through(before: int, tmp_path: Path, workspace: Path) -> None:
     artifact = merged(tmp_path)
