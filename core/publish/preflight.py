@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -40,6 +41,17 @@ class PlannedFile:
     size_bytes: int
     local: Path | None = None
     text: str | None = None
+
+    def is_same(self, entry: Any) -> bool:
+        """Whether a file of a repository has the same content, by the hash that git or LFS keeps of it."""
+        if entry.size != self.size_bytes:
+            return False
+        if entry.lfs:
+            return entry.lfs.sha256 == (
+                paths.sha256_file(self.local) if self.local else hashlib.sha256((self.text or "").encode()).hexdigest()
+            )
+        content = self.local.read_bytes() if self.local else (self.text or "").encode()
+        return entry.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 @dataclass(frozen=True)

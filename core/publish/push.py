@@ -7,18 +7,17 @@ that was not is reached by pull request only.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core import paths
 from core.errors import UserError
 from core.hubclient import api, patiently, status
 from core.publish.ledger import is_ours, is_published, remember
 from core.publish.preflight import CARD, LEAKY, Plan, PlannedFile, RepoType
+from core.publish.pulls import opened
 from core.redact import redact, tokens
 
 OnBytes = Callable[[int, int], None]
@@ -77,7 +76,7 @@ def compare(plan: Plan, token: str | None) -> Difference:
     )
     there = {entry.path: entry for entry in tree if hasattr(entry, "blob_id")}
     named = {file.path for file in plan.files}
-    same = {file.path for file in plan.files if file.path in there and _is_same(file, there[file.path])}
+    same = {file.path for file in plan.files if file.path in there and file.is_same(there[file.path])}
     return Difference(
         exists=True,
         is_ours=is_ours(plan.address),
@@ -148,20 +147,19 @@ def push(
             should_stop,
         )
         count.finish(file)
-    made = patiently(
-        lambda: hub.create_commit(
-            plan.repo_id,
-            operations,
-            repo_type=plan.repo_type,
-            commit_message=f"Publish {', '.join(sorted(wanted))[:60]} with Transmute",
-            create_pr=asks,
-            parent_commit=difference.commit if difference.exists else None,
-        ),
-        said,
-        should_stop,
-    )
-    remember(plan.address, "pull_request" if asks else "committed", commit=made.oid, sources=list(plan.sources))
-    return Pushed(plan.repo_id, f"{hub.endpoint}/{plan.address}", made.oid, made.pr_url or "", tuple(sorted(wanted)), total)
+    title = f"Publish {', '.join(sorted(wanted))[:60]} with Transmute"
+
+    def commit() -> tuple[str, str]:
+        # Looked for at every try: that before may have opened one although its answer was lost.
+        if asks and (there := opened(hub, plan, title, files)):
+            return there
+        options = {"create_pr": asks, "parent_commit": difference.commit if difference.exists else None}
+        made = hub.create_commit(plan.repo_id, operations, repo_type=plan.repo_type, commit_message=title, **options)
+        return made.oid, made.pr_url or ""
+
+    oid, pr_url = patiently(commit, said, should_stop)
+    remember(plan.address, "pull_request" if asks else "committed", commit=oid, sources=list(plan.sources))
+    return Pushed(plan.repo_id, f"{hub.endpoint}/{plan.address}", oid, pr_url, tuple(sorted(wanted)), total)
 
 
 def not_logged_in(repo_id: str) -> UserError:
@@ -247,16 +245,6 @@ def existing(hub: Any, repo_id: str, repo_type: RepoType = "model") -> Any | Non
             return None
 
     return patiently(look, lambda error: explain(error, repo_id))
-
-
-def _is_same(file: PlannedFile, entry: Any) -> bool:
-    """Whether the repository's file has the same content, by the hash that git or LFS keeps of it."""
-    if entry.size != file.size_bytes:
-        return False
-    if entry.lfs:
-        return entry.lfs.sha256 == (paths.sha256_file(file.local) if file.local else hashlib.sha256((file.text or "").encode()).hexdigest())
-    content = file.local.read_bytes() if file.local else (file.text or "").encode()
-    return entry.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 class _Count:

@@ -162,12 +162,16 @@ class Writes:
         if asks:
             number = sum(name.startswith("refs/pr/") for name in repo.branches) + 1
             repo.branches[f"refs/pr/{number}"] = files
+            repo.pull_requests.append((number, lines[0]["value"]["summary"], self._person()))
             return self._said(made | {"pullRequestUrl": f"{self.hub.url}/{id}/discussions/{number}"})
         repo.history[oid] = repo.files = files
         return self._said(made)
 
     def _said(self, value: Any) -> Answer:
         return 200, {"Content-Type": "application/json"}, json.dumps(value).encode()
+
+    def _person(self) -> str:
+        raise NotImplementedError
 
     def _repo(self, kind: str | None, repo_id: str) -> Repo:
         raise NotImplementedError

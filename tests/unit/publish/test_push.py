@@ -210,6 +210,21 @@ def test_a_commit_that_was_made_and_not_answered_is_found_by_the_next_try(hub: H
     assert push(plan_of(tmp_path, config_json=b"[2]"), GOOD_TOKEN).commit == "" and files_of(hub)["config.json"] == b"[2]"
 
 
+@pytest.mark.parametrize("is_stopped", [False, True], ids=["found by the next try", "found by the next click"])
+def test_a_pull_request_that_was_opened_and_not_answered_is_found_and_not_opened_twice(is_stopped: bool, hub: Hub, tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, "org/theirs")
+    hub.faults.append(Fault("POST .*/commit/", "late", status=504))
+    if is_stopped:
+        with pytest.raises(hubclient.Stopped):
+            push(plan, GOOD_TOKEN, should_stop=lambda: any("/commit/" in path for path in hub.paths("POST")))
+    pushed = push(plan, GOOD_TOKEN)
+    repo = hub.repos[("models", "org/theirs")]
+    assert list(repo.branches) == ["refs/pr/1"] and pushed.pull_request == f"{hub.url}/org/theirs/discussions/1"
+    assert pushed.commit == repo.commit(repo.branches["refs/pr/1"])
+    push(plan_of(tmp_path, "org/theirs", config_json=b"[7]"), GOOD_TOKEN)
+    assert len(repo.branches) == 2, "other files are another pull request"
+
+
 def test_a_change_by_somebody_else_meanwhile_is_not_overwritten(hub: Hub, tmp_path: Path) -> None:
     push(plan_of(tmp_path), GOOD_TOKEN)
     hub.faults.append(Fault("POST .*/commit/main", "status", status=412, times=1))
