@@ -16,7 +16,7 @@ from typing import Any
 from core.errors import UserError
 from core.hubclient import api, patiently, status
 from core.publish.ledger import is_ours, is_published, remember
-from core.publish.preflight import CARD, LEAKY, Plan, PlannedFile, RepoType
+from core.publish.preflight import CARD, LEAKY, PROVENANCE, Plan, PlannedFile, RepoType
 from core.publish.pulls import opened
 from core.redact import redact, tokens
 
@@ -79,7 +79,7 @@ def compare(plan: Plan, token: str | None) -> Difference:
     same = {file.path for file in plan.files if file.path in there and file.is_same(there[file.path])}
     return Difference(
         exists=True,
-        is_ours=is_ours(plan.address),
+        is_ours=made_here(hub, plan.address, info),
         is_private=bool(info.private),
         commit=info.sha,
         new=tuple(sorted(named - set(there))),
@@ -245,6 +245,17 @@ def existing(hub: Any, repo_id: str, repo_type: RepoType = "model") -> Any | Non
             return None
 
     return patiently(look, lambda error: explain(error, repo_id))
+
+
+def made_here(hub: Any, address: str, info: Any) -> bool:
+    """Whether this workspace made the repository, or one before it: a Space without a volume forgets, the repository does not."""
+    if is_ours(address):
+        return True
+    named = {each.rfilename for each in info.siblings or ()}
+    if PROVENANCE not in named and "transmute" not in ((info.card_data or {}).get("tags") or ()):  # the second of a dataset
+        return False
+    who = patiently(hub.whoami, lambda error: explain(error, info.id))["name"]
+    return str(who).lower() == info.id.partition("/")[0].lower()
 
 
 class _Count:

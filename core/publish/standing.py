@@ -7,9 +7,8 @@ from typing import Any
 
 from core.errors import UserError
 from core.hubclient import api, patiently
-from core.publish.ledger import is_ours
 from core.publish.preflight import Plan, RepoType, address_of, repo_problems
-from core.publish.push import existing, explain, not_logged_in
+from core.publish.push import existing, explain, made_here, not_logged_in
 from core.publish.terms import terms
 
 MAY_WRITE = ("contributor", "write", "admin")  # a contributor writes to what they made themselves
@@ -38,8 +37,9 @@ def standing(repo_id: str, token: str | None, repo_type: RepoType = "model", bas
         return Standing("", False, False, tuple(wrong))
     hub = api(token)
     known: dict[str, Any] = patiently(hub.whoami, lambda error: explain(error, repo_id))
-    who, is_made_here = str(known.get("name", "")), is_ours(address_of(repo_id, repo_type))
-    exists = existing(hub, repo_id, repo_type) is not None
+    info = existing(hub, repo_id, repo_type)
+    who, exists = str(known.get("name", "")), info is not None
+    is_made_here = exists and made_here(hub, address_of(repo_id, repo_type), info)
     by_pull_request = exists and not is_made_here
     problems = [said for said in (_token_problem(known, repo_id, by_pull_request), _owner_problem(known, repo_id, by_pull_request)) if said]
     notes = [f"{repo_id} exists and was not made here: its owner decides on a pull request."] if by_pull_request else []

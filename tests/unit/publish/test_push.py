@@ -17,6 +17,7 @@ from core.errors import UserError
 from core.publish.ledger import is_ours, ledger
 from core.publish.preflight import Plan, PlannedFile
 from core.publish.push import Pushed, compare, push, with_card
+from core.publish.standing import standing
 from tests.hub.faults import Fault
 from tests.hub.repos import GOOD_TOKEN, LFS_BYTES, OTHER_TOKEN, Repo
 from tests.hub.server import Hub
@@ -223,6 +224,20 @@ def test_a_pull_request_that_was_opened_and_not_answered_is_found_and_not_opened
     assert pushed.commit == repo.commit(repo.branches["refs/pr/1"])
     push(plan_of(tmp_path, "org/theirs", config_json=b"[7]"), GOOD_TOKEN)
     assert len(repo.branches) == 2, "other files are another pull request"
+
+
+@pytest.mark.parametrize(("files", "tags"), [({"transmute.json": b"{}"}, []), ({}, ["transmute"])], ids=["model", "dataset"])
+def test_after_the_workspace_was_lost_ones_own_repository_is_known_by_what_it_holds(
+    files: dict[str, bytes], tags: list[str], hub: Hub, tmp_path: Path
+) -> None:
+    """A Space without a volume forgets what it published at every restart."""
+    for repo_id in ("someone/mine", "org/shared"):
+        hub.repos[("models", repo_id)] = Repo(repo_id, dict(files), kind="models", card={"tags": tags})
+    hub.repos[("models", "someone/other")] = Repo("someone/other", {"README.md": b"by hand"}, kind="models")
+    assert push(plan_of(tmp_path, "someone/mine"), GOOD_TOKEN).pull_request == ""
+    assert standing("someone/mine", GOOD_TOKEN).notes == ()
+    assert push(plan_of(tmp_path, "org/shared"), GOOD_TOKEN).pull_request, "others work there too"
+    assert push(plan_of(tmp_path, "someone/other"), GOOD_TOKEN).pull_request
 
 
 def test_a_change_by_somebody_else_meanwhile_is_not_overwritten(hub: Hub, tmp_path: Path) -> None:
