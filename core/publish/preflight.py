@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from core import paths
 from core.errors import UserError
-from core.export.artifacts import MANIFEST, Artifact
+from core.export.artifacts import MANIFEST, Artifact, of_run
 from core.publish.card import model_card, proof_sentences
 from core.publish.facts import CardFacts, facts_of, hub_id, provenance
 from core.publish.terms import terms
@@ -25,6 +25,8 @@ CARD = "README.md"
 CURVE = "loss.svg"  # drawn here; a picture out of a model's folder is not sent
 # Names that are never sent, whatever their suffix: states of the trainer, and what is written anew for the Hub.
 NEVER = re.compile(r"(optimizer|scheduler|rng_state|trainer_state|training_args|scaler)", re.IGNORECASE)
+# Texts that a licence asks to pass on; the Hub shows them as .txt.
+LICENCES = re.compile(r"(LICEN[SC]E|NOTICE|USE_POLICY)[\w-]*(\.(txt|md))?", re.IGNORECASE)
 REWRITTEN = {MANIFEST: f"replaced by {PROVENANCE}, without local paths", CARD: "replaced by the model card"}
 LEAKY = "holds what looks like an access token"
 TEXT_SUFFIXES = (".json", ".txt", ".md", ".jinja")
@@ -115,13 +117,16 @@ def preflight(artifacts: Sequence[Artifact], repo_id: str, facts: CardFacts | No
     for artifact in artifacts:
         for name, local in _candidates(artifact):
             reason = refusal(name, local)
-            if reason == LEAKY and name in {entry.name for entry in artifact.files}:  # without it the model would be another one
+            if reason == LEAKY and name in {sent_as(entry.name) for entry in artifact.files}:  # without it the model would be another one
                 leaky.append(f"{name} of {artifact.id} {LEAKY}; take it out there.")
                 reason = ""
             if reason:
                 refused.append(Refused(name, reason))
             else:
                 files.append(PlannedFile(name, local.stat().st_size, local))
+    taken = {file.path for file in files}
+    passed_on = {name: local for name, local in _base_licences(artifacts[0]) if name not in taken and not refusal(name, local)}
+    files += [PlannedFile(name, local.stat().st_size, local) for name, local in passed_on.items()]
     generated = {
         CARD: model_card(artifacts, repo_id, facts),
         PROVENANCE: json.dumps(provenance(artifacts, facts), ensure_ascii=False, indent=2) + "\n",
@@ -176,7 +181,7 @@ def refusal(name: str, local: Path) -> str:
         return "hidden file"
     if NEVER.match(base):
         return "state of the training, not of the model"
-    if local.suffix.lower() not in ALLOWED_SUFFIXES:
+    if Path(name).suffix.lower() not in ALLOWED_SUFFIXES:
         return f"only {' '.join(ALLOWED_SUFFIXES)} are sent"
     if any(tokens(text) for text in windows(local)):
         return LEAKY
@@ -206,12 +211,28 @@ def suggest_repo_id(artifacts: Sequence[Artifact], repo_id: str) -> str:
 def _candidates(artifact: Artifact) -> Iterator[tuple[str, Path]]:
     """Every file of the artifact as (path in the repository, local file), the listed ones first, then what else lies in its folder."""
     listed = [entry.name for entry in artifact.files]
-    yield from ((name, artifact.folder / name) for name in listed)
+    yield from ((sent_as(name), artifact.folder / name) for name in listed)
     if (artifact.folder / MANIFEST).is_file():
         for local in sorted(artifact.folder.rglob("*")):
             name = local.relative_to(artifact.folder).as_posix()
             if name not in listed and not local.is_dir():
-                yield name, local
+                yield sent_as(name), local
+
+
+def sent_as(name: str) -> str:
+    """A file's path in the repository: `LICENSE` and its like get the suffix that the allow-list and the Hub's pages know."""
+    return name if "." in name or not LICENCES.fullmatch(name) else f"{name}.txt"
+
+
+def _base_licences(artifact: Artifact) -> Iterator[tuple[str, Path]]:
+    """The licence texts of the base model: an adapter and a GGUF file are under them as well, and do not carry them."""
+    made = of_run(paths.runs_dir() / artifact.run_id) if artifact.run_id else []
+    folders = [each.folder for each in made if each.id == artifact.parent_id]
+    for base in [Path(artifact.base_path), *folders] if artifact.base_path else folders:
+        for local in sorted(base.iterdir()) if base.is_dir() else ():
+            if LICENCES.fullmatch(local.name):
+                real = local.resolve()  # in the Hub's cache a link to its blobs, and elsewhere none is followed
+                yield sent_as(local.name), real if real.parent == base.resolve().parent.parent / "blobs" else local
 
 
 def _proof_problems(artifacts: Sequence[Artifact]) -> Iterator[str]:
@@ -263,7 +284,7 @@ def _notes(artifacts: Sequence[Artifact], repo_id: str, facts: CardFacts) -> Ite
 
 def windows(path: Path) -> Iterator[str]:
     """A text file of whatever size in pieces that overlap, so that no secret is cut; nothing of weights. Other encodings keep their ASCII."""
-    if path.suffix.lower() not in TEXT_SUFFIXES:
+    if path.suffix and path.suffix.lower() not in TEXT_SUFFIXES:
         return
     with path.open(encoding="utf-8", errors="replace") as file:
         window = file.read(WINDOW)

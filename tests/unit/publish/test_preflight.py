@@ -81,6 +81,25 @@ def test_only_the_files_of_the_model_are_sent(tmp_path: Path, workspace: Path) -
     assert plan.total_bytes == sum(file.size_bytes for file in plan.files) > 0
 
 
+def test_licence_texts_are_passed_on_also_those_of_the_base(tmp_path: Path, workspace: Path) -> None:
+    own = make(tmp_path, "merged", {"model.safetensors": "w", "LICENSE": "terms", "NOTICE": "notice", "USE_POLICY.md": "policy"})
+    sent = {file.path for file in preflight([own], "someone/x").files}
+    assert {"LICENSE.txt", "NOTICE.txt", "USE_POLICY.md"} <= sent
+    base, blob = tmp_path / "hub" / "snapshots" / "c0ffee", tmp_path / "hub" / "blobs" / "e1"
+    for folder in (base, blob.parent):
+        folder.mkdir(parents=True)
+    blob.write_text("terms")
+    (base / "LICENSE").symlink_to(blob)
+    (base / "NOTICE").symlink_to("/etc/hostname")
+    adapter = make(tmp_path, "adapter", {"adapter_model.safetensors": "w"}, base_path=str(base))
+    assert {"LICENSE.txt"} == {file.path for file in preflight([adapter], "someone/x").files if file.path.endswith(".txt")}
+    rooms = paths.runs_dir() / "261123-191203-4f2a" / "artifacts"
+    whole = make(rooms, "merged", {"model.safetensors": "w", "LICENSE": "terms"}, run_id="261123-191203-4f2a")
+    of_whole = {"run_id": whole.run_id, "parent_id": whole.id}
+    plan = preflight([gguf(rooms, level).model_copy(update=of_whole) for level in ("Q4_0", "F16")], "someone/x-GGUF")
+    assert {"LICENSE.txt"} == {file.path for file in plan.files if file.path.endswith(".txt")} and plan.problems == ()
+
+
 def test_a_token_in_a_file_keeps_that_file_back(tmp_path: Path, workspace: Path) -> None:
     artifact = merged(tmp_path)
     (artifact.folder / "generation_config.json").write_text(json.dumps({"token": TOKEN}))
