@@ -7,6 +7,7 @@ that was not is reached by pull request only.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -124,11 +125,13 @@ def push(
         return explain(error, plan.repo_id)
 
     difference = compare(plan, token)
+    wanted = set(difference.new + difference.changed)
+    if CARD in wanted:
+        require_valid_card(plan, said)
     if not difference.exists:
         # One that exists now was made a moment ago, by a first try of ours whose answer was lost.
         patiently(lambda: hub.create_repo(plan.repo_id, private=private, repo_type=plan.repo_type, exist_ok=True), said, should_stop)
         remember(plan.address, "created")
-    wanted = set(difference.new + difference.changed)
     files = [file for file in plan.files if file.path in wanted]
     if not files:
         if not is_published(plan.address, plan.sources):  # a crash came between the commit and the line about it
@@ -182,6 +185,34 @@ def with_card(plan: Plan, card: str) -> Plan:
     files = tuple(PlannedFile(CARD, len(card.encode()), text=card) if file.path == CARD else file for file in plan.files)
     leaky = (f"The card {LEAKY}; take it out.",) if tokens(card) else ()
     return dataclasses.replace(plan, files=files, problems=plan.problems + leaky, token_problems=plan.token_problems + leaky)
+
+
+def require_valid_card(plan: Plan, said: Callable[[BaseException], UserError]) -> None:
+    """Have the Hub check the card by its own rules before anything is made or sent; a commit would check it behind the last byte.
+
+    Raises:
+        UserError: what the Hub has against the card (code CARD), or it cannot be reached.
+    """
+    from huggingface_hub import DatasetCard, ModelCard
+
+    text = next(file.text or "" for file in plan.files if file.path == CARD)
+
+    def check() -> None:
+        try:
+            card = DatasetCard(text) if plan.repo_type == "dataset" else ModelCard(text)
+            card.validate()
+        except ValueError as error:
+            raise ValueError(f"The Hub does not accept this README.md: {_first_error(error)}") from None
+
+    patiently(check, said)
+
+
+def _first_error(error: ValueError) -> str:
+    """What the Hub says is wrong, out of its JSON where it is some."""
+    try:
+        return str(json.loads(str(error))["errors"][0]["message"])
+    except (ValueError, LookupError, TypeError):
+        return str(error)[:300]
 
 
 def refuse_problems(plan: Plan, despite_proofs: bool = False, despite_tokens: bool = False) -> None:

@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from huggingface_hub import constants
+
 from tests.hub.faults import Fault
 from tests.hub.jobs import JOB_ROUTES, Job, Jobs
 from tests.hub.login import LOGIN_ROUTES, Login
@@ -82,9 +84,11 @@ class Hub:
     def __enter__(self) -> Hub:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
+        self._endpoint, constants.ENDPOINT = constants.ENDPOINT, self.url  # a few calls of the client take no other endpoint
         return self
 
     def __exit__(self, *_: object) -> None:
+        constants.ENDPOINT = self._endpoint
         for job in self.jobs:
             job.end("CANCELED", at_once=True)
             if job.folder:

@@ -88,8 +88,10 @@ class Writes:
 
         content = json.loads(self.body)["content"]
         try:
-            yaml.safe_load(content.split("---\n")[1])
-        except (yaml.YAMLError, IndexError) as error:
+            front = yaml.safe_load(content.split("---\n")[1])
+            if " " in str(front.get("license", "")):
+                raise ValueError('"license" must be one of the licences that the Hub knows')
+        except (yaml.YAMLError, IndexError, ValueError) as error:
             return 400, {"Content-Type": "application/json"}, json.dumps({"errors": [{"message": str(error)}], "warnings": []}).encode()
         return self._said({"errors": [], "warnings": []})
 

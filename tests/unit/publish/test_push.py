@@ -268,6 +268,13 @@ def test_an_edited_card_is_sent_and_a_bad_one_refused(hub: Hub, tmp_path: Path) 
         with_card(plan, "---\nlicense: [\n---\n")
 
 
+def test_a_card_that_the_hub_refuses_is_refused_before_anything_is_made_or_sent(hub: Hub, tmp_path: Path) -> None:
+    error = refused(with_card(plan_of(tmp_path), CARD.replace("apache-2.0", "my own")), GOOD_TOKEN)
+    assert error.code == "CARD" and "license" in error.problem and "front matter" in error.remedy
+    assert ("models", REPO) not in hub.repos and not hub.objects and not hub.paths("PUT")
+    assert not [path for path in hub.paths("POST") if "preupload" in path]
+
+
 def test_no_token_stays_behind(hub: Hub, tmp_path: Path, workspace: Path) -> None:
     push(plan_of(tmp_path), GOOD_TOKEN)
     kept = [path.read_bytes() for path in workspace.rglob("*") if path.is_file()]
