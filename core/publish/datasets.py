@@ -11,14 +11,14 @@ from typing import Any, Literal
 from core import paths
 from core.conversation import Conversation
 from core.data import clean, writer
-from core.data.dataset import BATCH_ROWS, Dataset, open_dataset
+from core.data.dataset import BATCH_ROWS, ROWS, Dataset, open_dataset
 from core.data.origin import Origin
 from core.data.statistics import TextStatistics, text_statistics
 from core.errors import UserError
 from core.export import artifacts
 from core.publish.card import environment
 from core.publish.facts import hub_id, languages_of
-from core.publish.preflight import CARD, LEAKY, Plan, PlannedFile, preflight, repo_problems
+from core.publish.preflight import CARD, LEAKY, Plan, PlannedFile, preflight, repo_problems, size_notes, size_problems
 from core.redact import tokens
 
 Form = Literal["parquet", "jsonl"]
@@ -58,7 +58,8 @@ def preflight_datasets(datasets: Sequence[Dataset], repo_id: str, license: str =
     files.append(PlannedFile(CARD, len(card.encode()), text=card))
     notes = () if license else ("The licence of these conversations is not known here; add it to the card before sending.",)
     sources = tuple(dataset.id for dataset in datasets)
-    left = {"problems": (*problems, *leaky), "token_problems": tuple(leaky), "notes": notes}
+    problems += size_problems(files)
+    left = {"problems": (*problems, *leaky), "token_problems": tuple(leaky), "notes": (*notes, *size_notes(files))}
     return Plan(repo_id, repo_id, tuple(files), **left, repo_type="dataset", sources=sources)
 
 
@@ -78,7 +79,7 @@ def written(dataset: Dataset, form: Form) -> tuple[Path, list[int]]:
         for _ in conversations:  # what counts as a secret depends on the day; the file does not
             pass
     else:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        paths.require_disk(file.parent, (dataset.folder / ROWS).stat().st_size, "The file to publish")
         writer.write(conversations, file)
     return file, secret_rows
 

@@ -14,10 +14,13 @@ from typing import Any, Literal
 from core import paths
 from core.errors import UserError
 from core.export.artifacts import MANIFEST, Artifact, of_run
+from core.export.header import gguf_header
+from core.export.tensors import file_metadata
 from core.publish.card import model_card, proof_sentences
 from core.publish.facts import CardFacts, facts_of, hub_id, provenance
 from core.publish.terms import terms
 from core.redact import tokens, without_tokens
+from core.units import size
 
 ALLOWED_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".md", ".jinja", ".gguf")
 PROVENANCE = "transmute.json"
@@ -32,6 +35,8 @@ LEAKY = "holds what looks like an access token"
 TEXT_SUFFIXES = (".json", ".txt", ".md", ".jinja")
 WINDOW = 1 << 20  # characters of a text file that are looked at together
 OVERLAP = 1 << 14  # of a window with the next; no token and no folder's name is longer
+# https://huggingface.co/docs/hub/storage-limits (read 2026-11-28): no larger file is taken, and a free account keeps so much privately.
+LARGEST_FILE_BYTES, FREE_PRIVATE_BYTES = 500 * 10**9, 100 * 10**9
 RepoType = Literal["model", "dataset"]
 
 
@@ -136,8 +141,8 @@ def preflight(artifacts: Sequence[Artifact], repo_id: str, facts: CardFacts | No
     generated = {name: without_tokens(text) for name, text in generated.items()}  # somebody may have typed one into the recipe
     files += [PlannedFile(name, len(text.encode()), text=text) for name, text in generated.items()]
     unproved = tuple(_proof_problems(artifacts))
-    problems = (*repo_problems(repo_id), *unproved, *leaky, *_artifact_problems(artifacts, files), *_leaks(files))
-    notes = _notes(artifacts, repo_id, facts)
+    problems = (*repo_problems(repo_id), *unproved, *leaky, *_artifact_problems(artifacts, files), *size_problems(files), *_leaks(files))
+    notes = (*_notes(artifacts, repo_id, facts), *size_notes(files))
     proofs = {
         "passed": all(artifact.proofs.get("passed", False) for artifact in artifacts),
         "sentences": proof_sentences(artifacts[0].proofs),
@@ -147,7 +152,7 @@ def preflight(artifacts: Sequence[Artifact], repo_id: str, facts: CardFacts | No
     sources = tuple(artifact.id for artifact in artifacts)
     base = hub_id(artifacts[0].base_model)
     may = {"proof_problems": unproved, "token_problems": tuple(leaky)}
-    left = {"refused": tuple(refused), "problems": problems, "notes": tuple(notes), "proofs": proofs}
+    left = {"refused": tuple(refused), "problems": problems, "notes": notes, "proofs": proofs}
     return Plan(repo_id, better, tuple(files), **may, **left, sources=sources, base_model=base)
 
 
@@ -200,6 +205,19 @@ def repo_problems(repo_id: str) -> list[str]:
     if repo_id.count("/") != 1:
         return [f"{repo_id!r} does not say whose it is. Write USER/NAME."]
     return []
+
+
+def size_problems(files: Sequence[PlannedFile]) -> Iterator[str]:
+    """Files that the Hub takes from nobody, known before hours are spent on sending them."""
+    for file in files:
+        if file.size_bytes > LARGEST_FILE_BYTES:
+            yield f"{file.path} has {size(file.size_bytes)}, and the Hub takes no file above {size(LARGEST_FILE_BYTES)}."
+
+
+def size_notes(files: Sequence[PlannedFile]) -> Iterator[str]:
+    total_bytes = sum(file.size_bytes for file in files)
+    if total_bytes > FREE_PRIVATE_BYTES:
+        yield f"{size(total_bytes)} are more than the {size(FREE_PRIVATE_BYTES)} that a free account may keep in private repositories."
 
 
 def suggest_repo_id(artifacts: Sequence[Artifact], repo_id: str) -> str:
@@ -260,7 +278,7 @@ def _artifact_problems(artifacts: Sequence[Artifact], files: list[PlannedFile]) 
 
 
 def _leaks(files: list[PlannedFile]) -> Iterator[str]:
-    """Text files that name folders of this machine."""
+    """Files that name folders of this machine, in their text or in the header of their weights."""
     local = [str(folder) for folder in (paths.home(), paths.PROJECT, Path.home()) if len(folder.parts) > 1]
     for file in files:
         texts = windows(file.local) if file.local else (file.text or "",)
@@ -283,7 +301,13 @@ def _notes(artifacts: Sequence[Artifact], repo_id: str, facts: CardFacts) -> Ite
 
 
 def windows(path: Path) -> Iterator[str]:
-    """A text file of whatever size in pieces that overlap, so that no secret is cut; nothing of weights. Other encodings keep their ASCII."""
+    """A text file of whatever size in pieces that overlap, so that no secret is cut; of weights what their header says in words.
+
+    Other encodings keep their ASCII.
+    """
+    if path.suffix.lower() in (".safetensors", ".gguf"):
+        yield _header_words(path)
+        return
     if path.suffix and path.suffix.lower() not in TEXT_SUFFIXES:
         return
     with path.open(encoding="utf-8", errors="replace") as file:
@@ -292,3 +316,12 @@ def windows(path: Path) -> Iterator[str]:
             yield window
             following = file.read(WINDOW)
             window = following and window[-OVERLAP:] + following
+
+
+def _header_words(path: Path) -> str:
+    """The texts in a weight file's metadata, one a line; empty when it has no header that can be read."""
+    try:
+        said = gguf_header(path).metadata if path.suffix.lower() == ".gguf" else file_metadata(path)
+    except UserError:
+        return ""
+    return "\n".join(f"{name} {value}" for name, value in said.items() if isinstance(value, str))
