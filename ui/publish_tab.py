@@ -42,6 +42,7 @@ def build(shell: Shell) -> None:
         with gr.Column(scale=3, min_width=320):
             send_slot = feedback.slot()
             outcome = gr.HTML("", container=False, padding=False, elem_id="publish-outcome")
+            stop = gr.Button(publish_send.STOP, visible=False, size="sm", elem_id="publish-stop")
             evidence = gr.HTML("", container=False, padding=False)
             with gr.Tabs(visible=False) as card, gr.Tab("Card as the Hub shows it"):
                 shown = gr.Markdown("", sanitize_html=True, elem_classes=["card"], elem_id="publish-card")
@@ -60,12 +61,12 @@ def build(shell: Shell) -> None:
         queue=False,
     )
     begins = [shell.demo.load, shell.tab[PUBLISH].select]
-    shell.listen(begins, published, outputs=[before, waits, send_waiting], slot=live_slot, queue=False)
+    shell.listen(begins, published, outputs=[before, stop, waits, send_waiting], slot=live_slot, queue=False)
     shell.listen(
         send_waiting.click,
         publish_send.send_waiting,
         inputs=waits,
-        outputs=[outcome, before, waits, send_waiting],
+        outputs=[outcome, before, stop, waits, send_waiting],
         slot=send_slot,
         concurrency_limit=4,
     )
@@ -74,10 +75,11 @@ def build(shell: Shell) -> None:
         sending.action.click,
         publish_send.send,
         inputs=[*chosen, source, *options],
-        outputs=[outcome, before, sending.pasted],
+        outputs=[outcome, before, stop, sending.pasted],
         slot=send_slot,
         concurrency_limit=4,
     )
+    shell.listen(stop.click, publish_send.stop, outputs=stop, slot=send_slot, queue=False)
     shell.listen(
         sending.compare.click,
         publish_send.look,
@@ -149,8 +151,8 @@ def _sending_part() -> Sending:
 def published(caller: Caller) -> tuple[Any, ...]:
     """What was published from this workspace and what waits for it, which is its owner's to see."""
     if not caller.may("owner"):
-        return "", gr.skip(), gr.skip()
-    return publish_send.before(), *publish_send.waits()
+        return "", *(gr.skip(),) * 3
+    return publish_send.before(), publish_send.stop_button(), *publish_send.waits()
 
 
 @allowed("public")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from core.hubclient import api, patiently, status
+from core.hubclient import Stopped, api, patiently, status
 from core.publish.ledger import is_ours, is_published, remember
 from core.publish.preflight import CARD, LEAKY, PROVENANCE, Plan, PlannedFile, RepoType
 from core.publish.pulls import opened
@@ -109,10 +109,12 @@ def push(
         despite_proofs: send although a proof does not hold; other problems still stop it.
         despite_tokens: send although something in it looks like an access token.
         on_progress: called with the bytes sent so far and the bytes to send. Through Xet storage a file counts when it is through.
+        should_stop: end before the next part of a file, or the next file through Xet storage; nothing of it can be seen on the Hub then.
 
     Raises:
         UserError: the plan has problems, no login (code LOGIN), no right to write (code ACCESS), the repository changed meanwhile
             (code CHANGED), or the Hub cannot be reached (code NET).
+        Stopped: `should_stop` became true.
     """
     from huggingface_hub import CommitOperationAdd
 
@@ -139,7 +141,14 @@ def push(
         return Pushed(plan.repo_id, f"{hub.endpoint}/{plan.address}", "", "", (), 0)
     asks = difference.exists and (pull_request or difference.by_pull_request)
     total = sum(file.size_bytes for file in files)
-    count = _Count(total, on_progress or (lambda _done, _total: None))
+
+    def tell(done: int, of: int) -> None:
+        if should_stop():
+            raise Stopped
+        if on_progress:
+            on_progress(done, of)
+
+    count = _Count(total, tell)
     operations = [_operation(CommitOperationAdd, file, count) for file in files]
     for file, operation in zip(files, operations, strict=True):
         patiently(
