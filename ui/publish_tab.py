@@ -12,7 +12,7 @@ from core.data.dataset import list_datasets
 from core.publish.datasets import prepare as planned
 from core.publish.preflight import describe
 from core.redact import tokens
-from ui import feedback, first_run, picks, publish_send, publish_view
+from ui import feedback, first_run, picks, publish_name, publish_send, publish_view
 from ui.access import Caller, allowed
 from ui.opening import opening, said
 from ui.shell import PUBLISH, Shell
@@ -32,6 +32,7 @@ def build(shell: Shell) -> None:
             models = gr.Dropdown([], multiselect=True, label="What to publish", elem_id="publish-models",
                                  info="GGUF levels of one model go together; a merged model, an adapter or a dataset goes alone.")  # fmt: skip
             ladder = gr.Dropdown([], value=None, label="Or every level of one model", elem_id="publish-set")
+            owner = gr.Dropdown([], label="Whose it will be", visible=False, elem_id="publish-owner")
             repo_id = gr.Textbox(label="Repository on the Hub", placeholder="you/Starter-Identity-GGUF", max_length=120, elem_id="publish-repo",
                                  info="Your user or organisation, a slash, a name.")  # fmt: skip
             waits = gr.Dropdown([], label="Waits to be published", visible=False, elem_id="publish-waits",
@@ -89,6 +90,9 @@ def build(shell: Shell) -> None:
         concurrency_limit=4,
     )
     shell.listen(shell.demo.load, restore_name, inputs=shell.repo_id, outputs=repo_id, slot=live_slot, queue=False)
+    shell.listen(begins, publish_name.whose, inputs=owner, outputs=owner, slot=live_slot, queue=False)
+    naming = [models, repo_id, shell.repo_id, owner]
+    shell.listen([models.change, owner.change], publish_name.name_it, inputs=naming, outputs=repo_id, slot=live_slot, queue=False)
     handed = [shell.artifact_id, shell.publish_choice]
     each: dict[str, Any] = {"queue": False, "trigger_mode": "multiple"}
     shell.listen(shell.artifact_id.change, carry, inputs=handed, outputs=models, slot=live_slot, **each)

@@ -10,12 +10,13 @@ from huggingface_hub import constants
 
 from core import hubclient
 from core.errors import UserError
+from core.export import artifacts
 from core.publish.waiting import waiting
 from tests.hub.faults import Fault
 from tests.hub.repos import GOOD_TOKEN, Repo
 from tests.hub.server import Hub
 from tests.unit.publish.test_waiting import REPO, RUN_ID, finished
-from ui import publish_send, run_view, train_publish
+from ui import publish_name, publish_send, run_view, train_publish
 from ui.feedback import as_user_error
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -83,3 +84,25 @@ def test_a_publication_can_be_stopped_and_is_sent_later(hub: Hub) -> None:
     assert hub.repos[("models", REPO)].files == {} and waiting(run)
     *_, last = publish_send.send_waiting(None, None, RUN_ID)
     assert "Published" in last[0]
+
+
+def test_the_repository_is_named_without_typing(hub: Hub) -> None:
+    """Whoever is logged in chooses a model and finds a name; what they type themselves stays."""
+    hub.people[GOOD_TOKEN] = {
+        "type": "user",
+        "name": "me",
+        "orgs": [{"name": "team", "roleInOrg": "write"}, {"name": "readers", "roleInOrg": "read"}],
+    }
+    finished()
+    owner = publish_name.whose(None, None, None)
+    assert (owner.value, [choice for choice, _ in owner.choices], owner.visible) == ("me", ["me", "team"], True)
+    (adapter,) = [each for each in artifacts.everywhere() if each.kind == "adapter"]
+
+    def named(repo_id: str, kept: str = "", owner: str = "me") -> object:
+        return publish_name.name_it(None, None, [adapter.id], repo_id, kept, owner)
+
+    assert named("") == f"me/{adapter.name}-adapter"
+    assert named(f"me/{adapter.name}-adapter", owner="team") == f"team/{adapter.name}-adapter"
+    for repo_id, kept in (("me/typed-by-hand", ""), ("", "me/kept-by-the-browser"), (f"me/{adapter.name}-adapter", "")):
+        assert named(repo_id, kept)["__type__"] == "update", "nothing changes"  # type: ignore[index]
+    assert publish_name.name_it(None, None, [], "", "", "me")["__type__"] == "update"
