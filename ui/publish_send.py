@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -47,6 +48,12 @@ def known(picked: list[str]) -> list[str]:
     return picked
 
 
+def planned(picked: list[str], repo_id: str, form: str | None, license: str | None = "", languages: str | None = "") -> Plan:
+    """The plan for what is chosen. A field that was never shown gives None."""
+    codes = re.findall(r"[^\s,;]+", languages or "")
+    return prepare(known(picked or []), repo_id.strip(), (license or "").strip(), "jsonl" if form == "jsonl" else "parquet", codes)
+
+
 def token_for(pasted: str | None, caller: Caller) -> str | None:
     """The token to publish with. On a Space there is no field to paste one into, and Gradio gives None for it."""
     return (pasted or "").strip() or caller.token
@@ -56,6 +63,7 @@ def token_for(pasted: str | None, caller: Caller) -> str | None:
 def send(
     picked: list[str],
     repo_id: str,
+    form: str | None,
     card: str,
     private: bool,
     as_pull_request: bool,
@@ -65,8 +73,7 @@ def send(
     caller: Caller,
 ) -> Iterator[tuple[Any, ...]]:
     """Send what was prepared. It goes on when the page is closed; the list below then says how it ended."""
-    repo_id = repo_id.strip()
-    plan = with_card(prepare(known(picked or []), repo_id), card)
+    plan = with_card(planned(picked, repo_id, form), card)
     options = {"private": private, "pull_request": as_pull_request, "despite_proofs": despite_proofs, "despite_tokens": despite_tokens}
     for shown in _delivered(plan, token_for(pasted, caller), options):
         yield *shown, ""  # the pasted token leaves the page with the first answer
@@ -152,9 +159,9 @@ def stop_button() -> Any:
 
 
 @allowed("owner")
-def look(picked: list[str], repo_id: str, pasted: str | None, caller: Caller) -> str:
+def look(picked: list[str], repo_id: str, form: str | None, pasted: str | None, caller: Caller) -> str:
     """What the repository holds already against what would be sent, and whether this login may send it."""
-    plan = prepare(known(picked or []), repo_id.strip())
+    plan = planned(picked, repo_id, form)
     token = token_for(pasted, caller)
     if not token:
         raise not_logged_in(repo_id)

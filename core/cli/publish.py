@@ -24,6 +24,11 @@ Sources = Annotated[
 ]
 License = Annotated[str, typer.Option(help="Of a dataset: the licence, by the Hub's identifier; else the card says that it is unknown.")]
 
+Language = Annotated[
+    list[str] | None,
+    typer.Option(help="For the card: a language by its code (en, zh); may be given several times. Latin script does not say."),
+]
+
 
 def publish(
     sources: Sources,
@@ -36,6 +41,7 @@ def publish(
     despite_tokens: Annotated[bool, typer.Option("--despite-tokens", help="Send although it seems to hold an access token.")] = False,
     license: License = "",
     form: Annotated[Form, typer.Option(help="Of a dataset: the file's form.")] = "parquet",
+    language: Language = None,
     json: Json = False,
 ) -> None:
     """Publish artifacts or a dataset on the Hub: the files, what is left out and why, the card, what changes there, and one commit."""
@@ -43,7 +49,7 @@ def publish(
     from core.publish.preflight import describe
     from core.publish.push import with_card
 
-    plan = prepare(sources, repo, license, form)
+    plan = prepare(sources, repo, license, form, language or ())
     if card:
         plan = with_card(plan, _read(card))
     out = console(json)
@@ -145,13 +151,15 @@ def card(
     sources: Sources,
     repo: Annotated[str, typer.Option(help="USER/NAME on the Hub, which the card's commands name.")] = "you/model",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Write it there, to be edited and given to `publish --card`.")] = None,
+    license: License = "",
+    language: Language = None,
     json: Json = False,
 ) -> None:
     """Write the card of artifacts, from the facts of their run, or of a dataset."""
     from core.publish.datasets import prepare
     from core.publish.preflight import CARD
 
-    plan = prepare(sources, repo)
+    plan = prepare(sources, repo, license, languages=language or ())
     text = next(file.text for file in plan.files if file.path == CARD) or ""
     if out:
         paths.write_text(out, text)
