@@ -71,8 +71,16 @@ def preflight_datasets(
     notes = () if license else ("The licence of these conversations is not known here; add it to the card before sending.",)
     sources = tuple(dataset.id for dataset in datasets)
     problems += size_problems(files)
-    left = {"problems": (*problems, *leaky), "token_problems": tuple(leaky), "notes": (*notes, *size_notes(files))}
-    return Plan(repo_id, repo_id, tuple(files), **left, repo_type="dataset", sources=sources)
+    return Plan(
+        repo_id,
+        repo_id,
+        files=tuple(files),
+        problems=(*problems, *leaky),
+        token_problems=tuple(leaky),
+        notes=(*notes, *size_notes(files)),
+        repo_type="dataset",
+        sources=sources,
+    )
 
 
 def _named(rows: Sequence[int]) -> str:

@@ -151,9 +151,19 @@ def preflight(artifacts: Sequence[Artifact], repo_id: str, facts: CardFacts | No
     better = suggest_repo_id(artifacts, repo_id)
     sources = tuple(artifact.id for artifact in artifacts)
     base = hub_id(artifacts[0].base_model)
-    may = {"proof_problems": unproved, "token_problems": tuple(leaky)}
-    left = {"refused": tuple(refused), "problems": problems, "notes": notes, "proofs": proofs}
-    return Plan(repo_id, better, tuple(files), **may, **left, sources=sources, base_model=base)
+    return Plan(
+        repo_id,
+        better,
+        files=tuple(files),
+        refused=tuple(refused),
+        problems=problems,
+        proof_problems=unproved,
+        token_problems=tuple(leaky),
+        notes=notes,
+        proofs=proofs,
+        sources=sources,
+        base_model=base,
+    )
 
 
 def describe(plan: Plan) -> dict[str, Any]:
