@@ -1,6 +1,7 @@
 """Secrets out of text: tokens by their shape, and the values of this process's own secret variables word for word.
 
-Used wherever text leaves for a log, a page or a terminal (reliability rule R8).
+Used wherever text leaves for a log, a page or a terminal (reliability rule R8): there a word too many may go. What keeps somebody's
+data from being published has to be sure of itself: `tokens`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,18 @@ SHAPES = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE | re.ASCII,
 )
+# What is a token beyond reasonable doubt: at a word's start, and long enough to have been drawn at random, see `_is_random`.
+CERTAIN = re.compile(
+    r"""
+    (?:(?<![A-Za-z0-9])|(?<=\\[nrt])|(?<=\\u[0-9a-fA-F]{4}))(?:  # also behind an escape of JSON
+      (?:hf_|api_org_)(?P<letters>[A-Za-z0-9]{20,200})
+    | (?:hf_(?:oauth|jwt)_|sk-|(?i:bearer)[ \t]{1,8})(?P<body>[\w.~+/=-]{16,8000})
+    | eyJ[\w-]{6,2000}\.[\w-]{6,4000}\.
+    )""",
+    re.VERBOSE | re.ASCII,
+)
+RUN = re.compile(r"[A-Za-z0-9]{16,}")
+FEWEST_CHARACTERS = 8  # different ones of a token; a placeholder repeats itself
 BEARER_PENDING = re.compile(r"bearer[ \t]{0,8}$", re.IGNORECASE)
 SPACE = re.compile(r"\s")
 # A stream keeps back at most this much while it waits for the end of a word; no token is longer.
@@ -45,6 +58,32 @@ def live_secrets() -> list[str]:
     """The values of environment variables whose names say that they are secret, longest first."""
     values = {value for name, value in os.environ.items() if name.upper().endswith(SECRET_SUFFIXES) and len(value) >= SHORTEST_SECRET}
     return sorted(values, key=len, reverse=True)
+
+
+def tokens(text: str) -> list[str]:
+    """What in `text` is an access token beyond reasonable doubt: no `task-oriented-dialogue`, no `Bearer YOUR_ACCESS_TOKEN`."""
+    found = [match[0] for match in CERTAIN.finditer(text) if _is_random(match)]
+    return found + [secret for secret in live_secrets() if secret in text]
+
+
+def without_tokens(text: str) -> str:
+    """`text` with every one of its `tokens` replaced by ``[secret]``."""
+    for token in tokens(text):
+        text = text.replace(token, REPLACEMENT)
+    return text
+
+
+def _is_random(match: re.Match[str]) -> bool:
+    """Whether a token's body mixes letters and digits within one run of them. Tokens of the Hub may do without digits, then not without capitals."""
+    letters, body = match["letters"], match["body"]
+    if letters:
+        few = min(sum(map(str.isupper, letters)), sum(map(str.islower, letters)))
+        return len(set(letters)) >= FEWEST_CHARACTERS and (_is_mixed(letters) or few >= len(letters) / 5)
+    return body is None or any(_is_mixed(run) and len(set(run)) >= FEWEST_CHARACTERS for run in RUN.findall(body))
+
+
+def _is_mixed(run: str) -> bool:
+    return any(map(str.isdigit, run)) and any(map(str.isalpha, run))
 
 
 def _replace(match: re.Match[str]) -> str:

@@ -32,6 +32,19 @@ def build(shell: Shell) -> None:
         line = gr.HTML('<div class="top"><h1>Transmute</h1></div>', container=False, padding=False, elem_id="header")
         if access.has_login():
             gr.LoginButton(size="sm", scale=0, min_width=210, variant="secondary", icon=None)
+        if visiting := space.visiting():  # a link, so that it needs no listener of Gradio's own
+            copy = gr.DuplicateButton(
+                "Duplicate this Space",
+                link=visiting.url,
+                link_target="_blank",
+                size="sm",
+                scale=0,
+                min_width=190,
+                visible=False,
+                elem_id="duplicate",
+                _activate=False,
+            )
+            shell.listen(shell.demo.load, offer_copy, outputs=copy, queue=False)
     timer = gr.Timer(EVERY_S)
     shell.listen([timer.tick, shell.demo.load], show, outputs=line, queue=False)
     if space.settings_url():
@@ -48,6 +61,12 @@ def show(caller: Caller) -> str:
         f'<span class="{"warning" if warns else ""}">{text(label)} <b>{text(value)}</b></span>' for label, value, warns in facts
     )
     return f'<div class="top" role="status" aria-live="off"><h1>Transmute</h1>{cells}</div>'
+
+
+@allowed("public")
+def offer_copy(caller: Caller) -> gr.DuplicateButton:
+    """The way to a Space of their own, for whoever may not act on this one."""
+    return gr.DuplicateButton(visible=not caller.may("owner"))
 
 
 @allowed("public")

@@ -49,8 +49,8 @@ def publish(
     if dry_run:
         said = describe(plan)
         return said | {name: [_named(entry) for entry in said[name]] for name in ("files", "refused")}
-    with publish_send.only_one(plan.address):
-        pushed = push(plan, caller.token, private=private, pull_request=pull_request)
+    with publish_send.only_one(plan.address) as is_stopped, publish_send.remembered(plan):
+        pushed = push(plan, caller.token, private=private, pull_request=pull_request, should_stop=is_stopped.is_set)
     return dataclasses.asdict(pushed)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ import gradio as gr
 from core.data.dataset import open_dataset
 from core.errors import UserError
 from core.export import artifacts
+from core.hubclient import Stopped
 from core.publish.datasets import prepare
-from core.publish.ledger import ledger
+from core.publish.ledger import ledger, remember
 from core.publish.preflight import Plan
 from core.publish.push import Difference, Pushed, compare, not_logged_in, push, with_card
 from core.publish.standing import require, standing
@@ -25,8 +27,9 @@ from ui.access import Caller, allowed, on_space
 from ui.view import count, meter, size, table, text
 
 SHOWN_BEFORE = 8
-KINDS = {"created": "made", "committed": "sent", "pull_request": "pull request opened"}
-_going: set[str] = set()
+STOP = "Stop sending"
+KINDS = {"created": "made", "committed": "sent", "pull_request": "pull request opened", "failed": "not sent"}
+_going: dict[str, threading.Event] = {}  # by address; set, it ends the publication
 _lock = threading.Lock()
 
 
@@ -45,6 +48,12 @@ def known(picked: list[str]) -> list[str]:
     return picked
 
 
+def planned(picked: list[str], repo_id: str, form: str | None, license: str | None = "", languages: str | None = "") -> Plan:
+    """The plan for what is chosen. A field that was never shown gives None."""
+    codes = re.findall(r"[^\s,;]+", languages or "")
+    return prepare(known(picked or []), repo_id.strip(), (license or "").strip(), "jsonl" if form == "jsonl" else "parquet", codes)
+
+
 def token_for(pasted: str | None, caller: Caller) -> str | None:
     """The token to publish with. On a Space there is no field to paste one into, and Gradio gives None for it."""
     return (pasted or "").strip() or caller.token
@@ -54,17 +63,18 @@ def token_for(pasted: str | None, caller: Caller) -> str | None:
 def send(
     picked: list[str],
     repo_id: str,
+    form: str | None,
     card: str,
     private: bool,
     as_pull_request: bool,
     despite_proofs: bool,
+    despite_tokens: bool,
     pasted: str | None,
     caller: Caller,
 ) -> Iterator[tuple[Any, ...]]:
     """Send what was prepared. It goes on when the page is closed; the list below then says how it ended."""
-    repo_id = repo_id.strip()
-    plan = with_card(prepare(known(picked or []), repo_id), card)
-    options = {"private": private, "pull_request": as_pull_request, "despite_problems": despite_proofs}
+    plan = with_card(planned(picked, repo_id, form), card)
+    options = {"private": private, "pull_request": as_pull_request, "despite_proofs": despite_proofs, "despite_tokens": despite_tokens}
     for shown in _delivered(plan, token_for(pasted, caller), options):
         yield *shown, ""  # the pasted token leaves the page with the first answer
 
@@ -86,36 +96,72 @@ def waits() -> tuple[Any, Any]:
     return gr.Dropdown(choices, value=choices[0][1] if choices else None, visible=bool(choices)), gr.Button(visible=bool(choices))
 
 
-def _delivered(plan: Plan, token: str | None, options: dict[str, bool]) -> Iterator[tuple[Any, Any]]:
-    """The outcome as it comes, and the list of publications at the end."""
+def _delivered(plan: Plan, token: str | None, options: dict[str, bool]) -> Iterator[tuple[Any, Any, Any]]:
+    """The outcome as it comes, the list of publications at the end, and the button that stops it."""
 
     def work(tell: Any) -> Pushed:
-        with only_one(plan.address):
+        with only_one(plan.address) as is_stopped, remembered(plan):
             require(plan, token)
-            return push(plan, token, on_progress=tell, **options)
+            return push(plan, token, on_progress=tell, should_stop=is_stopped.is_set, **options)
 
-    for now in background.watch(work):
-        yield (result(now.result), before()) if now.is_finished else (progress(now), gr.skip())
+    try:
+        for now in background.watch(work):
+            yield (result(now.result), before(), stop_button()) if now.is_finished else (progress(now), gr.skip(), stop_button())
+    except Exception:
+        yield "", before(), stop_button()
+        raise
 
 
 @contextmanager
-def only_one(repo_id: str) -> Iterator[None]:
-    """Two publications to one repository at a time would overtake each other: the second is refused."""
+def remembered(plan: Plan) -> Iterator[None]:
+    """Whatever ends a publication early stands in the list of publications: the page may have been closed long before."""
+    try:
+        yield
+    except Stopped:
+        remember(plan.address, "failed", why="It was stopped.", sources=list(plan.sources))
+        kept = "Send it again: what arrived at the Hub is kept there, and nobody sees it."
+        raise UserError("The publication was stopped.", plan.repo_id, kept, "STOPPED") from None
+    except Exception as error:
+        remember(plan.address, "failed", why=feedback.as_user_error(error).problem, sources=list(plan.sources))
+        raise
+
+
+@contextmanager
+def only_one(repo_id: str) -> Iterator[threading.Event]:
+    """Two publications to one repository at a time would overtake each other: the second is refused. The event ends this one."""
+    is_stopped = threading.Event()
     with _lock:
         if repo_id in _going:
             raise UserError(f"{repo_id} is being sent to already.", repo_id, "Wait until that has ended.")
-        _going.add(repo_id)
+        _going[repo_id] = is_stopped
     try:
-        yield
+        yield is_stopped
     finally:
         with _lock:
-            _going.discard(repo_id)
+            _going.pop(repo_id)
 
 
 @allowed("owner")
-def look(picked: list[str], repo_id: str, pasted: str | None, caller: Caller) -> str:
+def stop(caller: Caller) -> Any:
+    """End every publication that goes on, also one that was begun on a page that is closed now."""
+    with _lock:
+        for is_stopped in _going.values():
+            is_stopped.set()
+    return gr.Button("Stopping ...", interactive=False)
+
+
+def stop_button() -> Any:
+    """Seen while something is being sent."""
+    with _lock:
+        asked = [each.is_set() for each in _going.values()]
+    is_stopping = bool(asked) and all(asked)
+    return gr.Button("Stopping ..." if is_stopping else STOP, visible=bool(asked), interactive=not is_stopping)
+
+
+@allowed("owner")
+def look(picked: list[str], repo_id: str, form: str | None, pasted: str | None, caller: Caller) -> str:
     """What the repository holds already against what would be sent, and whether this login may send it."""
-    plan = prepare(known(picked or []), repo_id.strip())
+    plan = planned(picked, repo_id, form)
     token = token_for(pasted, caller)
     if not token:
         raise not_logged_in(repo_id)
@@ -177,7 +223,7 @@ def before() -> str:
     rows = [
         [
             text(entry["repo_id"]),
-            text(KINDS.get(entry["kind"], entry["kind"])),
+            text(": ".join(filter(None, (KINDS.get(entry["kind"], entry["kind"]), entry.get("why"))))),
             text(time.strftime("%d %b %H:%M", time.localtime(entry["t"]))),
         ]
         for entry in entries

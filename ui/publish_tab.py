@@ -9,10 +9,9 @@ from typing import Any
 import gradio as gr
 
 from core.data.dataset import list_datasets
-from core.publish.datasets import prepare as planned
 from core.publish.preflight import describe
-from core.redact import redact
-from ui import feedback, first_run, picks, publish_send, publish_view
+from core.redact import tokens
+from ui import feedback, first_run, picks, publish_name, publish_send, publish_view
 from ui.access import Caller, allowed
 from ui.opening import opening, said
 from ui.shell import PUBLISH, Shell
@@ -32,8 +31,15 @@ def build(shell: Shell) -> None:
             models = gr.Dropdown([], multiselect=True, label="What to publish", elem_id="publish-models",
                                  info="GGUF levels of one model go together; a merged model, an adapter or a dataset goes alone.")  # fmt: skip
             ladder = gr.Dropdown([], value=None, label="Or every level of one model", elem_id="publish-set")
+            owner = gr.Dropdown([], label="Whose it will be", visible=False, elem_id="publish-owner")
             repo_id = gr.Textbox(label="Repository on the Hub", placeholder="you/Starter-Identity-GGUF", max_length=120, elem_id="publish-repo",
                                  info="Your user or organisation, a slash, a name.")  # fmt: skip
+            languages = gr.Textbox(label="Languages", placeholder="en, de", max_length=80, elem_id="publish-languages",
+                                   info="For the card, by their codes. Empty: what the data's script says, which Latin letters do not.")  # fmt: skip
+            with gr.Column(visible=False) as of_data:
+                license = gr.Textbox(label="Licence of the conversations", placeholder="cc-by-4.0", max_length=80, elem_id="publish-license",
+                                     info="The Hub's identifier. Empty: the card says that it is unknown.")  # fmt: skip
+                form = gr.Dropdown(["parquet", "jsonl"], value="parquet", label="Form of the file", elem_id="publish-form")
             waits = gr.Dropdown([], label="Waits to be published", visible=False, elem_id="publish-waits",
                                 info="A run that was meant to be published when it is done.")  # fmt: skip
             send_waiting = gr.Button("Send it now", visible=False, elem_id="publish-waiting")
@@ -42,6 +48,7 @@ def build(shell: Shell) -> None:
         with gr.Column(scale=3, min_width=320):
             send_slot = feedback.slot()
             outcome = gr.HTML("", container=False, padding=False, elem_id="publish-outcome")
+            stop = gr.Button(publish_send.STOP, visible=False, size="sm", elem_id="publish-stop")
             evidence = gr.HTML("", container=False, padding=False)
             with gr.Tabs(visible=False) as card, gr.Tab("Card as the Hub shows it"):
                 shown = gr.Markdown("", sanitize_html=True, elem_classes=["card"], elem_id="publish-card")
@@ -50,6 +57,7 @@ def build(shell: Shell) -> None:
                 anew = gr.Button("Write the card anew from the facts", size="sm", elem_id="publish-anew")
     prepared = gr.State("")  # what was prepared last: ids and repository
     live_slot = feedback.slot()
+    about = [form, license, languages]
     chosen, plan = [models, repo_id], [top.sentence, evidence, card, sending.group]
     offered = shell.listen(
         [shell.demo.load, shell.tab[PUBLISH].select],
@@ -60,47 +68,60 @@ def build(shell: Shell) -> None:
         queue=False,
     )
     begins = [shell.demo.load, shell.tab[PUBLISH].select]
-    shell.listen(begins, published, outputs=[before, waits, send_waiting], slot=live_slot, queue=False)
+    shell.listen(begins, published, outputs=[before, stop, waits, send_waiting], slot=live_slot, queue=False)
     shell.listen(
         send_waiting.click,
         publish_send.send_waiting,
         inputs=waits,
-        outputs=[outcome, before, waits, send_waiting],
+        outputs=[outcome, before, stop, waits, send_waiting],
         slot=send_slot,
         concurrency_limit=4,
     )
-    options = [sending.private, sending.as_pull_request, sending.despite_proofs, sending.pasted]
+    options = [sending.private, sending.as_pull_request, sending.despite_proofs, sending.despite_tokens, sending.pasted]
     shell.listen(
         sending.action.click,
         publish_send.send,
-        inputs=[*chosen, source, *options],
-        outputs=[outcome, before, sending.pasted],
+        inputs=[*chosen, form, source, *options],
+        outputs=[outcome, before, stop, sending.pasted],
         slot=send_slot,
         concurrency_limit=4,
     )
+    shell.listen(stop.click, publish_send.stop, outputs=stop, slot=send_slot, queue=False)
     shell.listen(
         sending.compare.click,
         publish_send.look,
-        inputs=[*chosen, sending.pasted],
+        inputs=[*chosen, form, sending.pasted],
         outputs=outcome,
         slot=send_slot,
         concurrency_limit=4,
     )
     shell.listen(shell.demo.load, restore_name, inputs=shell.repo_id, outputs=repo_id, slot=live_slot, queue=False)
+    shell.listen(begins, publish_name.whose, inputs=owner, outputs=owner, slot=live_slot, queue=False)
+    naming = [models, repo_id, shell.repo_id, owner]
+    shell.listen([models.change, owner.change], publish_name.name_it, inputs=naming, outputs=repo_id, slot=live_slot, queue=False)
     handed = [shell.artifact_id, shell.publish_choice]
     each: dict[str, Any] = {"queue": False, "trigger_mode": "multiple"}
     shell.listen(shell.artifact_id.change, carry, inputs=handed, outputs=models, slot=live_slot, **each)
     shell.listen(models.change, picks.keep, inputs=[models, shell.artifact_id], outputs=shell.publish_choice, slot=live_slot, **each)
     shell.listen(ladder.input, take_set, inputs=ladder, outputs=models, slot=slot, queue=False)
-    shell.listen([models.change, repo_id.change], name_action, inputs=chosen, outputs=top.outputs[1:], slot=slot, **each)
-    for changed in (models.input, ladder.input, repo_id.input, shell.artifact_id.change):
+    shell.listen([models.change, repo_id.change], name_action, inputs=chosen, outputs=[*top.outputs[1:], of_data], slot=slot, **each)
+    for changed in (models.input, ladder.input, *(field.input for field in (repo_id, *about)), shell.artifact_id.change):
         changed(None, js=NO_LONGER, outputs=plan, api_visibility="private")
     complete = [*plan, shown, source, shell.repo_id, prepared, outcome]
     given = [sending.pasted, shell.publish_card]
-    shell.listen([top.action.click, repo_id.submit], prepare, inputs=[*chosen, *given], outputs=complete, slot=slot, concurrency_limit=4)
-    shell.listen(anew.click, write_anew, inputs=[*chosen, *given], outputs=[*complete, shell.publish_card], slot=slot, concurrency_limit=4)
+    shell.listen(
+        [top.action.click, repo_id.submit], prepare, inputs=[*chosen, *about, *given], outputs=complete, slot=slot, concurrency_limit=4
+    )
+    shell.listen(
+        anew.click,
+        write_anew,
+        inputs=[*chosen, *about, *given],
+        outputs=[*complete, shell.publish_card],
+        slot=slot,
+        concurrency_limit=4,
+    )
     # A login leads away from the page and back: what was prepared is there again, with the card as it was edited.
-    shell.listen(offered.then, again, inputs=[*handed, shell.repo_id, prepared, *given], outputs=complete, slot=live_slot)
+    shell.listen(offered.then, again, inputs=[*handed, shell.repo_id, prepared, *about, *given], outputs=complete, slot=live_slot)
     shell.listen(
         source.input,
         keep_card,
@@ -119,6 +140,7 @@ class Sending:
     private: gr.Checkbox
     as_pull_request: gr.Checkbox
     despite_proofs: gr.Checkbox
+    despite_tokens: gr.Checkbox
     pasted: gr.Textbox
     compare: gr.Button
     action: gr.Button
@@ -129,7 +151,8 @@ def _sending_part() -> Sending:
         gr.HTML('<h2 class="part">Send it</h2>', container=False, padding=False)
         private = gr.Checkbox(True, label="Private", info="Only you see a repository made now.")
         as_pull_request = gr.Checkbox(False, label="As a pull request", info="The owner decides.")
-        despite_proofs = gr.Checkbox(False, label="Although a proof does not hold", info="Other problems always stop it.")
+        despite_proofs = gr.Checkbox(False, label="Although a proof does not hold", info="Other problems still stop it.")
+        despite_tokens = gr.Checkbox(False, label="Although something looks like an access token", info="When you know that it is none.")
         pasted = gr.Textbox(
             label="Hub token",
             info="Used for this request only and kept nowhere. Leave it empty after `hf auth login`.",
@@ -140,15 +163,15 @@ def _sending_part() -> Sending:
         )
         compare = gr.Button("Compare with the Hub")
         action = gr.Button("Send to the Hub", elem_id="publish-send-action")
-    return Sending(group, private, as_pull_request, despite_proofs, pasted, compare, action)
+    return Sending(group, private, as_pull_request, despite_proofs, despite_tokens, pasted, compare, action)
 
 
 @allowed("public")
 def published(caller: Caller) -> tuple[Any, ...]:
     """What was published from this workspace and what waits for it, which is its owner's to see."""
     if not caller.may("owner"):
-        return "", gr.skip(), gr.skip()
-    return publish_send.before(), *publish_send.waits()
+        return "", *(gr.skip(),) * 3
+    return publish_send.before(), publish_send.stop_button(), *publish_send.waits()
 
 
 @allowed("public")
@@ -192,7 +215,9 @@ def take_set(run_id: str, caller: Caller) -> gr.Dropdown:
 
 @allowed("public")
 def name_action(picked: list[str], repo_id: str) -> tuple[Any, ...]:
-    return _action(picked or [], repo_id)
+    """What the button says, and the fields that only a dataset has."""
+    is_data = any(each.startswith("ds-") for each in picked or [])
+    return *_action(picked or [], repo_id), gr.Column(visible=is_data)
 
 
 def _no_plan(is_any: bool) -> tuple[Any, ...]:
@@ -215,14 +240,32 @@ def _choices(caller: Caller) -> list[tuple[str, str]]:
     return picks.everything() + [(f"Dataset {each.name}, {count(len(each), 'conversation')}", each.id) for each in datasets]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What is typed beside the choice, for the files of a dataset and for the card."""
+
+    form: str | None
+    license: str | None
+    languages: str | None
+
+
 @allowed("owner")
-def prepare(picked: list[str], repo_id: str, pasted: str | None, kept: dict[str, Any], caller: Caller) -> tuple[Any, ...]:
+def prepare(
+    picked: list[str],
+    repo_id: str,
+    form: str | None,
+    license: str | None,
+    languages: str | None,
+    pasted: str | None,
+    kept: dict[str, Any],
+    caller: Caller,
+) -> tuple[Any, ...]:
     """What would be sent and what that changes on the Hub; nothing is sent. A card that was edited for the same choice is kept."""
-    return _prepared(picked, repo_id, pasted, kept, caller)
+    return _prepared(picked, repo_id, Asked(form, license, languages), pasted, kept, caller)
 
 
-def _prepared(picked: list[str], repo_id: str, pasted: str | None, kept: dict[str, Any], caller: Caller) -> tuple[Any, ...]:
-    plan = planned(publish_send.known(picked or []), repo_id.strip())
+def _prepared(picked: list[str], repo_id: str, about: Asked, pasted: str | None, kept: dict[str, Any], caller: Caller) -> tuple[Any, ...]:
+    plan = publish_send.planned(picked, repo_id, about.form, about.license, about.languages)
     said, key = describe(plan), _key(picked or [], repo_id)
     card = kept["card"] if kept and kept.get("key") == key else said["card"]
     return (
@@ -232,23 +275,41 @@ def _prepared(picked: list[str], repo_id: str, pasted: str | None, kept: dict[st
 
 
 @allowed("owner")
-def write_anew(picked: list[str], repo_id: str, pasted: str | None, kept: dict[str, Any], caller: Caller) -> tuple[Any, ...]:
+def write_anew(
+    picked: list[str],
+    repo_id: str,
+    form: str | None,
+    license: str | None,
+    languages: str | None,
+    pasted: str | None,
+    kept: dict[str, Any],
+    caller: Caller,
+) -> tuple[Any, ...]:
     """As `prepare`, without what was edited."""
-    return *_prepared(picked, repo_id, pasted, {}, caller), {}
+    return *_prepared(picked, repo_id, Asked(form, license, languages), pasted, {}, caller), {}
 
 
 @allowed("public")
 def again(
-    carried: str, chosen: dict[str, Any], repo_id: str, prepared: str, pasted: str | None, kept: dict[str, Any], caller: Caller
+    carried: str,
+    chosen: dict[str, Any],
+    repo_id: str,
+    prepared: str,
+    form: str | None,
+    license: str | None,
+    languages: str | None,
+    pasted: str | None,
+    kept: dict[str, Any],
+    caller: Caller,
 ) -> tuple[Any, ...]:
     """After the page was left to sign in: what was prepared, once more."""
     picked = picks.known(picks.chosen_before(chosen, carried), _choices(caller))
     if not caller.may("owner") or prepared or not kept or kept.get("key") != _key(picked, repo_id):
         return (gr.skip(),) * 9
-    return _prepared(picked, repo_id, pasted, kept, caller)
+    return _prepared(picked, repo_id, Asked(form, license, languages), pasted, kept, caller)
 
 
 @allowed("public")
 def keep_card(card: str, prepared: str) -> Any:
     """What the browser keeps of an edited card; one with a token in it is not kept anywhere."""
-    return {"key": prepared, "card": card} if prepared and redact(card) == card else gr.skip()
+    return {"key": prepared, "card": card} if prepared and not tokens(card) else gr.skip()

@@ -24,6 +24,11 @@ Sources = Annotated[
 ]
 License = Annotated[str, typer.Option(help="Of a dataset: the licence, by the Hub's identifier; else the card says that it is unknown.")]
 
+Language = Annotated[
+    list[str] | None,
+    typer.Option(help="For the card: a language by its code (en, zh); may be given several times. Latin script does not say."),
+]
+
 
 def publish(
     sources: Sources,
@@ -33,8 +38,10 @@ def publish(
     pr: Annotated[bool, typer.Option("--pr", help="Open a pull request instead of writing to the repository.")] = False,
     card: Annotated[Path | None, typer.Option(help="A model card of your own instead of the one written from the facts.")] = None,
     despite_proofs: Annotated[bool, typer.Option("--despite-proofs", help="Send although a proof does not hold.")] = False,
+    despite_tokens: Annotated[bool, typer.Option("--despite-tokens", help="Send although it seems to hold an access token.")] = False,
     license: License = "",
     form: Annotated[Form, typer.Option(help="Of a dataset: the file's form.")] = "parquet",
+    language: Language = None,
     json: Json = False,
 ) -> None:
     """Publish artifacts or a dataset on the Hub: the files, what is left out and why, the card, what changes there, and one commit."""
@@ -42,24 +49,26 @@ def publish(
     from core.publish.preflight import describe
     from core.publish.push import with_card
 
-    plan = prepare(sources, repo, license, form)
+    plan = prepare(sources, repo, license, form, language or ())
     if card:
         plan = with_card(plan, _read(card))
     out = console(json)
     show(plan, out, with_text=dry_run)
     if dry_run:
         finish(json, describe(plan) | {"hub": _asked(plan, out)}, 1 if plan.problems else 0)
-    pushed = send(plan, out, private=private, pr=pr, despite_proofs=despite_proofs)
+    pushed = send(plan, out, private=private, pr=pr, despite_proofs=despite_proofs, despite_tokens=despite_tokens)
     finish(json, pushed)
 
 
-def send(plan: Plan, out: Console, *, private: bool = True, pr: bool = False, despite_proofs: bool = False) -> dict[str, object]:
+def send(
+    plan: Plan, out: Console, *, private: bool = True, pr: bool = False, despite_proofs: bool = False, despite_tokens: bool = False
+) -> dict[str, object]:
     """Send `plan` with the saved login, after a word on what changes there."""
     from core.cli.run import hub_token
     from core.publish.push import compare, push, refuse_problems
     from core.publish.standing import require
 
-    refuse_problems(plan, despite_proofs)
+    refuse_problems(plan, despite_proofs, despite_tokens)
     token = hub_token()
     for note in require(plan, token).notes:
         out.print(f"note: {note}", markup=False)
@@ -72,7 +81,8 @@ def send(plan: Plan, out: Console, *, private: bool = True, pr: bool = False, de
             token,
             private=private,
             pull_request=pr,
-            despite_problems=despite_proofs,
+            despite_proofs=despite_proofs,
+            despite_tokens=despite_tokens,
             on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
     if not pushed.commit:
@@ -141,13 +151,15 @@ def card(
     sources: Sources,
     repo: Annotated[str, typer.Option(help="USER/NAME on the Hub, which the card's commands name.")] = "you/model",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Write it there, to be edited and given to `publish --card`.")] = None,
+    license: License = "",
+    language: Language = None,
     json: Json = False,
 ) -> None:
     """Write the card of artifacts, from the facts of their run, or of a dataset."""
     from core.publish.datasets import prepare
     from core.publish.preflight import CARD
 
-    plan = prepare(sources, repo)
+    plan = prepare(sources, repo, license, languages=language or ())
     text = next(file.text for file in plan.files if file.path == CARD) or ""
     if out:
         paths.write_text(out, text)

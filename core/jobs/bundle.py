@@ -14,7 +14,7 @@ from core.errors import UserError
 from core.jobs.results import head
 from core.publish.preflight import ALLOWED_SUFFIXES, NEVER, Plan, PlannedFile
 from core.publish.push import push
-from core.redact import redact
+from core.redact import tokens
 from core.training.recipe import Recipe
 from core.training.recipe import load as load_recipe
 
@@ -33,7 +33,7 @@ def write(run_dir: Path) -> Path:
     files = sorted(members(run_dir, recipe))
     paths.require_disk(run_dir, sum(path.stat().st_size for _, path in files), "The bundle")
     text = travelling(run_dir).to_yaml()
-    if redact(text) != text:
+    if tokens(text):
         raise UserError("The recipe holds what looks like an access token.", "the recipe", "Take it out; nobody else shall read it.")
     with paths.replacing(run_dir / NAME) as temporary, tarfile.open(temporary, "w") as bundle:
         _add(bundle, RECIPE, io.BytesIO(text.encode()), len(text.encode()))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -11,54 +13,81 @@ from typing import Any, Literal
 from core import paths
 from core.conversation import Conversation
 from core.data import clean, writer
-from core.data.dataset import BATCH_ROWS, Dataset, open_dataset
+from core.data.dataset import BATCH_ROWS, ROWS, Dataset, open_dataset
 from core.data.origin import Origin
 from core.data.statistics import TextStatistics, text_statistics
 from core.errors import UserError
 from core.export import artifacts
 from core.publish.card import environment
-from core.publish.facts import hub_id, languages_of
-from core.publish.preflight import CARD, LEAKY, Plan, PlannedFile, preflight, repo_problems
-from core.redact import redact
+from core.publish.facts import facts_of, hub_id, languages_of
+from core.publish.preflight import CARD, LEAKY, Plan, PlannedFile, preflight, repo_problems, size_notes, size_problems
+from core.redact import tokens
 
 Form = Literal["parquet", "jsonl"]
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"), (10**8, "10M<n<100M"))
-NAMED_ROWS = 5
+NAMED_ROWS = 20
+LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 
 
-def prepare(sources: Sequence[str], repo_id: str, license: str = "", form: Form = "parquet") -> Plan:
+def prepare(sources: Sequence[str], repo_id: str, license: str = "", form: Form = "parquet", languages: Sequence[str] = ()) -> Plan:
     """The plan to publish artifacts or datasets, named by their ids (artifacts also by a path).
 
+    Args:
+        license: of datasets; that of a model is its base's.
+        languages: for the card, as the Hub writes them (``en``, ``zh``); empty, what the data's script says.
+
     Raises:
-        UserError: nothing is named, something is not there, or models and datasets are mixed.
+        UserError: nothing is named, something is not there, models and datasets are mixed, or a language is none.
     """
+    if wrong := [each for each in languages if not LANGUAGE.fullmatch(each)]:
+        raise UserError(f"{wrong[0]!r} is no language as the Hub writes them.", "language", "Write its code of ISO 639: en, de, zh.")
     datasets = [source for source in sources if source.startswith("ds-") and not Path(source).exists()]
     if not datasets:
-        return preflight([artifacts.resolve(source) for source in sources], repo_id)
+        made = [artifacts.resolve(source) for source in sources]
+        return preflight(made, repo_id, replace(facts_of(made), languages=tuple(languages)) if made and languages else None)
     if len(datasets) < len(sources):
         raise UserError("Models and datasets belong in repositories of their own.", "publish", "Publish them one after the other.")
-    return preflight_datasets([open_dataset(source) for source in datasets], repo_id, license, form)
+    return preflight_datasets([open_dataset(source) for source in datasets], repo_id, license, form, languages)
 
 
-def preflight_datasets(datasets: Sequence[Dataset], repo_id: str, license: str = "", form: Form = "parquet") -> Plan:
+def preflight_datasets(
+    datasets: Sequence[Dataset], repo_id: str, license: str = "", form: Form = "parquet", languages: Sequence[str] = ()
+) -> Plan:
     """The plan to publish `datasets` as one dataset repository, each as a split: ``train``, or ``validation`` for what a split kept apart."""
     splits = [split_of(dataset) for dataset in datasets]
     problems = repo_problems(repo_id)
     problems += [f"{count} of these datasets are the {split} split; publish one." for split, count in Counter(splits).items() if count > 1]
     files: list[PlannedFile] = []
+    leaky: list[str] = []
     for dataset, split in dict(zip(datasets, splits, strict=True)).items():
         local, secret_rows = written(dataset, form)
         files.append(PlannedFile(f"{split}.{form}", local.stat().st_size, local))
         if secret_rows:
-            named = ", ".join(str(row + 1) for row in secret_rows[:NAMED_ROWS]) + (" ..." if len(secret_rows) > NAMED_ROWS else "")
-            problems.append(f"{dataset.name} {LEAKY} (row {named} of its source); take it out there.")
+            leaky.append(f"{dataset.name} {LEAKY} ({_named(secret_rows)} of its source); take it out there.")
         if not len(dataset):
             problems.append(f"{dataset.name} has no conversations.")
-    card = dataset_card(datasets, repo_id, license, form)
+    card = dataset_card(datasets, repo_id, license, form, languages)
     files.append(PlannedFile(CARD, len(card.encode()), text=card))
     notes = () if license else ("The licence of these conversations is not known here; add it to the card before sending.",)
     sources = tuple(dataset.id for dataset in datasets)
-    return Plan(repo_id, repo_id, tuple(files), (), tuple(problems), (), notes, repo_type="dataset", sources=sources)
+    problems += size_problems(files)
+    return Plan(
+        repo_id,
+        repo_id,
+        files=tuple(files),
+        problems=(*problems, *leaky),
+        token_problems=tuple(leaky),
+        notes=(*notes, *size_notes(files)),
+        repo_type="dataset",
+        sources=sources,
+    )
+
+
+def _named(rows: Sequence[int]) -> str:
+    """Rows (0-based) as a person counts them: the first of them, and how many there are."""
+    named = ", ".join(str(row + 1) for row in rows[:NAMED_ROWS])
+    more = f" and {len(rows) - NAMED_ROWS:,} more, {len(rows):,} in all," if len(rows) > NAMED_ROWS else ""
+    return f"row{'s' if len(rows) > 1 else ''} {named}{more}"
 
 
 def written(dataset: Dataset, form: Form) -> tuple[Path, list[int]]:
@@ -70,7 +99,7 @@ def written(dataset: Dataset, form: Form) -> tuple[Path, list[int]]:
         for _ in conversations:  # what counts as a secret depends on the day; the file does not
             pass
     else:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        paths.require_disk(file.parent, (dataset.folder / ROWS).stat().st_size, "The file to publish")
         writer.write(conversations, file)
     return file, secret_rows
 
@@ -85,7 +114,7 @@ def _watched(rows: Iterator[tuple[Conversation, int]], secret_rows: list[int]) -
 
 def _has_secret(conversations: Iterable[Conversation]) -> bool:
     text = "\n".join(part for each in conversations for part in (each.id, *(turn.content for turn in each.turns)))
-    return redact(text) != text
+    return bool(tokens(text))
 
 
 def split_of(dataset: Dataset) -> str:
@@ -93,7 +122,9 @@ def split_of(dataset: Dataset) -> str:
     return "validation" if (dataset.manifest.made_by or {}).get("side") == "eval" else "train"
 
 
-def dataset_card(datasets: Sequence[Dataset], repo_id: str, license: str = "", form: Form = "parquet") -> str:
+def dataset_card(
+    datasets: Sequence[Dataset], repo_id: str, license: str = "", form: Form = "parquet", languages: Sequence[str] = ()
+) -> str:
     """README.md of the dataset repository."""
     from huggingface_hub import DatasetCardData
 
@@ -104,7 +135,7 @@ def dataset_card(datasets: Sequence[Dataset], repo_id: str, license: str = "", f
     chain = list(lineage(datasets[0]))
     from_hub = [each.manifest.origin.hub.repo_id for each in chain if each.manifest.origin.hub]
     data = DatasetCardData(
-        language=list(languages_of(scripts)) or None,
+        language=list(languages or languages_of(scripts)) or None,
         license=license or None,
         pretty_name=datasets[0].name,
         size_categories=[size_category(num_conversations)],

@@ -141,8 +141,14 @@ def files(space: Space) -> dict[str, bytes | Path]:
                 found["/".join(parts)] = path
     found["README.md"] = readme(space).encode()
     if space.sdk == "docker":
-        found["Dockerfile"] = paths.SPACES / "deploy" / "Dockerfile"
+        found["Dockerfile"] = dockerfile().encode()
     return found
+
+
+def dockerfile() -> str:
+    """The Dockerfile as a Space needs it: only Spaces with the Gradio SDK set SYSTEM by themselves, and Gradio offers no login without."""
+    text = (paths.SPACES / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+    return text.replace("\nEXPOSE ", "\nENV SYSTEM=spaces\nEXPOSE ")
 
 
 def readme(space: Space) -> str:

@@ -21,7 +21,10 @@ def remember(address: str, kind: str, **fields: Any) -> None:
 
 
 def ledger() -> Iterator[dict[str, Any]]:
-    """What was published, oldest first: t, repo_id (the address), kind (created, committed or pull_request), commit, sources (ids)."""
+    """What was published, oldest first: t, repo_id (the address), kind (created, committed, pull_request, or failed), commit, sources (ids).
+
+    What failed says `why`.
+    """
     path = paths.home() / LEDGER
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:

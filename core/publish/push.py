@@ -7,19 +7,19 @@ that was not is reached by pull request only.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import json
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core import paths
 from core.errors import UserError
-from core.hubclient import api, patiently, status
+from core.hubclient import Stopped, api, patiently, status
 from core.publish.ledger import is_ours, is_published, remember
-from core.publish.preflight import CARD, Plan, PlannedFile, RepoType
-from core.redact import redact
+from core.publish.preflight import CARD, LEAKY, PROVENANCE, Plan, PlannedFile, RepoType
+from core.publish.pulls import opened
+from core.redact import redact, tokens
 
 OnBytes = Callable[[int, int], None]
 
@@ -77,10 +77,10 @@ def compare(plan: Plan, token: str | None) -> Difference:
     )
     there = {entry.path: entry for entry in tree if hasattr(entry, "blob_id")}
     named = {file.path for file in plan.files}
-    same = {file.path for file in plan.files if file.path in there and _is_same(file, there[file.path])}
+    same = {file.path for file in plan.files if file.path in there and file.is_same(there[file.path])}
     return Difference(
         exists=True,
-        is_ours=is_ours(plan.address),
+        is_ours=made_here(hub, plan.address, info),
         is_private=bool(info.private),
         commit=info.sha,
         new=tuple(sorted(named - set(there))),
@@ -96,7 +96,8 @@ def push(
     *,
     private: bool = True,
     pull_request: bool = False,
-    despite_problems: bool = False,
+    despite_proofs: bool = False,
+    despite_tokens: bool = False,
     on_progress: OnBytes | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Pushed:
@@ -105,16 +106,19 @@ def push(
     Args:
         private: of a repository that is made now; an existing one keeps what it is.
         pull_request: open one even where the repository was made here.
-        despite_problems: send although a proof does not hold; other problems always stop it.
+        despite_proofs: send although a proof does not hold; other problems still stop it.
+        despite_tokens: send although something in it looks like an access token.
         on_progress: called with the bytes sent so far and the bytes to send. Through Xet storage a file counts when it is through.
+        should_stop: end before the next part of a file, or the next file through Xet storage; nothing of it can be seen on the Hub then.
 
     Raises:
         UserError: the plan has problems, no login (code LOGIN), no right to write (code ACCESS), the repository changed meanwhile
             (code CHANGED), or the Hub cannot be reached (code NET).
+        Stopped: `should_stop` became true.
     """
     from huggingface_hub import CommitOperationAdd
 
-    refuse_problems(plan, despite_problems)
+    refuse_problems(plan, despite_proofs, despite_tokens)
     if not token:
         raise not_logged_in(plan.repo_id)
     hub = api(token)
@@ -123,11 +127,13 @@ def push(
         return explain(error, plan.repo_id)
 
     difference = compare(plan, token)
+    wanted = set(difference.new + difference.changed)
+    if CARD in wanted:
+        require_valid_card(plan, said)
     if not difference.exists:
         # One that exists now was made a moment ago, by a first try of ours whose answer was lost.
         patiently(lambda: hub.create_repo(plan.repo_id, private=private, repo_type=plan.repo_type, exist_ok=True), said, should_stop)
         remember(plan.address, "created")
-    wanted = set(difference.new + difference.changed)
     files = [file for file in plan.files if file.path in wanted]
     if not files:
         if not is_published(plan.address, plan.sources):  # a crash came between the commit and the line about it
@@ -135,7 +141,14 @@ def push(
         return Pushed(plan.repo_id, f"{hub.endpoint}/{plan.address}", "", "", (), 0)
     asks = difference.exists and (pull_request or difference.by_pull_request)
     total = sum(file.size_bytes for file in files)
-    count = _Count(total, on_progress or (lambda _done, _total: None))
+
+    def tell(done: int, of: int) -> None:
+        if should_stop():
+            raise Stopped
+        if on_progress:
+            on_progress(done, of)
+
+    count = _Count(total, tell)
     operations = [_operation(CommitOperationAdd, file, count) for file in files]
     for file, operation in zip(files, operations, strict=True):
         patiently(
@@ -146,20 +159,19 @@ def push(
             should_stop,
         )
         count.finish(file)
-    made = patiently(
-        lambda: hub.create_commit(
-            plan.repo_id,
-            operations,
-            repo_type=plan.repo_type,
-            commit_message=f"Publish {', '.join(sorted(wanted))[:60]} with Transmute",
-            create_pr=asks,
-            parent_commit=difference.commit if difference.exists else None,
-        ),
-        said,
-        should_stop,
-    )
-    remember(plan.address, "pull_request" if asks else "committed", commit=made.oid, sources=list(plan.sources))
-    return Pushed(plan.repo_id, f"{hub.endpoint}/{plan.address}", made.oid, made.pr_url or "", tuple(sorted(wanted)), total)
+    title = f"Publish {', '.join(sorted(wanted))[:60]} with Transmute"
+
+    def commit() -> tuple[str, str]:
+        # Looked for at every try: that before may have opened one although its answer was lost.
+        if asks and (there := opened(hub, plan, title, files)):
+            return there
+        options = {"create_pr": asks, "parent_commit": difference.commit if difference.exists else None}
+        made = hub.create_commit(plan.repo_id, operations, repo_type=plan.repo_type, commit_message=title, **options)
+        return made.oid, made.pr_url or ""
+
+    oid, pr_url = patiently(commit, said, should_stop)
+    remember(plan.address, "pull_request" if asks else "committed", commit=oid, sources=list(plan.sources))
+    return Pushed(plan.repo_id, f"{hub.endpoint}/{plan.address}", oid, pr_url, tuple(sorted(wanted)), total)
 
 
 def not_logged_in(repo_id: str) -> UserError:
@@ -170,27 +182,57 @@ def with_card(plan: Plan, card: str) -> Plan:
     """`plan` with the model card as somebody has edited it.
 
     Raises:
-        UserError: the card holds an access token, or its front matter is not YAML.
+        UserError: its front matter is not YAML. A token in it is one more problem of the plan.
     """
     import yaml
 
-    if redact(card) != card:
-        raise UserError("The card holds what looks like an access token.", CARD, "Take it out; everybody could use it.")
     front = card.split("---\n")[1] if card.startswith("---\n") and card.count("---\n") > 1 else ""
     try:
         yaml.safe_load(front)
     except yaml.YAMLError as error:
         raise UserError(f"The card's front matter is not YAML: {error}", CARD, "Mend the lines between the two `---`.") from None
     files = tuple(PlannedFile(CARD, len(card.encode()), text=card) if file.path == CARD else file for file in plan.files)
-    return dataclasses.replace(plan, files=files)
+    leaky = (f"The card {LEAKY}; take it out.",) if tokens(card) else ()
+    return dataclasses.replace(plan, files=files, problems=plan.problems + leaky, token_problems=plan.token_problems + leaky)
 
 
-def refuse_problems(plan: Plan, despite_proofs: bool = False) -> None:
-    """UserError when something speaks against sending `plan`."""
-    problems = [problem for problem in plan.problems if not (despite_proofs and problem in plan.proof_problems)]
+def require_valid_card(plan: Plan, said: Callable[[BaseException], UserError]) -> None:
+    """Have the Hub check the card by its own rules before anything is made or sent; a commit would check it behind the last byte.
+
+    Raises:
+        UserError: what the Hub has against the card (code CARD), or it cannot be reached.
+    """
+    from huggingface_hub import DatasetCard, ModelCard
+
+    text = next(file.text or "" for file in plan.files if file.path == CARD)
+
+    def check() -> None:
+        try:
+            card = DatasetCard(text) if plan.repo_type == "dataset" else ModelCard(text)
+            card.validate()
+        except ValueError as error:
+            raise ValueError(f"The Hub does not accept this README.md: {_first_error(error)}") from None
+
+    patiently(check, said)
+
+
+def _first_error(error: ValueError) -> str:
+    """What the Hub says is wrong, out of its JSON where it is some."""
+    try:
+        return str(json.loads(str(error))["errors"][0]["message"])
+    except (ValueError, LookupError, TypeError):
+        return str(error)[:300]
+
+
+def refuse_problems(plan: Plan, despite_proofs: bool = False, despite_tokens: bool = False) -> None:
+    """UserError when something speaks against sending `plan` that was not overruled."""
+    overruled = (plan.proof_problems if despite_proofs else ()) + (plan.token_problems if despite_tokens else ())
+    problems = [problem for problem in plan.problems if problem not in overruled]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise UserError(f"This cannot be published yet: {problems[0]}{more}", plan.repo_id, "Mend what the dry run lists, then send it.")
+        known = " If it is no token, say so: --despite-tokens, or the box on the page." if problems[0] in plan.token_problems else ""
+        remedy = f"Mend what the dry run lists, then send it.{known}"
+        raise UserError(f"This cannot be published yet: {problems[0]}{more}", plan.repo_id, remedy)
 
 
 def explain(error: BaseException, repo_id: str) -> UserError:
@@ -245,14 +287,15 @@ def existing(hub: Any, repo_id: str, repo_type: RepoType = "model") -> Any | Non
     return patiently(look, lambda error: explain(error, repo_id))
 
 
-def _is_same(file: PlannedFile, entry: Any) -> bool:
-    """Whether the repository's file has the same content, by the hash that git or LFS keeps of it."""
-    if entry.size != file.size_bytes:
+def made_here(hub: Any, address: str, info: Any) -> bool:
+    """Whether this workspace made the repository, or one before it: a Space without a volume forgets, the repository does not."""
+    if is_ours(address):
+        return True
+    named = {each.rfilename for each in info.siblings or ()}
+    if PROVENANCE not in named and "transmute" not in ((info.card_data or {}).get("tags") or ()):  # the second of a dataset
         return False
-    if entry.lfs:
-        return entry.lfs.sha256 == (paths.sha256_file(file.local) if file.local else hashlib.sha256((file.text or "").encode()).hexdigest())
-    content = file.local.read_bytes() if file.local else (file.text or "").encode()
-    return entry.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    who = patiently(hub.whoami, lambda error: explain(error, info.id))["name"]
+    return str(who).lower() == info.id.partition("/")[0].lower()
 
 
 class _Count:

@@ -7,9 +7,8 @@ from typing import Any
 
 from core.errors import UserError
 from core.hubclient import api, patiently
-from core.publish.ledger import is_ours
 from core.publish.preflight import Plan, RepoType, address_of, repo_problems
-from core.publish.push import existing, explain, not_logged_in
+from core.publish.push import existing, explain, made_here, not_logged_in
 from core.publish.terms import terms
 
 MAY_WRITE = ("contributor", "write", "admin")  # a contributor writes to what they made themselves
@@ -38,12 +37,27 @@ def standing(repo_id: str, token: str | None, repo_type: RepoType = "model", bas
         return Standing("", False, False, tuple(wrong))
     hub = api(token)
     known: dict[str, Any] = patiently(hub.whoami, lambda error: explain(error, repo_id))
-    who, is_made_here = str(known.get("name", "")), is_ours(address_of(repo_id, repo_type))
-    exists = existing(hub, repo_id, repo_type) is not None
+    info = existing(hub, repo_id, repo_type)
+    who, exists = str(known.get("name", "")), info is not None
+    is_made_here = exists and made_here(hub, address_of(repo_id, repo_type), info)
     by_pull_request = exists and not is_made_here
     problems = [said for said in (_token_problem(known, repo_id, by_pull_request), _owner_problem(known, repo_id, by_pull_request)) if said]
     notes = [f"{repo_id} exists and was not made here: its owner decides on a pull request."] if by_pull_request else []
     return Standing(who, exists, is_made_here, tuple(problems), (*notes, *_base_terms(hub, base_model)))
+
+
+def places(token: str) -> tuple[str, ...]:
+    """The names that the owner of `token` may publish under: their own first, then organisations where they may write.
+
+    Raises:
+        UserError: as `standing`.
+    """
+    return _places(patiently(api(token).whoami, lambda error: explain(error, "the Hub")))
+
+
+def _places(known: dict[str, Any]) -> tuple[str, ...]:
+    organisations = known.get("orgs") or ()
+    return str(known.get("name", "")), *(str(each.get("name")) for each in organisations if each.get("roleInOrg") in MAY_WRITE)
 
 
 def require(plan: Plan, token: str | None) -> Standing:
@@ -78,13 +92,11 @@ def _token_problem(known: dict[str, Any], repo_id: str, by_pull_request: bool) -
 def _owner_problem(known: dict[str, Any], repo_id: str, by_pull_request: bool) -> str:
     """Why nothing can be made under the owner named; empty when it can."""
     owner, name = repo_id.partition("/")[0], str(known.get("name", ""))
-    roles = {str(org.get("name")): org.get("roleInOrg") for org in known.get("orgs") or ()}
-    places = [name, *(org for org, role in roles.items() if role in MAY_WRITE)]
-    if by_pull_request or owner.lower() in (place.lower() for place in places):
+    if by_pull_request or owner.lower() in (place.lower() for place in _places(known)):
         return ""
-    if owner in roles:
+    if owner in (org.get("name") for org in known.get("orgs") or ()):
         return f"{name} may only read in the organisation {owner}. Ask for the role write there, or publish as {name}."
-    return f"This login is {name}, and {owner} is neither {name} nor an organisation of {name}. Possible here: {', '.join(places)}."
+    return f"This login is {name}, and {owner} is neither {name} nor an organisation of {name}. Possible here: {', '.join(_places(known))}."
 
 
 def _base_terms(hub: Any, base_model: str) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ class Repo:
     kind: Literal["datasets", "models", "spaces"] = "datasets"
     access: Literal["open", "gated", "private", "disabled"] = "open"
     branches: dict[str, dict[str, bytes]] = field(default_factory=dict[str, dict[str, bytes]])  # beside main
+    pull_requests: list[tuple[int, str, str]] = field(default_factory=list[tuple[int, str, str]])  # number, title, author
     history: dict[str, dict[str, bytes]] = field(default_factory=dict[str, dict[str, bytes]])  # the files of earlier commits
     settings: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])  # of a Space, as they were set
 

@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from huggingface_hub import constants
+
 from tests.hub.faults import Fault
 from tests.hub.jobs import JOB_ROUTES, Job, Jobs
 from tests.hub.login import LOGIN_ROUTES, Login
@@ -27,6 +29,8 @@ ROUTES = (
     (rf"/api/(?P<kind>datasets|models)/{NAME}/revision/(?P<rev>.+)", "info"),
     (rf"/api/(?P<kind>datasets|models)/{NAME}/tree/(?P<rev>[^/]+)(?P<folder>/.*)?", "tree"),
     (rf"/api/(?P<kind>datasets|models)/{NAME}/refs", "refs"),
+    (rf"/api/(?P<kind>datasets|models)/{NAME}/discussions", "discussions"),
+    (rf"/api/(?P<kind>datasets|models)/{NAME}/paths-info/(?P<rev>.+)", "paths_info"),
     (rf"/(?P<kind>datasets)/{NAME}/resolve/(?P<rev>refs/convert/parquet|[^/]+)/(?P<path>.+)", "resolve"),
     (rf"/{NAME}/resolve/(?P<rev>[^/]+)/(?P<path>.+)", "resolve"),
     (r"/cdn/(?P<sha>[0-9a-f]{64})", "content"),
@@ -80,9 +84,11 @@ class Hub:
     def __enter__(self) -> Hub:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
+        self._endpoint, constants.ENDPOINT = constants.ENDPOINT, self.url  # a few calls of the client take no other endpoint
         return self
 
     def __exit__(self, *_: object) -> None:
+        constants.ENDPOINT = self._endpoint
         for job in self.jobs:
             job.end("CANCELED", at_once=True)
             if job.folder:
@@ -176,6 +182,9 @@ class Answers(Writes, Jobs, Login, BaseHTTPRequestHandler):
     def _token(self) -> str:
         return self.headers.get("Authorization", "").removeprefix("Bearer ")
 
+    def _person(self) -> str:
+        return self.hub.people.get(self._token(), {"name": "someone" if self._token() == GOOD_TOKEN else "other"})["name"]
+
     def _json(self, value: Any) -> tuple[int, dict[str, str], bytes]:
         return 200, {"Content-Type": "application/json"}, json.dumps(value).encode()
 
@@ -232,6 +241,33 @@ class Answers(Writes, Jobs, Login, BaseHTTPRequestHandler):
                 for path, content in chosen.items()
             ]
         )
+
+    def paths_info(self, kind: str, id: str, rev: str) -> tuple[int, dict[str, str], bytes]:
+        """As `tree`, of the paths asked for in a form."""
+        wanted = parse_qs(self.body.decode()).get("paths", [])
+        files = self._files(self._repo(kind, id), rev)
+        each = [(path, files[path]) for path in wanted if path in files]
+        return self._json(
+            [{"type": "file", "oid": blob_id(content), "size": len(content), "path": path} | lfs(content) for path, content in each]
+        )
+
+    def discussions(self, kind: str, id: str) -> tuple[int, dict[str, str], bytes]:
+        """The pull requests, all of them open; by one author, if asked so."""
+        author = parse_qs(urlsplit(self.path).query).get("author", [""])[0]
+        found = [
+            {
+                "num": number,
+                "title": title,
+                "author": {"name": name},
+                "createdAt": "2026-01-01T00:00:00.000Z",
+                "status": "open",
+                "isPullRequest": True,
+                "repo": {"name": id, "type": kind.removesuffix("s")},
+            }
+            for number, title, name in self._repo(kind, id).pull_requests
+            if author in ("", name)
+        ]
+        return self._json({"count": len(found), "start": 0, "discussions": found})
 
     def refs(self, kind: str, id: str) -> tuple[int, dict[str, str], bytes]:
         repo = self._repo(kind, id)

@@ -88,8 +88,10 @@ class Writes:
 
         content = json.loads(self.body)["content"]
         try:
-            yaml.safe_load(content.split("---\n")[1])
-        except (yaml.YAMLError, IndexError) as error:
+            front = yaml.safe_load(content.split("---\n")[1])
+            if " " in str(front.get("license", "")):
+                raise ValueError('"license" must be one of the licences that the Hub knows')
+        except (yaml.YAMLError, IndexError, ValueError) as error:
             return 400, {"Content-Type": "application/json"}, json.dumps({"errors": [{"message": str(error)}], "warnings": []}).encode()
         return self._said({"errors": [], "warnings": []})
 
@@ -162,12 +164,16 @@ class Writes:
         if asks:
             number = sum(name.startswith("refs/pr/") for name in repo.branches) + 1
             repo.branches[f"refs/pr/{number}"] = files
+            repo.pull_requests.append((number, lines[0]["value"]["summary"], self._person()))
             return self._said(made | {"pullRequestUrl": f"{self.hub.url}/{id}/discussions/{number}"})
         repo.history[oid] = repo.files = files
         return self._said(made)
 
     def _said(self, value: Any) -> Answer:
         return 200, {"Content-Type": "application/json"}, json.dumps(value).encode()
+
+    def _person(self) -> str:
+        raise NotImplementedError
 
     def _repo(self, kind: str | None, repo_id: str) -> Repo:
         raise NotImplementedError

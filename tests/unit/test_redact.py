@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.redact import RedactingFilter, install, redact, redact_stream
+from core.redact import RedactingFilter, install, redact, redact_stream, tokens, without_tokens
 
 LIVE = "correct horse battery"
 TOKENS = [
@@ -81,6 +81,34 @@ def test_what_follows_bearer_goes(header: str, size: int) -> None:
 )
 def test_ordinary_text_stays(harmless: str) -> None:
     assert redact(harmless) == harmless
+
+
+@pytest.mark.parametrize("token", TOKENS)
+@pytest.mark.parametrize(
+    "around", ["{}", "my key: {}, please", '{{"key": "{}"}}', r'"line\n{}"', r'"\u201c{}"', "Authorization: Bearer {}"]
+)
+def test_what_is_a_token_beyond_doubt_stops_a_publication(token: str, around: str) -> None:
+    text = around.format(token)
+    assert tokens(text) and token not in without_tokens(text)
+
+
+@pytest.mark.parametrize(
+    "doubtful",
+    [
+        "task-oriented-dialogue-system",
+        "ask-hn-what-are-you-reading-2024-10",
+        "the bearer acknowledges the risk-management-framework-1",
+        "curl -H 'Authorization: Bearer YOUR_ACCESS_TOKEN_12345678'",
+        "Authorization: Bearer xxxxxxxxxxxxxxxxxxxxxxxx",
+        "OPENAI_API_KEY=sk-your-openai-api-key-goes-here",
+        "hf_" + "x" * 34,
+        "hf_hub_download(repo_id, filename) from hf_oauth_redirect_path",
+        "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",
+        "sk-learn-feature-extraction",
+    ],
+)
+def test_what_only_resembles_a_token_stops_nothing(doubtful: str) -> None:
+    assert tokens(doubtful) == [] and without_tokens(doubtful) == doubtful
 
 
 def test_a_log_record_loses_its_secrets_also_in_arguments_and_tracebacks() -> None:

@@ -112,4 +112,8 @@ def test_the_dockerfile_takes_files_and_pins_that_exist() -> None:
             assert all((PROJECT / name).exists() for name in line.split()[1:-1] if not name.startswith("--"))
     for pattern, name in re.findall(r"grep -o '\^([\w-]+)==\[\^ \]\*' (requirements[\w-]*\.txt)", "\n".join(lines)):
         assert re.search(rf"^{pattern}==\S+", (PROJECT / name).read_text(), re.MULTILINE), pattern
-    assert not [line for line in lines if re.search(r"(TOKEN|SECRET|PASSWORD)", line)]
+    assert not [line for line in lines if re.search(r"(TOKEN|SECRET|PASSWORD)", line) and not line.startswith("#")]
+    (run,) = (line for line in lines if "docker run" in line)
+    assert "-e TRANSMUTE_PASSWORD=" in run, "the page refuses to listen on every address without one"
+    assert "ARG FLASH_ATTN=requirements" in lines
+    assert {".git", ".venv", ".env*", "build"} <= set((PROJECT / ".dockerignore").read_text().splitlines())

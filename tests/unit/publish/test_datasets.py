@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import DatasetCard, constants
 from pyarrow import parquet
 
-from core import hubclient
+from core import hubclient, paths
 from core.data.clean import clean
 from core.data.dataset import Dataset, import_dataset
 from core.data.origin import HubRef, Origin
@@ -111,9 +112,26 @@ def test_a_token_in_a_conversation_stops_the_publication(hub: Hub, tmp_path: Pat
     for _ in range(2):  # the second time the file is there already
         plan = prepare([dataset.id], REPO)
         assert [problem for problem in plan.problems if "access token (row 1501" in problem]
-    with pytest.raises(UserError, match="cannot be published"):
-        push(plan, GOOD_TOKEN)
-    assert ("datasets", REPO) not in hub.repos
+    with pytest.raises(UserError, match="cannot be published") as raised:
+        push(plan, GOOD_TOKEN, despite_proofs=True)
+    assert "--despite-tokens" in raised.value.remedy and ("datasets", REPO) not in hub.repos
+    assert push(plan, GOOD_TOKEN, despite_tokens=True).commit, "whoever looked may know better"
+
+
+def test_every_row_with_a_token_is_counted_and_talk_about_tokens_is_published(tmp_path: Path, workspace: Path) -> None:
+    leaky = imported(tmp_path, [row(number, f"My token is {SECRET}, {number}.") for number in range(30)])
+    (problem,) = prepare([leaky.id], REPO).problems
+    assert "rows 1, 2, 3," in problem and "20 and 10 more, 30 in all" in problem
+    talk = ["Use a task-oriented-dialogue-system.", "The bearer acknowledges it.", "Send Authorization: Bearer YOUR_ACCESS_TOKEN."]
+    assert prepare([imported(tmp_path, [row(number, said) for number, said in enumerate(talk)]).id], REPO).problems == ()
+
+
+def test_a_full_disk_is_said_before_the_file_is_written(tmp_path: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = imported(tmp_path, [row(1)])
+    monkeypatch.setattr(paths.shutil, "disk_usage", lambda _: SimpleNamespace(free=256 * 2**20))
+    with pytest.raises(UserError, match="The file to publish needs") as raised:
+        prepare([dataset.id], REPO)
+    assert raised.value.code == "DISK"
 
 
 def test_models_and_datasets_do_not_mix_and_two_datasets_are_two_splits(tmp_path: Path, workspace: Path) -> None:

@@ -73,7 +73,8 @@ def test_the_front_matter_keeps_login_and_least_scopes_for_both_kinds(hub: Hub):
         assert front["sdk"] == sdk and front["hf_oauth"] is True and "contribute-repos" in front["hf_oauth_scopes"]
         assert front["suggested_hardware"] == "l4x1" and ("app_port" in front) == (sdk == "docker")
     files = deploy.files(Space("someone/x", sdk="docker"))
-    assert files["Dockerfile"] == paths.SPACES / "deploy" / "Dockerfile"
+    assert b"\nENV SYSTEM=spaces\n" in files["Dockerfile"], "without it nobody could log in"  # type: ignore[operator]
+    assert "SYSTEM" not in (paths.SPACES / "deploy" / "Dockerfile").read_text(), "a container on one's own machine is no Space"
     assert "Dockerfile" not in deploy.files(Space("someone/x"))
 
 

@@ -13,6 +13,7 @@ from core.data.dataset import import_dataset
 from core.data.statistics import text_statistics
 from core.export.artifacts import Artifact
 from core.publish.curve import MAX_POINTS, curve
+from core.publish.datasets import prepare
 from core.publish.facts import facts_of
 from core.publish.ledger import is_published, remember
 from core.publish.preflight import preflight
@@ -38,6 +39,13 @@ def models(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Artifact, 
 def front(artifact: Artifact) -> dict[str, object]:
     plan = preflight([artifact], "someone/x")
     return ModelCard(next(file.text or "" for file in plan.files if file.path == "README.md")).data.to_dict()
+
+
+def test_languages_that_somebody_names_stand_in_the_card(models: tuple[Artifact, Artifact]) -> None:
+    """Latin letters do not say which language they write."""
+    assert "language" not in front(models[0])
+    plan = prepare([models[0].id], "someone/x", languages=["en", "pt-BR"])
+    assert ModelCard(next(file.text or "" for file in plan.files if file.path == "README.md")).data.to_dict()["language"] == ["en", "pt-BR"]
 
 
 def test_a_level_names_the_published_merged_model_as_what_was_quantised(models: tuple[Artifact, Artifact]) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from core import paths
 from core.errors import UserError
 from core.export import artifacts
 from core.export.artifacts import Artifact
 from core.publish.preflight import WINDOW, describe, preflight, repo_problems, suggest_repo_id
+from tests.unit.export import gguf_files
 
 TOKEN = "hf_" + "CANARYcanary0123456789abcd"
 PROVED = {"template_identical": True, "tokens_identical": True, "merge_kl": 2e-7, "merge_top1": 1.0, "passed": True}
@@ -81,6 +84,25 @@ def test_only_the_files_of_the_model_are_sent(tmp_path: Path, workspace: Path) -
     assert plan.total_bytes == sum(file.size_bytes for file in plan.files) > 0
 
 
+def test_licence_texts_are_passed_on_also_those_of_the_base(tmp_path: Path, workspace: Path) -> None:
+    own = make(tmp_path, "merged", {"model.safetensors": "w", "LICENSE": "terms", "NOTICE": "notice", "USE_POLICY.md": "policy"})
+    sent = {file.path for file in preflight([own], "someone/x").files}
+    assert {"LICENSE.txt", "NOTICE.txt", "USE_POLICY.md"} <= sent
+    base, blob = tmp_path / "hub" / "snapshots" / "c0ffee", tmp_path / "hub" / "blobs" / "e1"
+    for folder in (base, blob.parent):
+        folder.mkdir(parents=True)
+    blob.write_text("terms")
+    (base / "LICENSE").symlink_to(blob)
+    (base / "NOTICE").symlink_to("/etc/hostname")
+    adapter = make(tmp_path, "adapter", {"adapter_model.safetensors": "w"}, base_path=str(base))
+    assert {"LICENSE.txt"} == {file.path for file in preflight([adapter], "someone/x").files if file.path.endswith(".txt")}
+    rooms = paths.runs_dir() / "261123-191203-4f2a" / "artifacts"
+    whole = make(rooms, "merged", {"model.safetensors": "w", "LICENSE": "terms"}, run_id="261123-191203-4f2a")
+    of_whole = {"run_id": whole.run_id, "parent_id": whole.id}
+    plan = preflight([gguf(rooms, level).model_copy(update=of_whole) for level in ("Q4_0", "F16")], "someone/x-GGUF")
+    assert {"LICENSE.txt"} == {file.path for file in plan.files if file.path.endswith(".txt")} and plan.problems == ()
+
+
 def test_a_token_in_a_file_keeps_that_file_back(tmp_path: Path, workspace: Path) -> None:
     artifact = merged(tmp_path)
     (artifact.folder / "generation_config.json").write_text(json.dumps({"token": TOKEN}))
@@ -89,6 +111,14 @@ def test_a_token_in_a_file_keeps_that_file_back(tmp_path: Path, workspace: Path)
         ("generation_config.json", "holds what looks like an access token")
     ]
     assert TOKEN not in json.dumps(describe(preflight([artifact], "someone/x")))
+
+
+def test_a_token_in_a_file_of_the_model_itself_stops_the_publication(tmp_path: Path, workspace: Path) -> None:
+    """Left out silently, the file would be missing from the model."""
+    files = {"config.json": "{}", "model.safetensors": "w", "tokenizer.json": json.dumps({"token": TOKEN})}
+    plan = preflight([make(tmp_path, "merged", files)], "someone/x")
+    assert plan.problems == plan.token_problems == ("tokenizer.json of merged holds what looks like an access token; take it out there.",)
+    assert "tokenizer.json" in {file.path for file in plan.files}
 
 
 @pytest.mark.parametrize("before", [3 * WINDOW, WINDOW - len(TOKEN) // 2])
@@ -121,6 +151,30 @@ def test_the_published_provenance_has_no_local_paths(tmp_path: Path, workspace: 
     assert provenance["recipe"]["dataset"] == "identity.json"
     assert provenance["artifacts"][0]["base_model"] == "my-base"
     assert {file["name"] for file in provenance["artifacts"][0]["files"]} >= {"config.json", "model.safetensors"}
+
+
+def test_the_headers_of_weights_are_looked_through_for_tokens_and_folders(tmp_path: Path, workspace: Path) -> None:
+    whole = make(tmp_path, "merged", {"config.json": "{}"})
+    save_file({"w": np.zeros(2, np.float32)}, whole.folder / "model.safetensors", metadata={"from": f"{workspace}/base"})
+    whole = artifacts.write(whole, whole.folder)
+    assert any("model.safetensors names a folder of this machine" in problem for problem in preflight([whole], "someone/x").problems)
+    level = make(tmp_path, "gguf", {"readme.txt": ""}, "Q4_0")
+    said = gguf_files.entry("general.description", gguf_files.STRING, gguf_files.text(f"made with {TOKEN}"))
+    (level.folder / "x-Q4_0.gguf").write_bytes(gguf_files.gguf([gguf_files.ARCHITECTURE, said]))
+    plan = preflight([artifacts.write(level, level.folder)], "someone/x-GGUF")
+    assert [problem for problem in plan.token_problems if "x-Q4_0.gguf" in problem]
+
+
+def test_what_is_too_large_for_the_hub_is_said_before_it_is_sent(tmp_path: Path, workspace: Path) -> None:
+    artifact = merged(tmp_path)
+    with (artifact.folder / "model.safetensors").open("r+b") as file:
+        file.truncate(101 * 10**9)  # a hole: it takes no space
+    plan = preflight([artifact.model_copy(update={"files": ()})], "someone/x")
+    assert plan.problems == () and any("101.0 GB are more than the 100.0 GB" in note for note in plan.notes)
+    with (artifact.folder / "model.safetensors").open("r+b") as file:
+        file.truncate(501 * 10**9)
+    plan = preflight([artifact.model_copy(update={"files": ()})], "someone/x")
+    assert plan.problems == ("model.safetensors has 501.0 GB, and the Hub takes no file above 500.0 GB.",)
 
 
 def test_several_levels_share_one_repository(tmp_path: Path, workspace: Path) -> None:

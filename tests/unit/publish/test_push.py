@@ -17,6 +17,7 @@ from core.errors import UserError
 from core.publish.ledger import is_ours, ledger
 from core.publish.preflight import Plan, PlannedFile
 from core.publish.push import Pushed, compare, push, with_card
+from core.publish.standing import standing
 from tests.hub.faults import Fault
 from tests.hub.repos import GOOD_TOKEN, LFS_BYTES, OTHER_TOKEN, Repo
 from tests.hub.server import Hub
@@ -210,6 +211,35 @@ def test_a_commit_that_was_made_and_not_answered_is_found_by_the_next_try(hub: H
     assert push(plan_of(tmp_path, config_json=b"[2]"), GOOD_TOKEN).commit == "" and files_of(hub)["config.json"] == b"[2]"
 
 
+@pytest.mark.parametrize("is_stopped", [False, True], ids=["found by the next try", "found by the next click"])
+def test_a_pull_request_that_was_opened_and_not_answered_is_found_and_not_opened_twice(is_stopped: bool, hub: Hub, tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, "org/theirs")
+    hub.faults.append(Fault("POST .*/commit/", "late", status=504))
+    if is_stopped:
+        with pytest.raises(hubclient.Stopped):
+            push(plan, GOOD_TOKEN, should_stop=lambda: any("/commit/" in path for path in hub.paths("POST")))
+    pushed = push(plan, GOOD_TOKEN)
+    repo = hub.repos[("models", "org/theirs")]
+    assert list(repo.branches) == ["refs/pr/1"] and pushed.pull_request == f"{hub.url}/org/theirs/discussions/1"
+    assert pushed.commit == repo.commit(repo.branches["refs/pr/1"])
+    push(plan_of(tmp_path, "org/theirs", config_json=b"[7]"), GOOD_TOKEN)
+    assert len(repo.branches) == 2, "other files are another pull request"
+
+
+@pytest.mark.parametrize(("files", "tags"), [({"transmute.json": b"{}"}, []), ({}, ["transmute"])], ids=["model", "dataset"])
+def test_after_the_workspace_was_lost_ones_own_repository_is_known_by_what_it_holds(
+    files: dict[str, bytes], tags: list[str], hub: Hub, tmp_path: Path
+) -> None:
+    """A Space without a volume forgets what it published at every restart."""
+    for repo_id in ("someone/mine", "org/shared"):
+        hub.repos[("models", repo_id)] = Repo(repo_id, dict(files), kind="models", card={"tags": tags})
+    hub.repos[("models", "someone/other")] = Repo("someone/other", {"README.md": b"by hand"}, kind="models")
+    assert push(plan_of(tmp_path, "someone/mine"), GOOD_TOKEN).pull_request == ""
+    assert standing("someone/mine", GOOD_TOKEN).notes == ()
+    assert push(plan_of(tmp_path, "org/shared"), GOOD_TOKEN).pull_request, "others work there too"
+    assert push(plan_of(tmp_path, "someone/other"), GOOD_TOKEN).pull_request
+
+
 def test_a_change_by_somebody_else_meanwhile_is_not_overwritten(hub: Hub, tmp_path: Path) -> None:
     push(plan_of(tmp_path), GOOD_TOKEN)
     hub.faults.append(Fault("POST .*/commit/main", "status", status=412, times=1))
@@ -223,19 +253,26 @@ def test_problems_stop_it_and_only_proofs_can_be_overruled(hub: Hub, tmp_path: P
     proofs_only = Plan(plan.repo_id, plan.repo_id, plan.files, problems=(unproved,), proof_problems=(unproved,))
     both = Plan(plan.repo_id, plan.repo_id, plan.files, problems=(unproved, broken), proof_problems=(unproved,))
     assert unproved in refused(proofs_only, GOOD_TOKEN).problem
-    assert broken in refused(both, GOOD_TOKEN, despite_problems=True).problem
+    assert broken in refused(both, GOOD_TOKEN, despite_proofs=True).problem
     assert not hub.repos.get(("models", REPO))
-    assert push(proofs_only, GOOD_TOKEN, despite_problems=True).commit
+    assert push(proofs_only, GOOD_TOKEN, despite_proofs=True).commit
 
 
 def test_an_edited_card_is_sent_and_a_bad_one_refused(hub: Hub, tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     push(with_card(plan, CARD + "Mine.\n"), GOOD_TOKEN)
     assert files_of(hub)["README.md"].endswith(b"Mine.\n")
-    with pytest.raises(UserError, match="access token"):
-        with_card(plan, CARD + GOOD_TOKEN)
+    leaky = with_card(plan, CARD + GOOD_TOKEN)
+    assert "access token" in refused(leaky, GOOD_TOKEN).problem and "box on the page" in refused(leaky, GOOD_TOKEN).remedy
     with pytest.raises(UserError, match="not YAML"):
         with_card(plan, "---\nlicense: [\n---\n")
+
+
+def test_a_card_that_the_hub_refuses_is_refused_before_anything_is_made_or_sent(hub: Hub, tmp_path: Path) -> None:
+    error = refused(with_card(plan_of(tmp_path), CARD.replace("apache-2.0", "my own")), GOOD_TOKEN)
+    assert error.code == "CARD" and "license" in error.problem and "front matter" in error.remedy
+    assert ("models", REPO) not in hub.repos and not hub.objects and not hub.paths("PUT")
+    assert not [path for path in hub.paths("POST") if "preupload" in path]
 
 
 def test_no_token_stays_behind(hub: Hub, tmp_path: Path, workspace: Path) -> None:

@@ -54,3 +54,10 @@ def test_the_page_shows_all_to_the_owner_and_to_a_visitor_how_to_have_a_copy():
         said = header.advice_html(visitor, 0)
         assert "/settings" not in said and 'href="https://huggingface.co/spaces/someone/transmute?duplicate=true"' in said
     assert header.advice_html(OWNER, 1).count("<details") == 2
+
+
+@pytest.mark.usefixtures("on_space")
+@pytest.mark.parametrize(("allow_public", "is_seen"), [("", True), ("1", False)])
+def test_who_may_not_act_finds_the_button_that_duplicates(allow_public: str, is_seen: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ALLOW_PUBLIC", allow_public)
+    assert header.offer_copy(None, None).visible is is_seen

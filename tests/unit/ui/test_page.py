@@ -26,7 +26,8 @@ import json, sys, app
 blocks = [type(block).__name__ for block in app.demo.blocks.values()]
 unmarked = [fn.name for fn in app.demo.fns.values() if fn.fn and not hasattr(fn.fn, "allowed_role") and not fn.fn.__module__.startswith("gradio.")]
 heavy = [name for name in ("torch", "transformers", "peft", "trl", "datasets", "llama_cpp") if name in sys.modules]
-print(json.dumps({"login": "LoginButton" in blocks, "listeners": len(app.demo.fns), "unmarked": unmarked, "heavy": heavy}))
+copy = "DuplicateButton" in blocks
+print(json.dumps({"login": "LoginButton" in blocks, "copy": copy, "listeners": len(app.demo.fns), "unmarked": unmarked, "heavy": heavy}))
 """
 
 
@@ -42,7 +43,7 @@ def test_the_page_is_built_here_and_on_a_space(extra: dict[str, str], has_login:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found == found | {"login": has_login, "unmarked": [], "heavy": []}
+    assert found == found | {"login": has_login, "copy": "SPACE_ID" in extra, "unmarked": [], "heavy": []}
     assert found["listeners"] > 20
     # Seconds of CPU, since the machine that runs the tests may be busy; on an idle one the clock shows no more.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 15

@@ -10,11 +10,13 @@ from huggingface_hub import constants
 
 from core import hubclient
 from core.errors import UserError
+from core.export import artifacts
 from core.publish.waiting import waiting
+from tests.hub.faults import Fault
 from tests.hub.repos import GOOD_TOKEN, Repo
 from tests.hub.server import Hub
 from tests.unit.publish.test_waiting import REPO, RUN_ID, finished
-from ui import publish_send, run_view, train_publish
+from ui import publish_name, publish_send, run_view, train_publish
 from ui.feedback import as_user_error
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -47,7 +49,7 @@ def test_what_waits_is_shown_and_sent_at_one_click(hub: Hub) -> None:
     choice, button = publish_send.waits()
     assert (choice.value, button.visible) == (RUN_ID, True)
     *_, last = publish_send.send_waiting(None, None, RUN_ID)
-    assert "Published" in last[0] and REPO in last[1] and last[3].visible is False
+    assert "Published" in last[0] and REPO in last[1] and last[4].visible is False
     assert waiting(run) is None and run_view._waits(run) == "" and ("models", REPO) in hub.repos
     with pytest.raises(UserError, match="Nothing of this run waits"):
         list(publish_send.send_waiting(None, None, RUN_ID))
@@ -59,3 +61,48 @@ def test_without_a_login_it_goes_on_waiting(hub: Hub, monkeypatch: pytest.Monkey
     with pytest.raises(UserError) as raised:
         list(publish_send.send_waiting(None, None, RUN_ID))
     assert "Sign in" in as_user_error(raised.value).remedy and waiting(run) and not hub.objects
+
+
+def test_a_publication_that_fails_behind_a_closed_page_is_in_the_list(hub: Hub) -> None:
+    finished()
+    hub.faults.append(Fault("POST .*/commit/", "status", status=500, times=99))
+    with pytest.raises(UserError):
+        list(publish_send.send_waiting(None, None, RUN_ID))
+    assert "not sent: The Hub has a fault of its own (HTTP 500)." in publish_send.before()
+    assert publish_send.stop_button().visible is False
+
+
+def test_a_publication_can_be_stopped_and_is_sent_later(hub: Hub) -> None:
+    run = finished()
+    hub.faults.append(Fault("PUT /lfs/", "slow", seconds=1.0))
+    sending = publish_send.send_waiting(None, None, RUN_ID)
+    assert next(sending)[2].visible is True
+    assert publish_send.stop(None, None).interactive is False
+    with pytest.raises(UserError, match="was stopped"):
+        list(sending)
+    assert "not sent: It was stopped." in publish_send.before()
+    assert hub.repos[("models", REPO)].files == {} and waiting(run)
+    *_, last = publish_send.send_waiting(None, None, RUN_ID)
+    assert "Published" in last[0]
+
+
+def test_the_repository_is_named_without_typing(hub: Hub) -> None:
+    """Whoever is logged in chooses a model and finds a name; what they type themselves stays."""
+    hub.people[GOOD_TOKEN] = {
+        "type": "user",
+        "name": "me",
+        "orgs": [{"name": "team", "roleInOrg": "write"}, {"name": "readers", "roleInOrg": "read"}],
+    }
+    finished()
+    owner = publish_name.whose(None, None, None)
+    assert (owner.value, [choice for choice, _ in owner.choices], owner.visible) == ("me", ["me", "team"], True)
+    (adapter,) = [each for each in artifacts.everywhere() if each.kind == "adapter"]
+
+    def named(repo_id: str, kept: str = "", owner: str = "me") -> object:
+        return publish_name.name_it(None, None, [adapter.id], repo_id, kept, owner)
+
+    assert named("") == f"me/{adapter.name}-adapter"
+    assert named(f"me/{adapter.name}-adapter", owner="team") == f"team/{adapter.name}-adapter"
+    for repo_id, kept in (("me/typed-by-hand", ""), ("", "me/kept-by-the-browser"), (f"me/{adapter.name}-adapter", "")):
+        assert named(repo_id, kept)["__type__"] == "update", "nothing changes"  # type: ignore[index]
+    assert publish_name.name_it(None, None, [], "", "", "me")["__type__"] == "update"
