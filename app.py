@@ -18,7 +18,7 @@ from starlette.middleware import Middleware
 from core import paths, redact
 from core.errors import UserError
 from core.jobs import dispatch
-from ui import access, downloads, layout, limits, theme
+from ui import access, doors, downloads, layout, limits, theme
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 demo = layout.build()
@@ -65,7 +65,7 @@ def launch(options: argparse.Namespace, password: str) -> None:
         allowed_paths=[],
         blocked_paths=[str(paths.home()), str(paths.PROJECT), HF_HOME, "/proc"],
         max_file_size=limits.MAX_FILE_BYTES,
-        app_kwargs={"middleware": [Middleware(limits.BodyLimit), Middleware(downloads.OnlyMade)]},
+        app_kwargs={"middleware": [Middleware(each) for each in (doors.Doors, limits.BodyLimit, downloads.OnlyMade)]},
     )
 
 

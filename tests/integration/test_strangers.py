@@ -162,6 +162,18 @@ def test_the_summary_of_the_servers_work_is_not_served(site: Site) -> None:
         assert answer.status_code != 200 or "functions" not in answer.text, path
 
 
+def test_what_gradio_offers_beside_what_the_page_needs_is_not_there(site: Site) -> None:
+    """Among it a recording of the screen that is handed to ffmpeg, and an editor of the program."""
+    posted = ("process_recording", "process_recording/", "vibe-edit", "vibe-edit/", "undo-vibe-edit", "vibe-code", "vibe-starter-queries",
+              "stream/x", "stream/x/close", "component_server", "run-history/connect")  # fmt: skip
+    asked = ("vibe-code", "stream/x/y/1/playlist.m3u8", "proxy=https://example.com", "proxy=/x", "runs", "dev/reload", "profiling/traces",
+             "deep_link", "custom_component/x/y/z/w", "mcp/schema")  # fmt: skip
+    url, video = site.app.url, {"video": ("x.mp4", b"no film")}
+    answers = {path: httpx.post(f"{url}/gradio_api/{path}", files=video, timeout=60, trust_env=False).status_code for path in posted}
+    answers |= {path: httpx.get(f"{url}/gradio_api/{path}", timeout=60, trust_env=False).status_code for path in asked}
+    assert set(answers.values()) == {404}, answers
+
+
 class Listening:
     """``with Listening() as there``: counts who calls at ``there.url``."""
 
