@@ -259,6 +259,27 @@ def test_who_may_not_import_much_may_not_upload_much(site: Site) -> None:
         assert post_form(site, body, space.cookie(token) if token else "") == status, token
 
 
+def test_a_visitor_cannot_fill_the_disk_with_many_uploads(site: Site) -> None:
+    """Told apart by address, and what is checked by the endpoint is kept no longer than that."""
+
+    def send(number: int, size_bytes: int, address: str) -> httpx.Response:
+        files = {"files": (f"{number}.json", f"{number}".encode() * (size_bytes // len(f"{number}")))}
+        headers = {"x-forwarded-for": address}
+        return httpx.post(f"{site.app.url}/gradio_api/upload", files=files, headers=headers, timeout=60, trust_env=False)
+
+    sent = [send(number, 4_900_000, "9.9.9.1") for number in range(10, 22)]
+    assert [each.status_code for each in sent] == [200] * 9 + [507] * 3 and "a visitor has" in sent[-1].text
+    kept = send(9, 20, "9.9.9.2")
+    assert kept.status_code == 200 and Path(kept.json()[0]).is_file()
+    visitor = Visitor(site.app.url, headers={"x-forwarded-for": "9.9.9.1"})
+    for answer in sent[:9]:
+        visitor.call(
+            site.listener("ui.dataset_handlers.validate_dataset"), data=[{"path": answer.json()[0], "meta": {"_type": "gradio.FileData"}}]
+        )
+        assert not Path(answer.json()[0]).exists()
+    assert Path(kept.json()[0]).is_file() and send(22, 4_900_000, "9.9.9.1").status_code == 200
+
+
 def test_an_upload_that_breaks_off_is_swept_away(site: Site) -> None:
     from ui.limits import IDLE_S
 
