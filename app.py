@@ -21,6 +21,7 @@ from core.jobs import dispatch
 from ui import access, doors, downloads, layout, limits, theme
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+SHORTEST_PASSWORD = 12
 demo = layout.build()
 
 
@@ -33,7 +34,12 @@ def main() -> None:
     options = parser.parse_args()
     password = os.environ.get("TRANSMUTE_PASSWORD", "")
     is_open = options.share or options.host not in LOOPBACK
-    if is_open and not password and not access.on_space():
+    if access.on_space():
+        password = ""
+    elif password and len(password) < SHORTEST_PASSWORD:
+        remedy = f"Set it to at least {SHORTEST_PASSWORD} characters that nobody guesses."
+        sys.exit(str(UserError(f"The password has {len(password)} characters, which are soon guessed.", "TRANSMUTE_PASSWORD", remedy)))
+    elif is_open and not password:
         remedy = "Set the environment variable TRANSMUTE_PASSWORD (the user is transmute), or leave out --share and --host."
         sys.exit(str(UserError("Without a password the page is for this machine only.", "--share, --host", remedy)))
     redact.install()
@@ -52,7 +58,7 @@ def launch(options: argparse.Namespace, password: str) -> None:
         server_name=options.host,
         server_port=options.port,
         share=options.share,
-        auth=("transmute", password) if password and not access.on_space() else None,
+        auth=("transmute", password) if password else None,
         theme=theme.theme(),
         head=theme.HEAD,
         footer_links=[],
