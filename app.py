@@ -20,9 +20,10 @@ from starlette.middleware import Middleware
 from core import paths, redact
 from core.errors import UserError
 from core.jobs import dispatch
-from ui import access, downloads, layout, limits, theme
+from ui import access, doors, downloads, layout, limits, theme
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+SHORTEST_PASSWORD = 12
 demo = layout.build()
 gc.freeze()
 gc.enable()
@@ -37,7 +38,12 @@ def main() -> None:
     options = parser.parse_args()
     password = os.environ.get("TRANSMUTE_PASSWORD", "")
     is_open = options.share or options.host not in LOOPBACK
-    if is_open and not password and not access.on_space():
+    if access.on_space():
+        password = ""
+    elif password and len(password) < SHORTEST_PASSWORD:
+        remedy = f"Set it to at least {SHORTEST_PASSWORD} characters that nobody guesses."
+        sys.exit(str(UserError(f"The password has {len(password)} characters, which are soon guessed.", "TRANSMUTE_PASSWORD", remedy)))
+    elif is_open and not password:
         remedy = "Set the environment variable TRANSMUTE_PASSWORD (the user is transmute), or leave out --share and --host."
         sys.exit(str(UserError("Without a password the page is for this machine only.", "--share, --host", remedy)))
     redact.install()
@@ -56,7 +62,7 @@ def launch(options: argparse.Namespace, password: str) -> None:
         server_name=options.host,
         server_port=options.port,
         share=options.share,
-        auth=("transmute", password) if password and not access.on_space() else None,
+        auth=("transmute", password) if password else None,
         theme=theme.theme(),
         head=theme.HEAD,
         footer_links=[],
@@ -69,7 +75,7 @@ def launch(options: argparse.Namespace, password: str) -> None:
         allowed_paths=[],
         blocked_paths=[str(paths.home()), str(paths.PROJECT), HF_HOME, "/proc"],
         max_file_size=limits.MAX_FILE_BYTES,
-        app_kwargs={"middleware": [Middleware(limits.BodyLimit), Middleware(downloads.OnlyMade)]},
+        app_kwargs={"middleware": [Middleware(each) for each in (doors.Doors, limits.BodyLimit, downloads.OnlyMade)]},
     )
 
 

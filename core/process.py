@@ -17,6 +17,7 @@ from typing import Any
 
 from core.errors import UserError
 from core.paths import PROJECT
+from core.redact import SECRET_SUFFIXES
 from core.units import duration
 
 # A child sees these and nothing else: tokens and secrets of the parent never reach it (reliability rule R7).
@@ -43,8 +44,13 @@ SLOW_OPERATIONS_PER_S = 5e9
 
 def child_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     """The environment of every child: allow-listed variables, the Hub offline, what a machine without a GPU for it needs, and `extra`."""
-    kept = {name: value for name, value in os.environ.items() if name in ALLOWED_VARIABLES or name.startswith(ALLOWED_PREFIXES)}
+    kept = {name: value for name, value in os.environ.items() if _is_for_children(name)}
     return kept | ALWAYS_SET | _without_gpu() | {"PYTHONPATH": str(PROJECT)} | (extra or {})
+
+
+def _is_for_children(name: str) -> bool:
+    """Allowed by name, or by its beginning unless its end says that it is a secret, as that of NVIDIA_API_KEY."""
+    return name in ALLOWED_VARIABLES or (name.startswith(ALLOWED_PREFIXES) and not name.upper().endswith(SECRET_SUFFIXES))
 
 
 def _without_gpu() -> dict[str, str]:

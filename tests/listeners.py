@@ -70,6 +70,10 @@ class Visitor:
         self.kept_inputs = {each["id"]: [kept.get(number, "") for number in each["inputs"]] for each in config["dependencies"]}
         self.kept_outputs = {each["id"]: [kept.get(number, "") for number in each["outputs"]] for each in config["dependencies"]}
 
+    def come_from(self, origin: str) -> None:
+        """From now on every call is one that a page of `origin` has this browser make."""
+        self._http.headers["origin"] = origin
+
     def get(self, path: str) -> httpx.Response:
         return self._http.get(path)
 

@@ -123,8 +123,11 @@ def has_login() -> bool:
 def identify(request: gr.Request | None, token: str | None) -> Caller:
     """The caller of a request: all rights on one's own machine; on a Space what `whoami` says of the token, and nothing without one."""
     if not on_space():
-        if request is None or os.environ.get("TRANSMUTE_PASSWORD") or _is_loopback(request):
+        has_password = bool(os.environ.get("TRANSMUTE_PASSWORD"))
+        if request is None or (_is_loopback(request) and not (has_password and _comes_from_afar(request))):
             return Caller("this machine", "owner", is_local=True, token=saved_token())
+        if has_password:
+            return Caller("the owner", "owner", token=saved_token(), address=address_of(request))
         return Caller("somebody else", "public", address=address_of(request))
     anybody: Role = "owner" if os.environ.get("ALLOW_PUBLIC") == "1" else "public"
     known = _whoami(token) if token else None
@@ -164,6 +167,12 @@ def _is_loopback(request: gr.Request) -> bool:
     """Whether the browser was told to go to this machine; another name here would be a page that had its own name point at us."""
     host = str(request.headers.get("host", "")).lower()
     return host.rsplit(":", 1)[0] in LOOPBACK or host in LOOPBACK
+
+
+def _comes_from_afar(request: gr.Request) -> bool:
+    """Whether a request came over the network or was passed on, as `--share` does, whatever name it asks for."""
+    passed_on = any(request.headers.get(name) for name in ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip"))
+    return passed_on or address_of(request) not in ("127.0.0.1", "::1")
 
 
 def saved_token() -> str | None:

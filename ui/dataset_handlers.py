@@ -10,7 +10,7 @@ from core.data.dataset import Dataset
 from core.data.render import LossOn
 from core.data.validate import validate
 from core.errors import UserError
-from ui import clean_form, dataset_findings, dataset_rows, dataset_statistics, handles, origin_view, shares, split_view
+from ui import clean_form, dataset_findings, dataset_rows, dataset_statistics, handles, origin_view, shares, split_view, upload_shares
 from ui import dataset_data as data
 from ui import dataset_view as view
 from ui.access import Caller, allowed
@@ -82,6 +82,9 @@ def go_on(dataset_id: str, caller: Caller) -> gr.Tabs:
 def validate_dataset(file: gr.FileData, caller: Caller) -> dict[str, Any]:
     """Check a Vicuna JSON or JSONL file: counts, and the first findings with row, turn, line, byte, problem and remedy."""
     path = data.uploaded(file)
-    shares.require_size(path.stat().st_size, caller)
-    report = validate(path).model_dump(mode="json")
+    try:
+        shares.require_size(path.stat().st_size, caller)
+        report = validate(path).model_dump(mode="json")
+    finally:
+        upload_shares.drop(path, caller)
     return report | {"issues": report["issues"][:LISTED_BY_API]}

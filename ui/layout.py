@@ -22,6 +22,7 @@ TIMED = {RUNS: 1.0, MODELS: 2.0}  # tabs that look again every so many seconds w
 PROBE_S = 1.0  # between two looks at a probe that goes on
 IMPORT_S = 0.5  # between two looks at an import that goes on
 SWEEP_S = (3600, 24 * 3600)  # every hour, uploads and other temporary files that are a day old are deleted
+QUEUE = 256  # calls that may wait; a part of them may be visitors' (ui.limits)
 BEGINS = """async () => {
     const began = window.transmuteBegan
     window.transmuteBegan = true
@@ -62,7 +63,7 @@ def build() -> gr.Blocks:
         for tab_id, tab in shell.tab.items():
             tab.select(None, js=_opened(tab_id), outputs=[opened, *timers.values()], api_visibility="private")
         demo.load(None, js=REOPENS, inputs=opened, outputs=tabs, api_visibility="private")
-    demo.queue(default_concurrency_limit=8, max_size=256)
+    demo.queue(default_concurrency_limit=8, max_size=QUEUE)
     return demo
 
 

@@ -1,8 +1,12 @@
-"""How much a request may send (reliability rule R12): Gradio limits each file, and neither the whole, nor a form's plain fields, nor the disk."""
+"""How much a request may send, and how many may wait (reliability rules R12 and R22).
+
+Gradio limits each file, and neither the whole, nor a form's plain fields, nor the disk; its queue is limited as a whole, so that one may fill it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import tempfile
 import time
@@ -16,7 +20,7 @@ from gradio.utils import get_upload_folder
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from ui import access
+from ui import access, upload_shares
 
 MAX_FILE_BYTES = 2 * 10**9
 MAX_UPLOAD_BYTES = MAX_FILE_BYTES + 10**6  # one file, and the form around it
@@ -24,6 +28,9 @@ MAX_FIELD_BYTES = 10**6  # of an upload's plain fields together; they are kept i
 MAX_OTHER_BYTES = 8 * 10**6  # a form with every knob takes 10 kB
 VISITOR_BYTES = 5 * 10**6  # of a file that somebody who is not the owner may have checked
 DISK_FLOOR_BYTES = 256 * 2**20
+OWNERS_DISK_BYTES = 2 * 2**30  # beyond that, what visitors leave free for the owner's uploads and checkpoints
+WAITING = 32  # calls of one visitor that may wait in Gradio's queue
+VISITORS_WAITING = 192  # of all visitors; the queue is longer by what is left to the owner (ui.layout)
 IDLE_S = 60.0  # an upload that has sent nothing for so long has broken off
 
 Scope = MutableMapping[str, Any]
@@ -50,8 +57,7 @@ class BodyLimit:
         if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
             await self._app(scope, receive, send)
             return
-        began, is_upload = False, is_upload_of(scope)
-        limit = MAX_OTHER_BYTES if not is_upload else await to_thread.run_sync(upload_limit, scope)
+        began = False
 
         async def send_noted(message: Message) -> None:
             nonlocal began
@@ -59,26 +65,62 @@ class BodyLimit:
             await send(message)
 
         try:
-            await self._app(scope, _counting(scope, receive, limit), send_noted)
+            if is_upload_of(scope):
+                await self._upload(scope, receive, send_noted)
+            else:
+                if is_call(scope) and not await to_thread.run_sync(may_wait, scope):
+                    raise RefusedError(503, "Too many calls wait here already. Try again in a moment.")
+                await self._app(scope, _counting(scope, receive, MAX_OTHER_BYTES), send_noted)
         except RefusedError as refused:
             if not began:
-                await _answer(send, refused)
+                await _answer(send, refused, is_upload_of(scope))
+
+    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass an upload on, and note whose the files are that Gradio says it has left."""
+        caller = await to_thread.run_sync(caller_of, scope)
+        limit = MAX_UPLOAD_BYTES if caller.may("owner") else VISITOR_BYTES + MAX_FIELD_BYTES
+        if reason := upload_shares.reason_against(limit, caller):
+            raise RefusedError(507, reason)
+        answer = b""
+
+        async def send_read(message: Message) -> None:
+            nonlocal answer
+            answer += message.get("body", b"")
+            await send(message)
+
+        floor = DISK_FLOOR_BYTES + (0 if caller.may("owner") else OWNERS_DISK_BYTES)
+        loop = asyncio.get_running_loop()
+        upload_shares.begin(limit, caller)
+        try:
+            await self._app(scope, _counting(scope, receive, limit, floor), send_read)
         finally:
-            if is_upload:
-                asyncio.get_running_loop().call_later(IDLE_S + 1, sweep)
+            loop.call_later(IDLE_S + 1, sweep)
+            files = _files_in(answer)  # none, if it broke off: what it has sent lies there until it is swept
+            loop.call_later(0 if files else IDLE_S + 1, upload_shares.end, limit, caller, files)
 
 
 def is_upload_of(scope: Scope) -> bool:
     return scope["path"].endswith("/upload")
 
 
-def upload_limit(scope: Scope) -> int:
-    """How much an upload may send: a visitor of a Space not more than may be imported for them."""
-    headers = Headers(scope=scope)
+def is_call(scope: Scope) -> bool:
+    """Whether Gradio puts this request into its queue."""
+    return scope["path"].endswith("/queue/join") or "/call/" in scope["path"]
+
+
+def caller_of(scope: Scope) -> access.Caller:
     login = scope.get("session", {}).get("oauth_info", {})
-    token = login.get("access_token") or headers.get("authorization", "").removeprefix("Bearer ") or None
-    caller = access.identify(Request(scope), token)  # type: ignore[arg-type] - it has the headers and the client that are asked for
-    return MAX_UPLOAD_BYTES if caller.may("owner") else VISITOR_BYTES + MAX_FIELD_BYTES
+    token = login.get("access_token") or Headers(scope=scope).get("authorization", "").removeprefix("Bearer ") or None
+    return access.identify(Request(scope), token)  # type: ignore[arg-type] - it has the headers and the client that are asked for
+
+
+def may_wait(scope: Scope) -> bool:
+    """Whether one more call of this caller may wait; the owner is asked for only when there are too many for a visitor."""
+    queues = scope["app"].get_blocks()._queue.event_queue_per_concurrency_id if "app" in scope else {}
+    waiting = [event.request for queue in list(queues.values()) for event in list(queue.queue)]
+    address = access.address_of(Request(scope))  # type: ignore[arg-type]
+    mine = sum(access.address_of(request) == address for request in waiting)
+    return (mine < WAITING and len(waiting) < VISITORS_WAITING) or caller_of(scope).may("owner")
 
 
 def sweep() -> None:
@@ -89,22 +131,30 @@ def sweep() -> None:
                 file.unlink()
 
 
-def _counting(scope: Scope, receive: Receive, limit: int) -> Receive:
-    """`receive` that raises RefusedError when the body, its plain fields or the disk have reached their limit."""
+def _files_in(answer: bytes) -> list[Path]:
+    """The files that Gradio says it has put down."""
+    try:
+        told = json.loads(answer)
+    except ValueError:
+        return []
+    return [Path(each) for each in told if isinstance(each, str)] if isinstance(told, list) else []
+
+
+def _counting(scope: Scope, receive: Receive, limit: int, floor: int = 0) -> Receive:
+    """`receive` that raises RefusedError when the body, its plain fields or the disk have reached their limit; a `floor` is an upload's."""
     headers = {name.lower(): value for name, value in scope["headers"]}
-    is_upload = is_upload_of(scope)
     announced = headers.get(b"content-length", b"0")
     expected = int(announced) if announced.isdigit() else 0
-    fields = _Fields(headers.get(b"content-type", b"")) if is_upload else None
+    fields = _Fields(headers.get(b"content-type", b"")) if floor else None
     received = 0
 
     async def counting() -> Message:
         nonlocal received
-        check(max(expected, received), limit, is_upload)
+        check(max(expected, received), limit, floor)
         message = await receive()
         body = message.get("body", b"")
         received += len(body)
-        check(received, limit, is_upload)
+        check(received, limit, floor)
         if fields:
             fields.read(body)
         return message
@@ -112,11 +162,11 @@ def _counting(scope: Scope, receive: Receive, limit: int) -> Receive:
     return counting
 
 
-def check(size_bytes: int, limit: int, is_upload: bool) -> None:
-    """Refuse a body of this size."""
+def check(size_bytes: int, limit: int, floor: int) -> None:
+    """Refuse a body of this size, or one for a disk that has less than `floor` free."""
     if size_bytes > limit:
         raise RefusedError(413, f"A request may send {limit / 1e6:,.0f} MB here.")
-    if is_upload and shutil.disk_usage(Path(tempfile.gettempdir())).free < DISK_FLOOR_BYTES:
+    if floor and shutil.disk_usage(Path(tempfile.gettempdir())).free < floor:
         raise RefusedError(507, "The disk of this server is full.")
 
 
@@ -156,8 +206,10 @@ class _Fields:
             raise RefusedError(413, f"The fields of a form may have {MAX_FIELD_BYTES / 1e6:.0f} MB.")
 
 
-async def _answer(send: Send, refused: RefusedError) -> None:
-    body = str(refused).encode()
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode()), (b"connection", b"close")]
+async def _answer(send: Send, refused: RefusedError, is_upload: bool) -> None:
+    """Say so, as Gradio's page reads it: a sentence, or a `detail` where it sent a call."""
+    body = (str(refused) if is_upload else json.dumps({"detail": str(refused)})).encode()
+    content_type = b"text/plain; charset=utf-8" if is_upload else b"application/json"
+    headers = [(b"content-type", content_type), (b"content-length", str(len(body)).encode()), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from core.chat.child import Loaded, run
 from core.data.render import encode_text
 from core.data.tokenizer import ChatTokenizer, load_tokenizer
+from core.export.artifacts import adapter_weights
 from core.export.native_support import Stopped, common_prefix
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def load(payload: dict[str, Any]) -> Loaded:
     if payload["adapter"]:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, payload["adapter"], local_files_only=True)
+        model = PeftModel.from_pretrained(model, adapter_weights(Path(payload["adapter"])).parent, local_files_only=True)
     model.eval()
     tokenizer = load_tokenizer(Path(payload["tokenizer"]))
     limit = getattr(model.config, "max_position_embeddings", None) or payload["context_length"]

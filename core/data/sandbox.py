@@ -9,37 +9,20 @@ from __future__ import annotations
 
 import functools
 import re
-import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from jinja2 import nodes
 from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 
-LIMIT_S = 2.0  # for one rendering
-LONGEST = 1 << 24  # characters of any string or items of any list that an expression makes
-WIDEST = 10_000  # the largest number that a filter or a method of a string may be given: widths, indents, repetitions
+from core.data import bounds
+from core.data.bounds import LARGEST, LONGEST, MOST, WIDEST, bound, tick, weigh
+
 TICK = "__tick__"
-_deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
-
-
-@contextmanager
-def budget() -> Generator[None]:
-    """What is rendered inside ends within `LIMIT_S`, or with SecurityError."""
-    before = _deadline.set(time.monotonic() + LIMIT_S)
-    try:
-        yield
-    finally:
-        _deadline.reset(before)
-
-
-def tick() -> str:
-    if time.monotonic() > _deadline.get():
-        raise SecurityError(f"it takes longer than {LIMIT_S:g} seconds")
-    return ""
+# Chat templates have no use for these, and what they make cannot be told beforehand.
+UNWANTED_FILTERS = ("pprint", "urlize", "wordwrap", "xmlattr")
+UNWANTED_METHODS = ("encode", "translate", "to_bytes")
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -48,10 +31,18 @@ class Sandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(("*", "**", "%", "+"))
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(finalize=_finalized, **options)
         names: Any = self.globals
         names[TICK] = tick
-        self.filters = {name: _measured(function) for name, function in self.filters.items()}
+        del names["lipsum"]
+        self.filters = {name: measured(function) for name, function in self.filters.items() if name not in UNWANTED_FILTERS}
+
+    @staticmethod
+    def concat(pieces: Iterable[str]) -> str:  # type: ignore[override]
+        """All that a template, a macro or a block writes."""
+        texts = list(pieces)
+        bound(sum(map(len, texts)))
+        return "".join(texts)
 
     def limited(self, tree: nodes.Template) -> nodes.Template:
         """`tree`, whose loops look at the clock at every turn and whose ``~`` is measured like ``+``."""
@@ -69,29 +60,62 @@ class Sandbox(ImmutableSandboxedEnvironment):
         tree.set_environment(self)
         return tree
 
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        return super().is_safe_attribute(obj, attr, value) and not (attr in UNWANTED_METHODS and isinstance(obj, str | bytes | int))
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        formatted = super().wrap_str_format(value)
+        if formatted is None:
+            return None
+
+        def measured_format(*args: Any, **kwargs: Any) -> str:
+            is_map = value.__name__ == "format_map" and len(args) == 1
+            _Formatter(self).vformat(str(value.__self__), () if is_map else args, args[0] if is_map else kwargs)
+            return formatted(*args, **kwargs)
+
+        return measured_format
+
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         tick()
         if operator == "*" and isinstance(left, int) and not isinstance(right, int | float):
             left, right = right, left
         if operator == "*" and isinstance(left, str | list | tuple) and isinstance(right, int):
-            _bound(len(left) * right)
+            bound(len(left) * right, LONGEST if isinstance(left, str) else MOST)
         elif operator == "+" and isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
-            _bound(len(left) + len(right))
+            bound(len(left) + len(right), LONGEST if isinstance(left, str) else MOST)
+        elif operator == "*" and isinstance(left, int) and isinstance(right, int):
+            bound(left.bit_length() + right.bit_length(), LARGEST)
         elif operator == "**" and isinstance(left, int) and isinstance(right, int):
-            _bound(left.bit_length() * abs(right))
+            bound(left.bit_length() * abs(right), LARGEST)
         elif operator == "%" and isinstance(left, str):
-            widths = re.findall(r"%[^%a-zA-Z]*?(\d+|\*)", left)
-            _bound(LONGEST + 1 if any(width == "*" or int(width) > WIDEST for width in widths) else 0)
+            bounds.bound_percent(left, right)
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         tick()
         owner = getattr(obj, "__self__", None)
         if isinstance(owner, str):
-            _narrow(args, kwargs)
-            if obj.__name__ == "replace" and len(args) > 1:
-                _bound(len(owner) + owner.count(args[0]) * len(args[1]))
+            args = bounds.bound_method(owner, obj.__name__, args, kwargs)
         return super().call(context, obj, *args, **kwargs)
+
+
+class _Formatter(SandboxedFormatter):
+    """Formats as ``str.format`` does, and measures what comes of it."""
+
+    made = 0
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        tick()
+        bound(sum(int(number) for number in re.findall(r"\d+", format_spec[:WIDEST])), WIDEST)
+        weigh(value)
+        text = super().format_field(value, format_spec)
+        self.made += len(text)
+        bound(self.made)
+        return text
+
+    def convert_field(self, value: Any, conversion: Any) -> Any:
+        weigh(value)
+        return super().convert_field(value, conversion)
 
 
 def _joined(concat: nodes.Concat) -> nodes.Expr:
@@ -102,27 +126,26 @@ def _joined(concat: nodes.Concat) -> nodes.Expr:
     return joined
 
 
-def _measured(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that looks at the clock and at the numbers it is given."""
+def measured(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that looks at the clock and at what it is given."""
+    own = 1 if hasattr(function, "jinja_pass_arg") else 0  # Jinja's environment or context stands first
 
     @functools.wraps(function)
     def filtered(*args: Any, **kwargs: Any) -> Any:
         tick()
-        if function.__name__ not in ("do_round", "do_int", "do_float", "do_default"):
-            _narrow(args, kwargs)
-        if function.__name__ == "do_replace":
-            text, old, new = (str(part) for part in args[1:4])  # the first is the evaluation context
-            _bound(len(text) + text.count(old) * len(new))
-        return function(*args, **kwargs)
+        if len(args) <= own:
+            return function(*args, **kwargs)
+        value = args[own]
+        if function.__name__ == "do_join":
+            value = bounds.bound_join(args[0], value, *args[own + 1 :], **kwargs)
+        bounds.bound_filter(function.__name__, value, args[own + 1 :], kwargs)
+        return function(*args[:own], value, *args[own + 1 :], **kwargs)
 
     return filtered
 
 
-def _narrow(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    if any(isinstance(number, int) and abs(number) > WIDEST for number in (*args, *kwargs.values())):
-        raise SecurityError("it makes text that is too long")
-
-
-def _bound(length: int) -> None:
-    if length > LONGEST:
-        raise SecurityError("it makes text that is too long")
+def _finalized(value: Any) -> Any:
+    """What an expression writes, on its way to being made a text."""
+    if not isinstance(value, str):
+        weigh(value)
+    return value

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from core.data.sandbox import Sandbox
 
 MAX_TEMPLATE_BYTES = 1 << 17
+LONGEST_REASON = 1000  # characters of what a template says as it refuses, or asks of the clock
 MARK = "\0\x01\0"  # no fit conversation holds NUL
 Message = dict[str, str]
 
@@ -82,7 +83,7 @@ def _refusal(problem: str, remedy: str) -> UserError:
 def _render(compiled: Template, messages: list[Message], bos_token: str | None, eos_token: str | None, asks: bool) -> str:
     from jinja2 import TemplateError
 
-    from core.data.sandbox import budget
+    from core.data.bounds import budget
 
     try:
         with budget():
@@ -99,7 +100,7 @@ def _render(compiled: Template, messages: list[Message], bos_token: str | None, 
         RecursionError,
     ) as error:
         raise UserError(
-            f"The chat template refuses these turns: {error}",
+            f"The chat template refuses these turns: {str(error)[:LONGEST_REASON]}",
             "the model's chat template",
             "Correct the order of the turns, or choose a base model whose template takes them.",
             code="TEMPLATE",
@@ -190,10 +191,10 @@ def _looks_back_only(tree: nodes.Template, loop: nodes.For) -> bool:
 
 def _environment() -> Sandbox:
     """A sandbox set up as transformers does it."""
-    from core.data.sandbox import Sandbox
+    from core.data.sandbox import Sandbox, measured
 
     environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=_extensions())
-    environment.filters["tojson"] = _to_json
+    environment.filters["tojson"] = measured(_to_json)
     names: Any = environment.globals
     names.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
     return environment
@@ -217,13 +218,13 @@ def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, 
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def _raise_exception(message: str) -> None:
+def _raise_exception(message: Any) -> None:
     from jinja2.exceptions import TemplateError
 
-    raise TemplateError(message)
+    raise TemplateError(message[:LONGEST_REASON] if isinstance(message, str) else "it gives no reason in words")
 
 
 def _strftime_now(pattern: str) -> str:
     from datetime import datetime
 
-    return datetime.now().strftime(pattern)
+    return datetime.now().strftime(pattern[:LONGEST_REASON])

@@ -11,9 +11,9 @@ from typing import Any
 
 from core import paths
 from core.errors import UserError
+from core.export.artifacts import adapter_weights
 from core.export.tensors import Stored, stored_tensors
 
-WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 REMEDY = "Merge it with the base it was trained on, or train again."
 # Fields of PEFT 0.21's LoraConfig that say nothing about merging, or that are read below. Any other field that is set means a kind of
@@ -122,9 +122,7 @@ def read_adapter(folder: Path) -> Adapter:
         UserError: no weights, empty ones, half of a pair, a rank that is not the configured one, or tensors of another kind.
     """
     config = adapter_config(folder)
-    if not (folder / WEIGHTS).is_file():
-        raise UserError(f"The adapter has no {WEIGHTS}.", str(folder), "Save it with safe_serialization=True.", "ADAPTER")
-    tensors = stored_tensors(folder / WEIGHTS)
+    tensors = stored_tensors(adapter_weights(folder))
     if not tensors or any(0 in stored.shape for stored in tensors.values()):
         raise UserError(
             "The adapter is empty.", str(folder), "Under ZeRO-3 the weights must be gathered before saving; train again.", "ADAPTER"

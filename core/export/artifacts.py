@@ -20,6 +20,7 @@ from core.locks import FileLock
 
 Kind = Literal["adapter", "merged", "gguf"]
 MANIFEST = "manifest.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 class FileEntry(BaseModel):
@@ -182,12 +183,25 @@ def _from_file(path: Path) -> Artifact:
     return Artifact(id=str(path), kind="gguf", level=level.name if level else None, name=name, files=(entry,), folder=path.parent)
 
 
+def adapter_weights(folder: Path) -> Path:
+    """The weights of an adapter. PEFT, without this file, would unpickle ``adapter_model.bin`` (rule R16).
+
+    Raises:
+        UserError: they are not there, or not as safetensors.
+    """
+    weights = folder / ADAPTER_WEIGHTS
+    if not weights.is_file():
+        raise UserError(f"The adapter has no {ADAPTER_WEIGHTS}.", str(folder), "Save it with safe_serialization=True.", "ADAPTER")
+    return weights
+
+
 def _from_folder(path: Path) -> Artifact:
     name = path.name
     unhashed = tuple(
         FileEntry(name=file.name, size_bytes=file.stat().st_size, sha256="") for file in sorted(path.glob("*")) if file.is_file()
     )
     if (path / "adapter_config.json").is_file():
+        adapter_weights(path)
         base = paths.read_json(path / "adapter_config.json").get("base_model_name_or_path")
         return Artifact(id=str(path), kind="adapter", name=name, base_model=base, base_path=base, files=unhashed, folder=path)
     if (path / "config.json").is_file():

@@ -19,7 +19,8 @@ from typing import Any
 
 from core import paths
 from core.errors import UserError
-from core.export.adapter import WEIGHTS, Adapter, adapter_config, rank, read_adapter, scaling, unstreamed
+from core.export.adapter import Adapter, adapter_config, rank, read_adapter, scaling, unstreamed
+from core.export.artifacts import ADAPTER_WEIGHTS
 from core.export.tensors import model_tensors
 from core.process import call_child, child_environment, patience_s
 
@@ -170,7 +171,7 @@ def convert_adapter(
     with tempfile.TemporaryDirectory() as folder:  # llama.cpp scales by alpha / r, whatever the adapter was trained with
         alpha = scaling(config, "") * rank(config, "")
         paths.write_json(Path(folder) / "adapter_config.json", config | {"lora_alpha": alpha})
-        (Path(folder) / WEIGHTS).symlink_to((adapter / WEIGHTS).absolute())
+        (Path(folder) / ADAPTER_WEIGHTS).symlink_to((adapter / ADAPTER_WEIGHTS).absolute())
         payload = {
             "converter": str(converter_dir()),
             "model_dir": str(base.absolute()),
@@ -178,7 +179,7 @@ def convert_adapter(
             "dtype": dtype,
         }
         payload |= {"adapter": folder, "name": adapter.name, "metadata": {}}
-        step, timeout_s = f"Converting {adapter.name} to GGUF", patience_s((adapter / WEIGHTS).stat().st_size)
+        step, timeout_s = f"Converting {adapter.name} to GGUF", patience_s((adapter / ADAPTER_WEIGHTS).stat().st_size)
         call_child("core.export.convert_child", payload, step=step, log=log, on_event=on_event, timeout_s=timeout_s)
 
 

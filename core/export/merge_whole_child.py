@@ -12,7 +12,7 @@ import torch
 from core import paths
 from core.childio import Emit, serve
 from core.errors import UserError
-from core.export.adapter import WEIGHTS
+from core.export.artifacts import adapter_weights
 from core.export.mergeplan import refuse_quantised
 from core.export.tensors import weight_bytes
 from core.units import size
@@ -23,8 +23,7 @@ MEMORY_SHARE = 1.3  # of the weights' bytes: the model, and one merged weight wi
 def merge(payload: dict[str, Any], _emit: Emit) -> dict[str, Any]:
     base, adapter, out = Path(payload["base"]), Path(payload["adapter"]), Path(payload["out"])
     refuse_quantised(base, paths.read_json(base / "config.json"))
-    if not (adapter / WEIGHTS).is_file():
-        raise UserError(f"The adapter has no {WEIGHTS}.", str(adapter), "Save it with safe_serialization=True.", "ADAPTER")
+    adapter_weights(adapter)
     needed, free = MEMORY_SHARE * weight_bytes(base), psutil.virtual_memory().available
     if needed > free:
         raise UserError(

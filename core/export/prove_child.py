@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from core.childio import Emit, serve
+from core.export.artifacts import adapter_weights
 from core.export.native_support import FREE_SHARE, free_bytes
 from core.export.prove import compare
 from core.export.room import Device, Room, find_room
@@ -72,7 +73,7 @@ def load(folder: str, scratch: str, adapter: str | None = None, nf4: dict[str, b
     if adapter:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, adapter)
+        model = PeftModel.from_pretrained(model, adapter_weights(Path(adapter)).parent)
     return model.eval()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from core.training.recipe import load as load_recipe
 
 NAME = "bundle.tar"
 RECIPE, DATASETS, BASE = "job/recipe.yaml", "job/datasets", "base"
+DATASET_ID = re.compile(r"ds-[0-9a-f]{12}")
 CODE_SUFFIXES = (".py", ".yaml", ".json", ".toml", ".j2", ".txt")
 
 
@@ -57,9 +59,17 @@ def send(run_dir: Path, repo_id: str, token: str | None) -> dict[str, str]:
 
 
 def settle_datasets(folder: Path) -> None:
-    """The datasets of a bundle that was unpacked in `folder`, into the workspace; what is there already stays."""
+    """The datasets of a bundle that was unpacked in `folder`, into the workspace; what is there already stays.
+
+    Raises:
+        UserError: one is no dataset, goes by another's name, or holds more than a bundle's datasets do.
+    """
     paths.datasets_dir().mkdir(parents=True, exist_ok=True)
-    for dataset in (folder / DATASETS).iterdir():
+    for dataset in sorted((folder / DATASETS).iterdir()):
+        files = {path.name for path in dataset.iterdir()} if dataset.is_dir() else set()
+        is_whole = {MANIFEST, ROWS} <= files <= {MANIFEST, ROWS, REPORT} and paths.read_json(dataset / MANIFEST).get("id") == dataset.name
+        if not is_whole or not DATASET_ID.fullmatch(dataset.name):
+            raise UserError(f"{dataset.name} is no dataset of a bundle.", NAME, "Import its file again, and train on that.")
         if not (paths.datasets_dir() / dataset.name).exists():
             shutil.move(dataset, paths.datasets_dir() / dataset.name)
 

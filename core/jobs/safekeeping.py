@@ -21,6 +21,8 @@ from core.jobs import bundle, dispatch, keeping
 from core.publish.ledger import remember
 from core.publish.push import explain
 from core.running import runs
+from core.training.models import HUB_ID
+from core.training.recipe import Recipe
 from core.training.recipe import load as load_recipe
 
 LOOK_S = 1.0
@@ -95,8 +97,8 @@ def bring_back(repo_id: str, token: str | None) -> str:
         if not (folder / bundle.NAME).is_file():
             raise UserError(f"{repo_id} keeps no run.", repo_id, "Look at its files on the Hub: bundle.tar is what a run is made of.")
         _unpack(folder)
+        recipe = _recipe(folder)
         bundle.settle_datasets(folder)
-        recipe = load_recipe(folder / bundle.RECIPE)
         base = folder / recipe.base_model
         if recipe.base_model.startswith(f"{bundle.BASE}/") and base.is_dir():
             own = paths.home() / BASES / run_id / base.name
@@ -111,6 +113,24 @@ def bring_back(repo_id: str, token: str | None) -> str:
     said = f"at {kept}" if kept else "without a checkpoint: none had been kept yet"
     events.append(run_dir, "note", text=f"It was brought back from {repo_id}, {said}.")
     return run_id
+
+
+def _recipe(folder: Path) -> Recipe:
+    """The recipe of a bundle, which names nothing of this machine's disk: its data by id, its base model from the bundle or the Hub.
+
+    Raises:
+        UserError: it does.
+    """
+    recipe = load_recipe(folder / bundle.RECIPE)
+    data = [name for name in (recipe.dataset, recipe.eval_dataset) if name]
+    is_own = (
+        recipe.base_model.startswith(f"{bundle.BASE}/")
+        and (folder / recipe.base_model).resolve().parent == (folder / bundle.BASE).resolve()
+    )
+    is_known = recipe.base_model == "starter" or (HUB_ID.fullmatch(recipe.base_model) and not Path(recipe.base_model).exists())
+    if not (is_own or is_known) or not all(bundle.DATASET_ID.fullmatch(name) for name in data):
+        raise UserError("The recipe that was kept names files of this machine.", bundle.NAME, "Nothing can be brought back from it.")
+    return recipe
 
 
 def _take_log(run_dir: Path, checkpoint: Path) -> None:

@@ -114,6 +114,29 @@ def test_the_person_at_this_machine_is_turned_away_from_nothing(at_home: App, of
     assert refused(Visitor(at_home.url), of_home) == set()
 
 
+@pytest.mark.parametrize("origin", ["https://evil.example", "null"])
+def test_the_owner_who_looks_at_another_page_does_nothing_here_by_it(
+    origin: str, at_the_space: App, at_home: App, of_the_space: list[Listener], of_home: list[Listener]
+) -> None:
+    """That page sends requests with the owner's cookie, or to the owner's own machine: those of no handler are answered."""
+    owner = space.cookie(space.TOKENS["owner"])
+    for visitor, found in ((Visitor(at_the_space.url, cookie=owner), of_the_space), (Visitor(at_home.url), of_home)):
+        visitor.come_from(origin)
+        answers = {visitor.call(listener, empty=True) for listener in found}
+        assert len(answers) == 1 and "comes from another page" in answers.pop()
+        visitor.close()
+
+
+def test_the_owners_own_page_says_whose_it_is_and_is_answered(at_the_space: App, of_the_space: list[Listener]) -> None:
+    listener = next(each for each in of_the_space if each.role == "owner" and each.name not in HARMFUL)
+    for origin in (at_the_space.url, f"https://{space.environment('')['SPACE_HOST']}"):
+        visitor = Visitor(at_the_space.url, cookie=space.cookie(space.TOKENS["owner"]))
+        visitor.come_from(origin)
+        answer = visitor.call(listener)
+        assert "comes from another page" not in answer and not REFUSED.search(answer), origin
+        visitor.close()
+
+
 def test_a_cookie_that_this_space_has_not_signed_is_no_login(at_the_space: App, of_the_space: list[Listener]) -> None:
     for secret in ("", "another-secret"):
         visitor = Visitor(at_the_space.url, cookie=space.cookie(space.TOKENS["owner"], secret))

@@ -162,6 +162,18 @@ def test_the_summary_of_the_servers_work_is_not_served(site: Site) -> None:
         assert answer.status_code != 200 or "functions" not in answer.text, path
 
 
+def test_what_gradio_offers_beside_what_the_page_needs_is_not_there(site: Site) -> None:
+    """Among it a recording of the screen that is handed to ffmpeg, and an editor of the program."""
+    posted = ("process_recording", "process_recording/", "vibe-edit", "vibe-edit/", "undo-vibe-edit", "vibe-code", "vibe-starter-queries",
+              "stream/x", "stream/x/close", "component_server", "run-history/connect")  # fmt: skip
+    asked = ("vibe-code", "stream/x/y/1/playlist.m3u8", "proxy=https://example.com", "proxy=/x", "runs", "dev/reload", "profiling/traces",
+             "deep_link", "custom_component/x/y/z/w", "mcp/schema")  # fmt: skip
+    url, video = site.app.url, {"video": ("x.mp4", b"no film")}
+    answers = {path: httpx.post(f"{url}/gradio_api/{path}", files=video, timeout=60, trust_env=False).status_code for path in posted}
+    answers |= {path: httpx.get(f"{url}/gradio_api/{path}", timeout=60, trust_env=False).status_code for path in asked}
+    assert set(answers.values()) == {404}, answers
+
+
 class Listening:
     """``with Listening() as there``: counts who calls at ``there.url``."""
 
@@ -245,6 +257,27 @@ def test_who_may_not_import_much_may_not_upload_much(site: Site) -> None:
     for token, status in ((None, 413), (space.TOKENS["other user"], 413), (space.TOKENS["owner"], 200)):
         body = chunks(form_of("files", "large.json"), large, b"\r\n--edge--\r\n")
         assert post_form(site, body, space.cookie(token) if token else "") == status, token
+
+
+def test_a_visitor_cannot_fill_the_disk_with_many_uploads(site: Site) -> None:
+    """Told apart by address, and what is checked by the endpoint is kept no longer than that."""
+
+    def send(number: int, size_bytes: int, address: str) -> httpx.Response:
+        files = {"files": (f"{number}.json", f"{number}".encode() * (size_bytes // len(f"{number}")))}
+        headers = {"x-forwarded-for": address}
+        return httpx.post(f"{site.app.url}/gradio_api/upload", files=files, headers=headers, timeout=60, trust_env=False)
+
+    sent = [send(number, 4_900_000, "9.9.9.1") for number in range(10, 22)]
+    assert [each.status_code for each in sent] == [200] * 9 + [507] * 3 and "a visitor has" in sent[-1].text
+    kept = send(9, 20, "9.9.9.2")
+    assert kept.status_code == 200 and Path(kept.json()[0]).is_file()
+    visitor = Visitor(site.app.url, headers={"x-forwarded-for": "9.9.9.1"})
+    for answer in sent[:9]:
+        visitor.call(
+            site.listener("ui.dataset_handlers.validate_dataset"), data=[{"path": answer.json()[0], "meta": {"_type": "gradio.FileData"}}]
+        )
+        assert not Path(answer.json()[0]).exists()
+    assert Path(kept.json()[0]).is_file() and send(22, 4_900_000, "9.9.9.1").status_code == 200
 
 
 def test_an_upload_that_breaks_off_is_swept_away(site: Site) -> None:

@@ -20,7 +20,8 @@ CHILD = "tests.unit.a_child"
 
 
 def test_no_secret_of_the_parent_reaches_a_child(monkeypatch):
-    for name in ("HF_TOKEN", "OAUTH_CLIENT_SECRET", "OPENAI_API_KEY", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "HUGGING_FACE_HUB_TOKEN"):
+    for name in ("HF_TOKEN", "OAUTH_CLIENT_SECRET", "OPENAI_API_KEY", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "HUGGING_FACE_HUB_TOKEN",
+                 "NVIDIA_API_KEY", "NVIDIA_NGC_TOKEN", "CUDA_SECRET", "NCCL_password", "HIP_Key"):  # fmt: skip
         monkeypatch.setenv(name, "hf_CANARYcanaryCANARYcanary")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     environment = process.call_child(CHILD, {"do": "environment"}, step="test")

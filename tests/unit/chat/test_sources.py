@@ -15,6 +15,7 @@ def adapter(tmp_path):
     config = {"base_model_name_or_path": str(STARTER)}
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    (tmp_path / "mine" / "adapter_model.safetensors").touch()
     return str(tmp_path / "mine")
 
 

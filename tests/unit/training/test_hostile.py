@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,47 @@ def test_a_pickle_under_the_name_of_safetensors_is_an_error_and_no_more(hub: Hub
     folder = models.resolve("evil/named").path
     with pytest.raises(UserError):
         linear_names(folder)
+    assert not mark.exists()
+
+
+@pytest.fixture
+def adapter(mark: Path, tmp_path: Path) -> Path:
+    """An adapter of the starter whose weights are a pickle alone, which PEFT would take."""
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    config = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"], "base_model_name_or_path": str(paths.STARTER)}
+    paths.write_json(folder / "adapter_config.json", config)
+    (folder / "adapter_model.bin").write_bytes(pickle.dumps(Bomb(mark)))
+    return folder
+
+
+def test_an_adapter_of_a_pickle_is_taken_nowhere(adapter: Path, mark: Path, tmp_path: Path) -> None:
+    from core.export import artifacts, merge_whole_child
+    from core.export.adapter import read_adapter
+
+    payload = {"base": str(paths.STARTER), "adapter": str(adapter), "out": str(tmp_path / "out"), "reason": "a test"}
+    ways: list[Callable[[], Any]] = [
+        lambda: artifacts.resolve(str(adapter)),
+        lambda: read_adapter(adapter),
+        lambda: merge_whole_child.merge(payload, lambda **_: None),
+    ]
+    for way in ways:
+        with pytest.raises(UserError, match=r"no adapter_model\.safetensors"):
+            way()
+    assert not mark.exists()
+
+
+@pytest.mark.integration
+@pytest.mark.filterwarnings("ignore")
+def test_an_adapter_of_a_pickle_is_loaded_by_no_child(adapter: Path, mark: Path, tmp_path: Path) -> None:
+    from core.chat import transformers_child
+    from core.export import prove_child
+
+    starter = str(paths.STARTER)
+    payload = {"folder": starter, "adapter": str(adapter), "tokenizer": starter, "threads": 1, "context_length": 64}
+    for way in (lambda: transformers_child.load(payload), lambda: prove_child.load(starter, str(tmp_path), str(adapter))):
+        with pytest.raises(UserError, match=r"no adapter_model\.safetensors"):
+            way()
     assert not mark.exists()
 
 

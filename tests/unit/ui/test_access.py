@@ -90,6 +90,27 @@ def test_with_a_password_the_login_decides_and_the_name_does_not(monkeypatch: py
     assert identify(asked_at("my-box.lan:7860"), None).role == "owner"
 
 
+@pytest.mark.parametrize(
+    ("headers", "address", "is_local"),
+    [
+        ({"host": "127.0.0.1:7860"}, "127.0.0.1", True),
+        ({"host": "localhost:7860"}, "::1", True),
+        ({"host": "127.0.0.1:7860"}, "192.168.1.7", False),  # says that it is here
+        ({"host": "abc.gradio.live"}, "127.0.0.1", False),  # through the tunnel of --share
+        ({"host": "127.0.0.1:7860", "x-forwarded-for": "8.8.8.8"}, "127.0.0.1", False),
+        ({"host": "127.0.0.1:7860", "x-forwarded-host": "abc.gradio.live"}, "127.0.0.1", False),
+    ],
+)
+def test_with_the_password_alone_nobody_sits_at_this_machine(
+    headers: dict[str, str], address: str, is_local: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All rights, but the files of this machine by their path are for who sits at it."""
+    monkeypatch.setenv("TRANSMUTE_PASSWORD", "long enough")
+    request: Any = SimpleNamespace(headers=headers, client=SimpleNamespace(host=address))
+    caller = identify(request, None)
+    assert caller.role == "owner" and caller.is_local is is_local
+
+
 @pytest.mark.usefixtures("space")
 def test_on_a_space_nobody_is_local_and_a_visitor_may_only_look() -> None:
     assert identify(asked_at("127.0.0.1:7860"), None) == Caller("a visitor", "public")

@@ -55,6 +55,12 @@ def test_without_a_password_the_page_is_for_this_machine_only(argument: list[str
     assert done.returncode != 0 and "TRANSMUTE_PASSWORD" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("argument", [[], ["--share"]])
+def test_a_password_that_is_soon_guessed_is_none(argument: list[str], tmp_path: Path) -> None:
+    done = run(["app.py", *argument], {"TRANSMUTE_PASSWORD": "x" * 11}, tmp_path)
+    assert done.returncode != 0 and "at least 12 characters" in done.stderr and "xxx" not in done.stderr
+
+
 def test_no_label_of_the_page_is_an_emoji() -> None:
     emoji = re.compile("[\U0001f000-\U0001faff\u2600-\u27bf]")
     assert [
