@@ -72,8 +72,7 @@ class RunCallback(TrainerCallback):
         self.trainer.is_bad = False
         self._bad_steps = self._bad_steps + 1 if is_bad else 0
         if self._bad_steps >= MAX_BAD_STEPS:
-            remedy = "Lower learning_rate (a tenth of it is a good start), or set dtype=bf16 or fp32; then start again."
-            raise UserError(f"The loss was not a number for {MAX_BAD_STEPS} steps.", f"step {state.global_step}", remedy, code="NAN")
+            raise not_numbers(f"The loss was not a number for {MAX_BAD_STEPS} steps.", state.global_step)
         if agreed((self.run_dir / "stop").exists(), args.device):
             (self.run_dir / "stop").touch()  # asked on another machine, it is a stop here too
             self.trainer.was_stopped = True
@@ -99,6 +98,11 @@ class RunCallback(TrainerCallback):
             checkpoints.seal(folder)
             checkpoints.rotate(root, self.keep_checkpoints)
             events.append(self.run_dir, "checkpoint", step=state.global_step)
+
+
+def not_numbers(problem: str, step: int) -> UserError:
+    remedy = "Lower learning_rate (a tenth of it is a good start), or set dtype=bf16 or fp32; then start again."
+    return UserError(problem, f"step {step}", remedy, code="NAN")
 
 
 def is_finite(model: torch.nn.Module) -> bool:

@@ -20,7 +20,7 @@ from core.data.tokenizer import load_tokenizer
 from core.errors import UserError
 from core.export import artifacts
 from core.training.attention import BY_DOCUMENT
-from core.training.callbacks import RunCallback
+from core.training.callbacks import RunCallback, is_finite, not_numbers
 from core.training.evaluation import EarlyStop, Samples
 from core.training.launch import PROJECT
 from core.training.layers import keep_float32, keep_gradients, targets, train_last_layers
@@ -29,7 +29,7 @@ from core.training.recipe import Recipe
 from core.training.recipe import load as load_recipe
 from core.training.samples import Rows, rows_of
 from core.training.threads import fastest_thread_count
-from core.training.together import newest_common, require_same
+from core.training.together import agreed, newest_common, require_same
 from core.training.tracking import TensorBoard
 from core.training.trainer import AnswerTrainer
 
@@ -96,6 +96,8 @@ def train(run_dir: Path) -> None:
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.was_stopped:
         return
+    if agreed(not is_finite(trainer.model), trainer.args.device):
+        raise not_numbers("Some of the weights are not numbers after the last step.", trainer.state.global_step)
     losses = {"eval_loss_after": trainer.evaluate()["eval_loss"]} if eval_rows else {}
     board.close()
     peak.end("train")
@@ -141,7 +143,6 @@ def load_model(base: Path, recipe: Recipe, compute_dtype: torch.dtype) -> Any:
         dtype=torch.float32 if recipe.method == "fft" else compute_dtype,
         quantization_config=quantization,
         attn_implementation=attention(recipe, paths.read_json(base / "config.json")),
-        device_map={"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"} if quantization else None,
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
