@@ -14,10 +14,10 @@ from core import events
 from core.errors import UserError
 from core.training import checkpoints
 from core.training.peak import Peak
+from core.training.pulse import ALIVE_S, working
 from core.training.together import agreed
 
 MAX_BAD_STEPS = 3
-ALIVE_S = 60.0  # between two signs of life while nothing is logged
 LOGGED = ("loss", "learning_rate", "grad_norm", "mean_token_accuracy", "num_tokens", "epoch")
 SAID = ("loss", "learning_rate", "grad_norm", "epoch")
 
@@ -95,7 +95,8 @@ class RunCallback(TrainerCallback):
                 shutil.rmtree(folder)
                 events.append(self.run_dir, "note", text=f"{folder.name} was not kept: some of its weights are not numbers.")
                 return
-            checkpoints.seal(folder)
+            with working(self.run_dir, state.global_step):
+                checkpoints.seal(folder)
             checkpoints.rotate(root, self.keep_checkpoints)
             events.append(self.run_dir, "checkpoint", step=state.global_step)
 
