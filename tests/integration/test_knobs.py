@@ -158,6 +158,20 @@ def test_every_labelled_token_survives_packing_and_no_bin_more_than_needed(tmp_p
     assert len(batches) <= best_fit(lengths, 256)
 
 
+def test_rows_grouped_by_length_begin_with_the_longest_and_are_padded_less(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(3)
+    rows = [{"input_ids": [1] * n, "labels": [-100] + [1] * (n - 1)} for n in torch.randint(8, 200, (120,), generator=generator).tolist()]
+    padding = dict[bool, float]()
+    for grouped in (False, True):
+        chosen = recipe(packing=False, group_by_length=grouped, micro_batch_size=4)
+        trainer = packing_trainer(load_model(paths.STARTER, chosen, torch.float32), chosen, rows, tmp_path)
+        masks = [batch["attention_mask"] for batch in trainer.get_train_dataloader()]
+        assert sum(int(mask.sum()) for mask in masks) == sum(len(row["input_ids"]) for row in rows)
+        assert not grouped or masks[0].shape[1] == max(len(row["input_ids"]) for row in rows)
+        padding[grouped] = 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
+    assert padding[True] < padding[False] / 2
+
+
 def best_fit(lengths: list[int], room: int) -> int:
     """How many bins best fit decreasing needs, counted plainly."""
     bins: list[int] = []
