@@ -98,7 +98,8 @@ def train(run_dir: Path) -> None:
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.was_stopped:
         return
-    if agreed(not is_finite(trainer.model), trainer.args.device):
+    learned: Any = trainer.model
+    if agreed(not is_finite(learned), trainer.args.device):
         raise not_numbers("Some of the weights are not numbers after the last step.", trainer.state.global_step)
     losses = {"eval_loss_after": trainer.evaluate()["eval_loss"]} if eval_rows else {}
     board.close()
