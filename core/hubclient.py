@@ -44,7 +44,7 @@ def patiently(
         except (OfflineModeIsEnabled, ValueError) as error:
             raise explain(error) from None
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError, HTTPError, RuntimeError) as error:
-            if number == TRIES - 1 or status(error) not in PASSING:
+            if number == TRIES - 1 or status(error) not in PASSING or isinstance(error.__cause__, OfflineModeIsEnabled):
                 raise explain(error) from None
             _wait(FIRST_WAIT_S * 2**number, should_stop)
     raise AssertionError("the last try returns or raises")

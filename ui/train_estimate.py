@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shutil
 from functools import lru_cache
-from typing import Any, get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import gradio as gr
 
 from core import paths
 from core.data.dataset import open_dataset
+from core.data.tokenizer import ChatTokenizer
 from core.errors import UserError
 from core.export import artifacts
 from core.jobs import target
-from core.training import fits, forecast, launch, prospect, shapes, workload
+from core.training import fits, forecast, launch, models, prepare, prospect, shapes, workload
 from core.training.architecture import read_config
 from core.training.hardware import prices_read
 from core.training.memory import IMPORTS, Part
@@ -156,13 +158,31 @@ def model_of(name: str) -> Shapes | None:
 
 
 def work_of(recipe: Recipe) -> Workload:
-    """The rows of the chosen dataset; about, where they would have to be counted first."""
+    """The rows of the chosen datasets; about, where they would have to be counted first."""
     if not recipe.dataset:
         return prospect.work_of(recipe)
-    if recipe.dataset.startswith("ds-"):
-        dataset = open_dataset(recipe.dataset)
-        return workload.assumed(recipe, len(dataset), dataset.manifest.size_bytes)
-    return workload.assumed(recipe, *_file(recipe.dataset))
+    work = _rows_of(recipe.dataset, recipe)
+    return workload.with_evaluation(work, _rows_of(recipe.eval_dataset, workload.evaluating(recipe))) if recipe.eval_dataset else work
+
+
+def _rows_of(name: str, recipe: Recipe) -> Workload:
+    if name.startswith("ds-"):
+        return workload.of_dataset(open_dataset(name), _tokenizer_of(recipe), recipe, at_once=0)
+    return workload.assumed(recipe, *_file(name))
+
+
+def _tokenizer_of(recipe: Recipe) -> ChatTokenizer | None:
+    """The base model's tokenizer as a run uses it; None where it is not on this machine, or there is none."""
+    try:
+        folder = models.tokenizer_here(recipe.base_model)
+        return _tokenizer(recipe.base_model, folder, recipe.chat_template) if folder else None
+    except UserError:
+        return None
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(name: str, folder: Path, template: Literal["model", "vicuna_v1.1"]) -> ChatTokenizer:
+    return prepare.tokenizer_of(Recipe(chat_template=template), models.ModelRef(name, folder))
 
 
 @lru_cache(maxsize=8)

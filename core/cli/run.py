@@ -316,19 +316,20 @@ def show(run_id: RunId, json: Json = False) -> None:
 
 def logs(run_id: RunId, follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run ends.")] = False) -> None:
     """Print what the run's processes wrote, without secrets."""
-    from core.redact import redact
+    from core.redact import RedactingStream
     from core.running import runs
 
-    run_dir = runs.folder(run_id)
+    run_dir, stream = runs.folder(run_id), RedactingStream()
     with (run_dir / runs.LOG).open("a+", encoding="utf-8", errors="replace") as file:
         file.seek(0)
         while True:
             ended = runs.load(run_id).is_terminal
             for line in file:
-                sys.stdout.write(redact(line))
-            sys.stdout.flush()
+                sys.stdout.write(stream.feed(line))
             if not follow or ended:
+                sys.stdout.write(stream.close())
                 return
+            sys.stdout.flush()
             time.sleep(0.3)
 
 

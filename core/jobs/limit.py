@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.data.dataset import Dataset
+from core.data.dataset import Dataset, take_data
 from core.data.tokenizer import ChatTokenizer
 from core.errors import UserError
 from core.training import forecast, workload
@@ -23,8 +23,9 @@ UNKNOWN_S = 86400  # for a model of a make that nobody has counted
 def timeout_s(recipe: Recipe, model: ModelRef, dataset: Dataset, tokenizer: ChatTokenizer, machine: Hardware) -> int:
     """The time limit in seconds: three times what training, export and the way to and from the Hub are expected to take, an hour at least."""
     config = read_config(model.path)
+    evaluated = take_data(recipe.eval_dataset) if recipe.eval_dataset else None
     try:
-        training_s = forecast.estimate(recipe, config, machine, workload.of_dataset(dataset, tokenizer, recipe)).total_s
+        training_s = forecast.estimate(recipe, config, machine, workload.of_dataset(dataset, tokenizer, recipe, evaluated)).total_s
         weights = shapes(config).total
     except UserError:
         return UNKNOWN_S

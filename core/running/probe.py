@@ -32,7 +32,7 @@ class Probe:
 
 
 def recipe_of(recipe: Recipe) -> Recipe:
-    """The recipe of the probe: the same steps, at most `STEPS` of them, without checkpoints, levels and questions.
+    """The recipe of the probe: the same steps, at most `STEPS` of them, without checkpoints, levels, questions and publication.
 
     Unless rows are packed, which makes them equally long, they are grouped by length: the trainer then begins with the longest.
     """
@@ -47,6 +47,7 @@ def recipe_of(recipe: Recipe) -> Recipe:
             "logging_steps": 1,
             "levels": (),
             "sample_prompts": "",
+            "publish_to": "",
             "report_to": "none",
         }
     )

@@ -37,6 +37,7 @@ from core.training.recipe import Recipe
 from core.training.recipe import load as load_recipe
 
 STOP_FILE = "stop"
+NEEDS_BASE = ("train", "merge", "take")  # steps that read the base model
 LOG = "worker.log"
 JOB = "job.json"  # in the folder of a run that happens on a rented machine
 STOP_GRACE_S = 33.0
@@ -91,12 +92,13 @@ def create(
         raise UserError("No dataset is named.", "dataset", "Give --data PATH, or dataset: in the recipe.")
     dataset = take_data(recipe.dataset)
     data = {"train": dataset_entry(dataset)}
-    if recipe.eval_dataset:
-        data["eval"] = dataset_entry(take_data(recipe.eval_dataset))
+    evaluated = take_data(recipe.eval_dataset) if recipe.eval_dataset else None
+    if evaluated is not None:
+        data["eval"] = dataset_entry(evaluated)
     prepare.check_data(recipe, dataset, hardware, node.count if node else 1)
     tokenizer = prepare.tokenizer_of(recipe, model)
     note = left_out(dataset, tokenizer, recipe, model, on_progress)
-    estimate = predicted(recipe, model.path, hardware, dataset, tokenizer)
+    estimate = predicted(recipe, model.path, hardware, dataset, evaluated, tokenizer)
     accelerated.require_readable(recipe, hardware)
     paths.runs_dir().mkdir(parents=True, exist_ok=True)
     if estimate and not job:
@@ -174,7 +176,7 @@ def start(run_id: str, token: str | None = None) -> None:
     after by `core.jobs.follower`, which asks the Hub with the caller's `token` and gets it through its standard input.
 
     Raises:
-        UserError: the run is already going on, or is done.
+        UserError: the run is already going on, or is done, or its base model is gone.
     """
     run_dir = folder(run_id)
     lock = FileLock(run_dir / RUN_LOCK)
@@ -185,6 +187,8 @@ def start(run_id: str, token: str | None = None) -> None:
         if run.state == "done":
             raise UserError(f"Run {run_id} is done; there is nothing to resume.", run_id, "Start a new run from its recipe.yaml.")
         is_job = is_elsewhere(run_dir)
+        if not is_job and any(step.name in NEEDS_BASE and step.state not in ("done", "skipped") for step in run.steps):
+            _require_base(run_dir, token)
         device = "" if is_job else str(paths.read_json(run_dir / "launch.json")["device"])
         if not is_job:
             queue.join(device, run_id, run.name, run.owner)
@@ -213,6 +217,27 @@ def start(run_id: str, token: str | None = None) -> None:
         raise
     finally:
         lock.release()
+
+
+def _require_base(run_dir: Path, token: str | None) -> None:
+    """Fetch the base model at its recorded commit again where it is gone: the run itself works offline.
+
+    Raises:
+        UserError: it came from no Hub, or cannot be fetched.
+    """
+    launch = paths.read_json(run_dir / "launch.json")
+    kept: dict[str, Any] = launch.get("model") or {}
+    if not kept or models.is_whole(Path(kept["path"])):
+        return
+    name, folder, revision = str(kept["name"]), Path(kept["path"]), kept["revision"]
+    if not revision:
+        remedy = "Put its folder back, then resume the run; or start a new one from its recipe.yaml with another base_model."
+        raise UserError(f"The base model {name} is no longer in {folder}.", run_dir.name, remedy)
+    model = models.resolve(name, str(revision), token)
+    if folder == run_dir / "base":
+        shutil.rmtree(folder)
+        model = prepare.stretched_base(load_recipe(run_dir / "recipe.yaml"), model, folder)
+    paths.write_json(run_dir / "launch.json", launch | {"model": dataclasses.asdict(model) | {"path": str(model.path)}})
 
 
 def is_elsewhere(run_dir: Path) -> bool:

@@ -14,10 +14,10 @@ from core import events
 from core.errors import UserError
 from core.training import checkpoints
 from core.training.peak import Peak
+from core.training.pulse import ALIVE_S, working
 from core.training.together import agreed
 
 MAX_BAD_STEPS = 3
-ALIVE_S = 60.0  # between two signs of life while nothing is logged
 LOGGED = ("loss", "learning_rate", "grad_norm", "mean_token_accuracy", "num_tokens", "epoch")
 SAID = ("loss", "learning_rate", "grad_norm", "epoch")
 
@@ -72,8 +72,7 @@ class RunCallback(TrainerCallback):
         self.trainer.is_bad = False
         self._bad_steps = self._bad_steps + 1 if is_bad else 0
         if self._bad_steps >= MAX_BAD_STEPS:
-            remedy = "Lower learning_rate (a tenth of it is a good start), or set dtype=bf16 or fp32; then start again."
-            raise UserError(f"The loss was not a number for {MAX_BAD_STEPS} steps.", f"step {state.global_step}", remedy, code="NAN")
+            raise not_numbers(f"The loss was not a number for {MAX_BAD_STEPS} steps.", state.global_step)
         if agreed((self.run_dir / "stop").exists(), args.device):
             (self.run_dir / "stop").touch()  # asked on another machine, it is a stop here too
             self.trainer.was_stopped = True
@@ -96,9 +95,15 @@ class RunCallback(TrainerCallback):
                 shutil.rmtree(folder)
                 events.append(self.run_dir, "note", text=f"{folder.name} was not kept: some of its weights are not numbers.")
                 return
-            checkpoints.seal(folder)
+            with working(self.run_dir, state.global_step):
+                checkpoints.seal(folder)
             checkpoints.rotate(root, self.keep_checkpoints)
             events.append(self.run_dir, "checkpoint", step=state.global_step)
+
+
+def not_numbers(problem: str, step: int) -> UserError:
+    remedy = "Lower learning_rate (a tenth of it is a good start), or set dtype=bf16 or fp32; then start again."
+    return UserError(problem, f"step {step}", remedy, code="NAN")
 
 
 def is_finite(model: torch.nn.Module) -> bool:

@@ -15,6 +15,7 @@ from core.training.recipe import Recipe
 from core.units import size
 
 WHERE = "the recipe"
+BITSANDBYTES = ("paged_adamw_32bit", "paged_adamw_8bit", "adamw_8bit")  # optimizers
 MAX_PROMPTS = 8
 DISK_SPARE_BYTES = 256 * 2**20  # that a run leaves free, as every other step does
 PACKAGES = {"trackio": "trackio", "wandb": "wandb"}  # value of report_to: package
@@ -58,6 +59,18 @@ def _check_distribution(recipe: Recipe, hardware: Hardware) -> None:
             WHERE,
             "Set accelerate_config=ddp.",
         )
+    if recipe.accelerate_config in OFFLOAD and recipe.optim in ("adafactor", "adamw_8bit", "paged_adamw_8bit"):
+        raise UserError(
+            f"{recipe.accelerate_config} runs DeepSpeed's own Adam in main memory, which would quietly take the place of {recipe.optim}.",
+            WHERE,
+            "Set optim=adamw_torch: its state takes no GPU memory there.",
+        )
+    if recipe.accelerate_config == "fsdp2" and recipe.optim in BITSANDBYTES:
+        raise UserError(
+            f"The optimizer {recipe.optim} cannot work on weights that fsdp2 has split.",
+            WHERE,
+            "Set optim=adamw_torch: each GPU keeps only its share of the state.",
+        )
     if recipe.prompts and recipe.accelerate_config in SHARDED:
         raise UserError(
             f"Sample questions need the whole model on one device, and {recipe.accelerate_config} splits it.",
@@ -87,6 +100,8 @@ def _check_gpus(recipe: Recipe, hardware: Hardware) -> None:
     old = next((gpu for gpu in hardware.gpus if not gpu.has_bf16), None)
     if old and recipe.dtype == "bf16":
         raise UserError(f"{old.name} has no bf16.", WHERE, "Set dtype=fp16 or dtype=auto.")
+    if recipe.dtype == "fp32" and recipe.attn_implementation == "flash_attention_2":
+        raise UserError("flash_attention_2 computes in 16 bit only.", WHERE, "Set dtype=auto, or attn_implementation=auto.")
     if old and recipe.attn_implementation == "flash_attention_2":
         capability = ".".join(map(str, old.compute_capability))
         raise UserError(
@@ -97,7 +112,7 @@ def _check_gpus(recipe: Recipe, hardware: Hardware) -> None:
 
 
 def _check_cpu(recipe: Recipe) -> None:
-    if recipe.optim.startswith("paged_") or recipe.optim == "adamw_8bit":
+    if recipe.optim in BITSANDBYTES:
         raise UserError(f"The optimizer {recipe.optim} needs a GPU, and there is none.", WHERE, "Set optim=adamw_torch.")
     if recipe.dtype == "fp16":
         raise UserError("fp16 training needs a GPU, and there is none.", WHERE, "Set dtype=auto, which takes fp32 on a CPU.")
@@ -112,8 +127,6 @@ def _check_cpu(recipe: Recipe) -> None:
             WHERE,
             f"Set accelerate_config={plain} or auto.",
         )
-    if recipe.method == "qlora" and recipe.accelerate_config == "zero3":
-        raise UserError("4-bit weights under ZeRO-3 need a GPU, and there is none.", WHERE, "Take method=lora or accelerate_config=zero2.")
 
 
 def _check_packages(recipe: Recipe, hardware: Hardware) -> None:

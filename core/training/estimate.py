@@ -70,17 +70,22 @@ def steps(dataset: Dataset, tokenizer: ChatTokenizer, recipe: Recipe, hardware: 
     )
 
 
-def predicted(recipe: Recipe, model: Path, hardware: Hardware, dataset: Dataset, tokenizer: ChatTokenizer) -> dict[str, Any] | None:
-    """What a run is expected to take, uncorrected, to be kept beside what it then takes; None for a model of unknown make."""
+def predicted(
+    recipe: Recipe, model: Path, hardware: Hardware, dataset: Dataset, evaluated: Dataset | None, tokenizer: ChatTokenizer
+) -> dict[str, Any] | None:
+    """What a run is expected to take, uncorrected, to be kept beside what it then takes; None for a model of unknown make.
+
+    A GPU's memory is without the CUDA context, which no measurement has in it.
+    """
     try:
-        found = forecast.estimate(recipe, read_config(model), hardware, workload.of_dataset(dataset, tokenizer, recipe))
+        found = forecast.estimate(recipe, read_config(model), hardware, workload.of_dataset(dataset, tokenizer, recipe, evaluated))
     except UserError:
         return None
     time = found.duration
     return {
         "machine": measured.machine(hardware),
         "method": recipe.method,
-        "peak_bytes": round(found.memory.peak_bytes),
+        "peak_bytes": round(found.memory.measurable_bytes),
         "accelerate_config": found.accelerate_config,
         "disk": found.disk,
         "train_s": round(time.train_s + time.evaluate_s, 2),

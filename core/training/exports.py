@@ -136,7 +136,6 @@ def slurm(recipe: Recipe, hardware: Hardware, estimate: Estimate | None = None) 
         + "# Submit it in Transmute's folder, with its environment active: sbatch FILE. Two minutes before the time is over, the run is\n"
         + "# asked to save a checkpoint; `python -m core resume RUN` goes on from it.\n"
         + "set -euo pipefail\n"
-        + 'export TRANSMUTE_HOME="${TRANSMUTE_HOME:-$PWD/workspace}"\n'
         + 'recipe="$(mktemp --suffix=.yaml)"\n'
         + _here('"$recipe"', recipe.to_yaml(), "RECIPE")
         + "\n"

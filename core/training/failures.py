@@ -60,7 +60,8 @@ def lower(recipe: Recipe) -> str:
     if micro > 1:
         smaller = micro // 2
         steps = -(-micro * accumulation // smaller)
-        return f"Set micro_batch_size={smaller} (it is {micro}) and gradient_accumulation_steps={steps}, which trains on as much per step."
+        same = "as much" if steps * smaller == micro * accumulation else f"{steps * smaller} rows instead of {micro * accumulation}"
+        return f"Set micro_batch_size={smaller} (it is {micro}) and gradient_accumulation_steps={steps}, which trains on {same} per step."
     if not recipe.gradient_checkpointing:
         return "Set gradient_checkpointing=true, which computes activations twice instead of keeping them."
     if recipe.max_length > 256:

@@ -97,7 +97,7 @@ def hardware_of(flavour: Flavour) -> Hardware:
 def smallest_change(recipe: Recipe, model: Shapes, hardware: Hardware, work: Workload) -> Change | None:
     """The change to `recipe` that costs least and makes it fit on `hardware`; None where it fits already, or nothing helps.
 
-    First what only takes time (smaller micro batches with the same sum, checkpointing), then what changes the arithmetic (8-bit
+    First what only takes time (smaller micro batches with the same sum or the next above it, checkpointing), then what changes the arithmetic (8-bit
     optimizer), the data (shorter rows), and last the method.
     """
     if of_shapes(recipe, model, hardware, work).fits:
@@ -155,7 +155,10 @@ def said(recipe: Recipe, knobs: dict[str, Any]) -> str:
         if recipe.method == "lora":
             sentences = ["qlora instead of lora: the base is held in 4 bit."]
     if "micro_batch_size" in knobs:
-        sentences.append("Smaller micro batches, as many more of them added up: the same sum, a little slower.")
+        rows = knobs["micro_batch_size"] * knobs["gradient_accumulation_steps"]
+        before = recipe.micro_batch_size * recipe.gradient_accumulation_steps
+        same = "the same sum" if rows == before else f"{rows} rows a step instead of {before}"
+        sentences.append(f"Smaller micro batches, as many more of them added up: {same}, a little slower.")
     if knobs.get("gradient_checkpointing"):
         sentences.append("Activations are computed again: about a third slower.")
     if "optim" in knobs:

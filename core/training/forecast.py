@@ -108,8 +108,8 @@ def _as_chosen(recipe: Recipe, model: Shapes, hardware: Hardware, work: Workload
     setting = setting_of(recipe, hardware)
     found = memory.needed(recipe, model, setting, batch_of(recipe, work, setting))
     time = pace.duration(recipe, model, hardware, setting, work)
-    corrected = measured.correction(measured.machine(hardware), recipe.method, found.peak_bytes)
-    peak = found.peak_bytes * corrected.memory
+    corrected = measured.correction(measured.machine(hardware), recipe.method, found.measurable_bytes)
+    peak = found.measurable_bytes * corrected.memory + found.uncounted_bytes
     host = found.host_bytes + (peak - found.peak_bytes if found.device == "cpu" else 0.0)
     return Estimate(
         memory=found,

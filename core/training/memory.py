@@ -47,10 +47,16 @@ class Memory:
     parts: tuple[Part, ...]
     phases: dict[str, float]  # "load", "train", "evaluate", "save"
     host_bytes: float  # main memory of the process with its imports
+    uncounted_bytes: float = 0.0  # of the peak, what no measurement sees: torch does not count the CUDA context as allocated
 
     @property
     def peak_bytes(self) -> float:
         return max(self.phases.values())
+
+    @property
+    def measurable_bytes(self) -> float:
+        """What a run's measured peak is compared with."""
+        return self.peak_bytes - self.uncounted_bytes
 
     @property
     def phase(self) -> str:
@@ -83,7 +89,7 @@ def needed(recipe: Recipe, model: Shapes, setting: Setting, batch: Batch) -> Mem
     }
     parts = _parts(phases, (base * setting.weights_share, adapter * FP32 * setting.weights_share, gradients, state, saved, tiles, context))
     host = HOST_OF_GPU + host_save_bytes(recipe, model, setting) if setting.device == "gpu" else max(phases.values()) + IMPORTS
-    return Memory(setting.device, parts, phases, host + offloaded(recipe, model, setting))
+    return Memory(setting.device, parts, phases, host + offloaded(recipe, model, setting), context if setting.device == "gpu" else 0.0)
 
 
 def _parts(phases: dict[str, float], sizes: tuple[float, ...]) -> tuple[Part, ...]:

@@ -12,8 +12,9 @@ from typing import Any
 
 from core import paths
 from core.errors import UserError
-from core.hubclient import api
+from core.hubclient import api, patiently
 from core.training.architecture import read_config
+from core.training.failures import is_disk_full
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # What is fetched of a Hub model: never pickles, never code (reliability rules R15, R16).
@@ -94,39 +95,64 @@ def tokenizer_folder(name: str, token: str | None = None) -> Path:
     return resolve(name, token=token).path
 
 
+def tokenizer_here(name: str) -> Path | None:
+    """As `tokenizer_folder`, without asking the Hub; None where nobody has fetched it yet."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if not HUB_ID.fullmatch(name) or Path(name).expanduser().is_dir():
+        return tokenizer_folder(name)
+    try:
+        return Path(snapshot_download(name, allow_patterns=TOKENIZER_FILES, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
 def _fetch(name: str, revision: str | None, token: str | None) -> ModelRef:
     folder = _snapshot(name, revision, token, FETCHED)
     return ModelRef(name, check_folder(folder), revision=folder.name)
 
 
 def _snapshot(name: str, revision: str | None, token: str | None, patterns: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import constants, snapshot_download
+
+    def fetch() -> Path:
+        try:
+            return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=patterns))
+        except (OSError, RuntimeError) as error:
+            if not is_disk_full(error):
+                raise
+            remedy = "Free some space there, or set HF_HOME to a folder on a larger disk, and try again: what has arrived is kept."
+            problem = f"{name} could not be fetched: the disk of {constants.HF_HUB_CACHE} is full."
+            raise UserError(problem, f"base_model {name}", remedy, code="DISK") from None
+
+    return patiently(fetch, lambda error: _not_fetched(error, name, revision))
+
+
+def _not_fetched(error: BaseException, name: str, revision: str | None) -> UserError:
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     where = f"base_model {name}"
-    try:
-        return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=patterns))
-    except GatedRepoError:
-        remedy = f"Accept its terms on https://huggingface.co/{name}, then log in with `hf auth login` and try again."
-        raise UserError(f"{name} is gated and this login may not read it.", where, remedy) from None
-    except RevisionNotFoundError:
-        raise UserError(
-            f"{name} has no revision {revision!r}.", where, "Leave the revision empty, or give a branch, tag or commit."
-        ) from None
-    except RepositoryNotFoundError:
-        remedy = "Check the spelling; a private model needs `hf auth login`."
-        raise UserError(f"There is no model {name!r} on the Hub.", where, remedy) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
-        remedy = "Check the network; without one, take base_model=starter or a local folder."
-        raise UserError(f"{name} could not be fetched from the Hub.", where, remedy, code="NET") from None
-    except ValueError as error:  # a file named out of its folder
-        raise UserError(f"{name} is refused: {error}", where, "Take another model.") from None
+    match error:
+        case GatedRepoError():
+            remedy = f"Accept its terms on https://huggingface.co/{name}, then log in with `hf auth login` and try again."
+            return UserError(f"{name} is gated and this login may not read it.", where, remedy)
+        case RevisionNotFoundError():
+            return UserError(f"{name} has no revision {revision!r}.", where, "Leave the revision empty, or give a branch, tag or commit.")
+        case RepositoryNotFoundError():
+            remedy = "Check the spelling; a private model needs `hf auth login`."
+            return UserError(f"There is no model {name!r} on the Hub.", where, remedy)
+        case ValueError():  # a file named out of its folder
+            return UserError(f"{name} is refused: {error}", where, "Take another model.")
+        case _:
+            remedy = "Check the network; without one, take base_model=starter or a local folder."
+            return UserError(f"{name} could not be fetched from the Hub.", where, remedy, code="NET")
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a model's configuration and weights are all there; what the Hub's cache had may be gone, and links to it lead nowhere."""
+    weights = list(folder.glob("*.safetensors"))
+    return (folder / "config.json").is_file() and bool(weights) and all(file.is_file() for file in weights)
 
 
 def check_folder(folder: Path) -> Path:

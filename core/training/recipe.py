@@ -65,7 +65,8 @@ class Recipe(BaseModel):
         "model",
         "Model",
         "Chat template",
-        "model: the one the model comes with. vicuna_v1.1: FastChat's, for base models that have none; it goes into everything made here.",
+        "How a conversation becomes text. model: the one the model comes with, right for every chat model. vicuna_v1.1: FastChat's, for base "
+        "models that have none; it goes into everything made here. Another than a chat model knows makes it unlearn its own: answers run on.",
     )
     rope_scaling: Literal["none", "linear"] = knob(
         "none",
@@ -115,7 +116,11 @@ class Recipe(BaseModel):
         "Puts several short conversations into one row so that nothing is spent on padding; they do not see each other.",
     )
     group_by_length: bool = knob(
-        False, "Data", "Group by length", "Batches rows of similar length: less padding when packing is off, a slightly less random order."
+        False,
+        "Data",
+        "Group by length",
+        "Batches rows of similar length, the longest first: less padding and time when packing is off, and memory that runs out does so at once. "
+        "The order is less random, so the loss goes up and down with the lengths. Of no use with packing.",
     )
 
     method: Method = knob(
@@ -149,7 +154,8 @@ class Recipe(BaseModel):
         "all-linear",
         "Method",
         "Target modules",
-        "Which weights get an adapter: all-linear, or names such as q_proj,v_proj. More modules learn better and cost more memory.",
+        "Which weights get an adapter: all-linear (usual: as good as a full fine-tune in QLoRA's paper), or names such as q_proj,v_proj, as early "
+        "LoRA recipes have it. Fewer modules take less memory and learn less; a name that the model does not have is refused.",
         min_length=1,
     )
     use_rslora: bool = knob(
@@ -192,7 +198,8 @@ class Recipe(BaseModel):
         "uint8",
         "Method",
         "4-bit storage type",
-        "compute stores 4-bit weights in the compute dtype, which FSDP and ZeRO-3 need to shard them.",
+        "For qlora: what 4-bit weights are packed into; their values and size stay the same. uint8 is usual. compute packs them into the compute "
+        "dtype, without which fsdp2 and zero3 cannot share them between devices, and are refused.",
     )
 
     learning_rate: float = knob(
@@ -216,12 +223,30 @@ class Recipe(BaseModel):
         unit="steps",
         ge=0,
     )
-    weight_decay: float = knob(0.0, "Optimisation", "Weight decay", "Pulls weights towards 0 at each step. 0 to 0.1.", ge=0, le=1)
+    weight_decay: float = knob(
+        0.0,
+        "Optimisation",
+        "Weight decay",
+        "Pulls what learns towards 0 at each step, by this times the learning rate, against over-fitting. 0 to 0.1 is usual, 0 in short "
+        "fine-tunes. Too high: the model learns less than the data has.",
+        ge=0,
+        le=1,
+    )
     max_grad_norm: float = knob(
-        1.0, "Optimisation", "Gradient clipping", "Longer gradients are shortened to this norm; 0.3 to 1 is usual.", gt=0
+        1.0,
+        "Optimisation",
+        "Gradient clipping",
+        "Longer gradients are shortened to this norm, so that one odd batch does not throw the weights. 0.3 to 1 is usual. Too high: the loss "
+        "jumps at such batches; far too low: every step is cut, and learning slows down.",
+        gt=0,
     )
     optim: Literal["adamw_torch", "adamw_torch_fused", "paged_adamw_32bit", "paged_adamw_8bit", "adamw_8bit", "adafactor"] = knob(
-        "adamw_torch", "Optimisation", "Optimizer", "The paged and 8-bit ones save GPU memory and need a GPU."
+        "adamw_torch",
+        "Optimisation",
+        "Optimizer",
+        "Turns gradients into updates. adamw_torch is usual and keeps 8 bytes for each weight that learns. The 8-bit ones keep 2, a little "
+        "coarser; the paged ones move them to main memory when GPU memory runs short; these need a GPU, and not fsdp2. adafactor keeps next to "
+        "nothing and often learns more slowly.",
     )
     num_train_epochs: float = knob(
         3.0,
@@ -247,7 +272,8 @@ class Recipe(BaseModel):
         1,
         "Optimisation",
         "Gradient accumulation",
-        "Micro batches added up before one optimizer step. Raises the batch without raising memory.",
+        "Micro batches added up before one optimizer step: the batch grows, memory does not. So many that a step has 16 to 128 rows on all "
+        "devices is usual. Too many leave few steps, and little is learned in an epoch; with too few the loss is restless.",
         ge=1,
         le=4096,
     )
@@ -276,7 +302,15 @@ class Recipe(BaseModel):
         "Fused norms, RoPE and MLP (github.com/linkedin/Liger-Kernel): less memory and quicker on a GPU. Needs the package liger-kernel.",
     )
 
-    logging_steps: int = knob(1, "Checkpoints", "Log every", "Optimizer steps between two points of the loss curve.", unit="steps", ge=1)
+    logging_steps: int = knob(
+        1,
+        "Checkpoints",
+        "Log every",
+        "Optimizer steps between two points of the loss curve, each the mean since the last. 1 is usual, 10 in runs of many thousand steps. "
+        "Larger ones hide where the loss jumps, and the time left is known later.",
+        unit="steps",
+        ge=1,
+    )
     eval_steps: int = knob(
         0, "Checkpoints", "Evaluate every", "Optimizer steps between evaluations; 0 evaluates before and after only.", unit="steps", ge=0
     )
@@ -303,7 +337,15 @@ class Recipe(BaseModel):
         unit="steps",
         ge=0,
     )
-    save_total_limit: int = knob(2, "Checkpoints", "Checkpoints kept", "Older ones are deleted once a newer one is whole.", ge=1, le=1000)
+    save_total_limit: int = knob(
+        2,
+        "Checkpoints",
+        "Checkpoints kept",
+        "Older ones are deleted once a newer one is whole. 2 or 3 is usual: with 1 there is none to go back to when it is damaged; many fill the "
+        "disk, for fft with 12 bytes for each weight of the model.",
+        ge=1,
+        le=1000,
+    )
 
     report_to: Literal["none", "trackio", "wandb"] = knob(
         "none",

@@ -33,6 +33,7 @@ OpenAI has them ("messages" of role and content). The result is written to OUTPU
 
 import json
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -134,7 +135,7 @@ def _model(recipe: Recipe) -> str:
             f"    bnb_4bit_use_double_quant={recipe.double_quant}, bnb_4bit_quant_storage={storage},",
             ")",
         ]
-        loading += ["quantization_config=quantization", 'device_map={"": torch.cuda.current_device() if HAS_GPU else "cpu"}']
+        loading.append("quantization_config=quantization")
     lines += ["model = AutoModelForCausalLM.from_pretrained(", *(f"    {argument}," for argument in loading), ")"]
     if recipe.method == "sft":
         lines += [
@@ -199,7 +200,7 @@ def _training(recipe: Recipe) -> str:
     output_dir=f"{{OUTPUT}}-checkpoints",
     bf16=PRECISION == "bf16" and HAS_GPU,
     fp16=PRECISION == "fp16",
-    use_cpu=not HAS_GPU,
+    use_cpu=not HAS_GPU and "ACCELERATE_USE_DEEPSPEED" not in os.environ,  # else accelerate would leave DeepSpeed out
     max_length={length},
 {listed}{best}
 )

@@ -50,6 +50,8 @@ def suggest(recipe: Recipe, model: Shapes, hardware: Hardware, work: Workload, m
                     "accelerate_config": sharing,
                     "gradient_checkpointing": checkpointing,
                 }
+                if sharing == "fsdp2":
+                    begin["optim"] = "adamw_torch"  # bitsandbytes does not know split weights
                 if found := _largest_batch(recipe, begin, model, hardware, work):
                     return found
     wanted = method or "qlora"

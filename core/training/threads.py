@@ -11,10 +11,11 @@ import torch
 def fastest_thread_count(trainer: Any, repeats: int = 2) -> int:
     """The thread count, 1 or all, with the shortest forward and backward pass of one real batch. Weights and random state stay as they are.
 
-    With a GPU or several processes the count given by the launcher stays.
+    With a GPU, several processes or weights that ZeRO-3 has taken apart, which only its own engine can run, the count given stays.
     """
     limit = torch.get_num_threads()
-    if torch.cuda.is_available() or trainer.accelerator.num_processes > 1 or limit == 1:
+    is_apart = any(hasattr(parameter, "ds_id") for parameter in trainer.model.parameters())
+    if torch.cuda.is_available() or trainer.accelerator.num_processes > 1 or limit == 1 or is_apart:
         return limit
     if trainer.args.activation_checkpointing:  # the trainer itself does so only when training begins
         trainer.model.activation_checkpointing_enable(activation_checkpointing_kwargs=trainer.args.activation_checkpointing_kwargs)

@@ -20,16 +20,17 @@ from core.data.tokenizer import load_tokenizer
 from core.errors import UserError
 from core.export import artifacts
 from core.training.attention import BY_DOCUMENT
-from core.training.callbacks import RunCallback
+from core.training.callbacks import RunCallback, is_finite, not_numbers
 from core.training.evaluation import EarlyStop, Samples
 from core.training.launch import PROJECT
 from core.training.layers import keep_float32, keep_gradients, targets, train_last_layers
 from core.training.peak import Peak
+from core.training.pulse import working
 from core.training.recipe import Recipe
 from core.training.recipe import load as load_recipe
 from core.training.samples import Rows, rows_of
 from core.training.threads import fastest_thread_count
-from core.training.together import newest_common, require_same
+from core.training.together import agreed, newest_common, require_same
 from core.training.tracking import TensorBoard
 from core.training.trainer import AnswerTrainer
 
@@ -51,27 +52,28 @@ def train(run_dir: Path) -> None:
     known = events.fold(events.read(run_dir))
 
     chat_tokenizer = load_tokenizer(run_dir / "tokenizer")
-    train_rows, eval_rows = rows_of(run_dir, chat_tokenizer)
-    if not train_rows:
-        raise UserError("No conversation carries any loss.", "the dataset", "Raise max_length: every answer lies beyond it.")
+    with working(run_dir, known.optimizer_step):  # rows, what DeepSpeed compiles, packing: each may take long and says nothing itself
+        train_rows, eval_rows = rows_of(run_dir, chat_tokenizer)
+        if not train_rows:
+            raise UserError("No conversation carries any loss.", "the dataset", "Raise max_length: every answer lies beyond it.")
 
-    disable_progress_bar()  # the log is a file
-    disable_caching()  # what packing makes of the rows is this run's own
-    compute_dtype = DTYPES[precision(recipe)]
-    arguments = training_arguments(run_dir, recipe)  # before the model: under ZeRO-3 they decide how it is loaded
-    model = load_model(base, recipe, compute_dtype)
-    callback, board = RunCallback(run_dir, recipe.save_total_limit, peak), TensorBoard(run_dir)
-    early_stop = [EarlyStop(run_dir, recipe.early_stopping_patience)] if recipe.early_stopping_patience else []
-    samples = [Samples(run_dir, recipe.prompts, chat_tokenizer)] if recipe.prompts else []
-    trainer = AnswerTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=train_rows.dataset(),
-        eval_dataset=eval_rows.dataset() if eval_rows else None,
-        processing_class=AutoTokenizer.from_pretrained(run_dir / "tokenizer", local_files_only=True),
-        peft_config=lora_config(model, recipe) if recipe.is_adapter else None,
-        callbacks=[callback, board, *early_stop, *samples],
-    )
+        disable_progress_bar()  # the log is a file
+        disable_caching()  # what packing makes of the rows is this run's own
+        compute_dtype = DTYPES[precision(recipe)]
+        arguments = training_arguments(run_dir, recipe)  # before the model: under ZeRO-3 they decide how it is loaded
+        model = load_model(base, recipe, compute_dtype)
+        callback, board = RunCallback(run_dir, recipe.save_total_limit, peak), TensorBoard(run_dir)
+        early_stop = [EarlyStop(run_dir, recipe.early_stopping_patience)] if recipe.early_stopping_patience else []
+        samples = [Samples(run_dir, recipe.prompts, chat_tokenizer)] if recipe.prompts else []
+        trainer = AnswerTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=train_rows.dataset(),
+            eval_dataset=eval_rows.dataset() if eval_rows else None,
+            processing_class=AutoTokenizer.from_pretrained(run_dir / "tokenizer", local_files_only=True),
+            peft_config=lora_config(model, recipe) if recipe.is_adapter else None,
+            callbacks=[callback, board, *early_stop, *samples],
+        )
     if recipe.method == "qlora":
         keep_float32(trainer.model)
     trainer.remove_callback(PrinterCallback)  # RunCallback writes the log
@@ -96,12 +98,16 @@ def train(run_dir: Path) -> None:
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.was_stopped:
         return
+    learned: Any = trainer.model
+    if agreed(not is_finite(learned), trainer.args.device):
+        raise not_numbers("Some of the weights are not numbers after the last step.", trainer.state.global_step)
     losses = {"eval_loss_after": trainer.evaluate()["eval_loss"]} if eval_rows else {}
     board.close()
     peak.end("train")
     if is_main:
         events.append(run_dir, "facts", facts=losses | {"train_s": round(time.monotonic() - began, 2)})
-    save(trainer, run_dir, recipe, launch, stored_dtype(base))
+    with working(run_dir, trainer.state.global_step):
+        save(trainer, run_dir, recipe, launch, stored_dtype(base))
     peak.end("save")
     if is_main:
         events.append(run_dir, "facts", facts={"memory_bytes": peak.parts})
@@ -141,7 +147,6 @@ def load_model(base: Path, recipe: Recipe, compute_dtype: torch.dtype) -> Any:
         dtype=torch.float32 if recipe.method == "fft" else compute_dtype,
         quantization_config=quantization,
         attn_implementation=attention(recipe, paths.read_json(base / "config.json")),
-        device_map={"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"} if quantization else None,
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,

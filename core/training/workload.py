@@ -40,19 +40,15 @@ class Workload:
         return replace(self, rows=max(1, math.ceil(self.tokens / length)), longest=min(length, self.tokens))
 
 
-def counted(found: Measures, recipe: Recipe, evaluated: Measures | None = None) -> Workload:
-    """The workload of a dataset whose conversations were measured; `evaluated` are the measures of the recipe's own evaluation dataset."""
+def counted(found: Measures, recipe: Recipe) -> Workload:
+    """The workload of a dataset whose conversations were measured."""
     import numpy as np
 
     lengths = np.minimum(found.tokens, recipe.max_length)[found.reason == 0]
     share = 0.0 if recipe.eval_dataset else recipe.eval_fraction
     aside = round(len(lengths) * share)
-    if evaluated is not None:
-        eval_lengths = np.minimum(evaluated.tokens, recipe.max_length)[evaluated.reason == 0]
-        eval_rows, eval_tokens = len(eval_lengths), int(eval_lengths.sum())
-    else:
-        eval_rows, eval_tokens = aside, round(int(lengths.sum()) * share)
-    tokens = int(lengths.sum()) - (0 if recipe.eval_dataset else eval_tokens)
+    eval_tokens = round(int(lengths.sum()) * share)
+    tokens = int(lengths.sum()) - eval_tokens
     rows = packed_rows(lengths.tolist(), recipe.max_length) if recipe.packing else len(lengths)
     rows = max(1, rows - round(rows * share))
     longest = int(lengths.max(initial=1))
@@ -60,10 +56,10 @@ def counted(found: Measures, recipe: Recipe, evaluated: Measures | None = None) 
         rows,
         tokens,
         min(recipe.max_length, tokens) if recipe.packing else longest,
-        eval_rows,
+        aside,
         eval_tokens,
         is_counted=True,
-        conversations=len(lengths) - (0 if recipe.eval_dataset else eval_rows),
+        conversations=len(lengths) - aside,
         longest_conversation=int(found.tokens[found.reason == 0].max(initial=0)),
     )
 
@@ -79,18 +75,34 @@ def assumed(recipe: Recipe, conversations: int, size_bytes: int) -> Workload:
     return Workload(rows, max(1, tokens), recipe.max_length, aside, eval_tokens, is_counted=False, conversations=conversations - aside)
 
 
-def of_dataset(dataset: Dataset, tokenizer: ChatTokenizer | None, recipe: Recipe, evaluated: Dataset | None = None) -> Workload:
-    """The workload of `dataset`: counted where it was measured before or is small, else about. Without a tokenizer it is about."""
+MEASURED_AT_ONCE = 2000  # conversations, well below a second
+
+
+def of_dataset(
+    dataset: Dataset, tokenizer: ChatTokenizer | None, recipe: Recipe, evaluated: Dataset | None = None, at_once: int = MEASURED_AT_ONCE
+) -> Workload:
+    """The workload of `dataset`: counted where it was measured before or has at most `at_once` conversations, else about. Without a
+    tokenizer it is about. `evaluated` is the recipe's own evaluation dataset.
+    """
     from core.data.measures import is_measured, measure
 
-    if tokenizer is None or not (len(dataset) <= MEASURED_AT_ONCE or is_measured(dataset, tokenizer, recipe.max_length, recipe.loss_on)):
-        return assumed(recipe, len(dataset), dataset.manifest.size_bytes)
-    found = measure(dataset, tokenizer, recipe.max_length, recipe.loss_on)
-    other = measure(evaluated, tokenizer, recipe.max_length, recipe.loss_on) if evaluated is not None else None
-    return counted(found, recipe, other)
+    if tokenizer and (len(dataset) <= at_once or is_measured(dataset, tokenizer, recipe.max_length, recipe.loss_on)):
+        work = counted(measure(dataset, tokenizer, recipe.max_length, recipe.loss_on), recipe)
+    else:
+        work = assumed(recipe, len(dataset), dataset.manifest.size_bytes)
+    if evaluated is None:
+        return work
+    return with_evaluation(work, of_dataset(evaluated, tokenizer, evaluating(recipe), at_once=at_once))
 
 
-MEASURED_AT_ONCE = 2000  # conversations, well below a second
+def evaluating(recipe: Recipe) -> Recipe:
+    """What a recipe makes of its evaluation dataset: every conversation is a row of its own."""
+    return recipe.model_copy(update={"eval_dataset": "", "eval_fraction": 0.0, "packing": False})
+
+
+def with_evaluation(work: Workload, apart: Workload) -> Workload:
+    """`work` measured on the rows of `apart`, which were made with `evaluating`."""
+    return replace(work, eval_rows=apart.rows, eval_tokens=apart.tokens)
 
 
 def eval_batch_rows(recipe: Recipe) -> int:

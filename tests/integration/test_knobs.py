@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from core import events, paths
 from core.data.tokenizer import load_tokenizer
+from core.errors import UserError
 from core.export import artifacts
 from core.running import runs
 from core.training import threads
@@ -46,6 +49,21 @@ def test_training_ends_when_the_evaluation_loss_no_longer_falls() -> None:
     assert run.optimizer_step == 4
     assert any("lowest at step 0" in note for note in run.notes)
     assert artifacts.of_run(run_dir)
+
+
+@pytest.mark.parametrize("method", ["lora", "fft"])
+def test_weights_that_are_no_numbers_after_the_last_step_are_no_result(method: str, tmp_path: Path) -> None:
+    """Two bad steps are too few to end a run on the way; what they leave is refused at the end."""
+    base = tmp_path / "base"
+    shutil.copytree(paths.STARTER, base)
+    weights = load_file(base / "model.safetensors")
+    weights["model.norm.weight"][:] = float("nan")
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    run_dir = runs.folder(runs.create(recipe(method=method, base_model=str(base), max_steps=2, eval_dataset="", eval_fraction=0)))
+    with pytest.raises(UserError, match="not numbers after the last step") as caught:
+        train(run_dir)
+    assert caught.value.code == "NAN" and caught.value.where == "step 2"
+    assert not artifacts.of_run(run_dir)
 
 
 def test_measuring_the_threads_changes_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,6 +156,20 @@ def test_every_labelled_token_survives_packing_and_no_bin_more_than_needed(tmp_p
     found = sorted(label for batch in batches for label in batch["labels"].flatten().tolist() if label != -100)
     assert found == sorted(label for row in rows for label in row["labels"] if label != -100)
     assert len(batches) <= best_fit(lengths, 256)
+
+
+def test_rows_grouped_by_length_begin_with_the_longest_and_are_padded_less(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(3)
+    rows = [{"input_ids": [1] * n, "labels": [-100] + [1] * (n - 1)} for n in torch.randint(8, 200, (120,), generator=generator).tolist()]
+    padding = dict[bool, float]()
+    for grouped in (False, True):
+        chosen = recipe(packing=False, group_by_length=grouped, micro_batch_size=4)
+        trainer = packing_trainer(load_model(paths.STARTER, chosen, torch.float32), chosen, rows, tmp_path)
+        masks = [batch["attention_mask"] for batch in trainer.get_train_dataloader()]
+        assert sum(int(mask.sum()) for mask in masks) == sum(len(row["input_ids"]) for row in rows)
+        assert not grouped or masks[0].shape[1] == max(len(row["input_ids"]) for row in rows)
+        padding[grouped] = 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
+    assert padding[True] < padding[False] / 2
 
 
 def best_fit(lengths: list[int], room: int) -> int:

@@ -39,11 +39,12 @@ def edited(config):
     return {"accelerate_yaml": text, "deepspeed_json": settings.replace('"overlap_comm": true', '"overlap_comm": false')}
 
 
-@pytest.mark.parametrize("config", ["ddp", "zero2"])
-def test_a_rank_that_is_killed_takes_nothing_with_it(config):
+@pytest.mark.parametrize(("config", "method"), [("ddp", "lora"), ("ddp", "fft"), ("zero2", "lora"), ("zero2", "fft"), ("zero3", "lora")])
+def test_a_rank_that_is_killed_takes_nothing_with_it(config, method):
     """The run goes on from its checkpoint to exactly the losses of one that was left alone; dropout draws the same numbers again."""
     own = edited(config) if config == "zero2" else {}
-    knobs = own | {"accelerate_config": config, "max_steps": 6, "save_steps": 2, "lora_dropout": 0.1, "gradient_accumulation_steps": 2}
+    knobs = own | {"accelerate_config": config, "method": method, "max_steps": 6, "save_steps": 2, "gradient_accumulation_steps": 2}
+    knobs |= {"lora_dropout": 0.1} if method == "lora" else {"learning_rate": 1e-4}
     whole = finished(start(**knobs))
     assert whole.state == "done", log_of(whole.run_id)
     kept = runs.folder(whole.run_id)

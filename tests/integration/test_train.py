@@ -105,10 +105,13 @@ TWO_RANKS = {
     "ddp, fft": ("ddp", "fft", {}),
     "ddp, lora": ("ddp", "lora", {}),
     "ddp, lora, packed": ("ddp", "lora", FLAT),
+    "ddp, qlora": ("ddp", "qlora", {}),
     "zero2, fft": ("zero2", "fft", {}),
     "zero2, lora": ("zero2", "lora", {}),
+    "zero2, qlora": ("zero2", "qlora", {}),
     "zero3, fft": ("zero3", "fft", {}),
     "zero3, lora": ("zero3", "lora", {}),
+    "zero3, qlora": ("zero3", "qlora", {"quant_storage": "compute"}),
 }
 
 
@@ -127,7 +130,7 @@ def on_one_rank(method, is_packed):
 @pytest.mark.parametrize("name", TWO_RANKS)
 def test_two_ranks_see_the_rows_of_one_rank_with_twice_the_batch(name):
     config, method, knobs = TWO_RANKS[name]
-    one = on_one_rank(method, bool(knobs))
+    one = on_one_rank(method, "packing" in knobs)
     two = finished(start(**SMALL | knobs, method=method, micro_batch_size=1, num_processes=2, accelerate_config=config))
     assert two.state == "done", log_of(two.run_id)
     assert two.facts["num_processes"] == 2

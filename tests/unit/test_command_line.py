@@ -6,14 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from core import paths
+from core import events, paths
 from core.cli.app import app
 from core.process import child_environment
+from core.running import runs
 from core.training.recipe import Recipe
 
 pytestmark = pytest.mark.usefixtures("workspace")
@@ -32,6 +34,24 @@ def shell(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     """The command line as a person calls it, in a process of its own."""
     env = child_environment() | {"TRANSMUTE_HOME": os.environ["TRANSMUTE_HOME"]} | environment
     return subprocess.run([sys.executable, "-m", "core", *arguments], cwd=paths.PROJECT, env=env, capture_output=True, text=True)
+
+
+def test_a_secret_that_a_followed_log_got_in_two_pieces_is_not_printed(monkeypatch: pytest.MonkeyPatch):
+    run_dir = paths.runs_dir() / "r-1"
+    run_dir.mkdir(parents=True)
+    events.append(run_dir, "created", run_id="r-1", name="m", method="lora", steps=["train"])
+    events.append(run_dir, "started", pid=1)
+    log, token = run_dir / runs.LOG, "hf_" + "abcdefghij" * 3
+    log.write_text(f"said {token[:12]}", encoding="utf-8")
+
+    def more(_: float) -> None:
+        log.write_text(f"said {token} twice\n", encoding="utf-8")
+        events.append(run_dir, "finished", state="done")
+
+    monkeypatch.setattr(runs, "is_held", lambda _: True)
+    monkeypatch.setattr(time, "sleep", more)
+    result = call("logs", "r-1", "-f")
+    assert result.exit_code == 0 and result.stdout == "said [secret] twice\n"
 
 
 def test_validate_accounts_for_every_row_and_exits_with_1_for_errors():

@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "core.training.launch",
         "core.training.models",
         "core.training.architecture",
+        "core.training.failures",
     ),
     ("core.usage",),
     ("core.export",),

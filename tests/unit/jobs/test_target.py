@@ -75,6 +75,10 @@ def test_a_job_gets_three_times_what_it_is_expected_to_take_and_an_hour_at_least
         recipe.model_copy(update={"max_steps": 0, "num_train_epochs": 500.0}), model, dataset, tokenizer, target.hardware("l4x1")
     )
     assert limit.LEAST_S <= short < faster < long
+    evaluates = recipe.model_copy(update={"max_steps": 0, "num_train_epochs": 500.0, "eval_steps": 1, "eval_fraction": 0.0})
+    without = evaluates.model_copy(update={"eval_dataset": ""})
+    assert evaluates.eval_dataset and not without.eval_fraction
+    assert limit.timeout_s(evaluates, model, dataset, tokenizer, machine) > limit.timeout_s(without, model, dataset, tokenizer, machine)
 
 
 def test_the_bundle_is_the_same_for_the_same_contents_and_holds_only_what_is_allowed(run_dir: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -76,6 +77,12 @@ def test_the_smallest_change_fits_and_keeps_the_batch() -> None:
     assert "method" not in change.knobs and change.said
 
 
+def test_a_sum_is_called_the_same_only_where_it_is() -> None:
+    odd, even = Recipe(micro_batch_size=5), Recipe(micro_batch_size=4)
+    assert "6 rows a step instead of 5" in fits.said(odd, {"micro_batch_size": 2, "gradient_accumulation_steps": 3})
+    assert "the same sum" in fits.said(even, {"micro_batch_size": 2, "gradient_accumulation_steps": 2})
+
+
 def test_where_only_another_method_fits_it_is_named_with_its_learning_rate() -> None:
     recipe = Recipe(method="fft", learning_rate=2e-5, dtype="bf16")
     assert SEVEN_B
@@ -145,6 +152,16 @@ def test_what_a_run_took_corrects_the_next_estimate(workspace: Path) -> None:
     assert measured.correction("2 CPUs", "fft", 1000).runs == 0, "other methods are not spoken for"
     assert measured.correction("1x NVIDIA L4", "lora", 1000).runs == 0
     assert measured.correction("2 CPUs", "lora", 50_000).runs == 0, "a small model says nothing of a large one"
+
+
+def test_a_gpu_is_corrected_by_what_torch_counts_and_its_context_is_added_as_it_is(workspace: Path) -> None:
+    recipe, hardware = Recipe(method="qlora"), machine(80)
+    plain = of(recipe, hardware)
+    assert plain.memory.uncounted_bytes > 0 and plain.peak_bytes == plain.memory.peak_bytes
+    pair = measured.Pair("r-1", "1x NVIDIA A100", "qlora", plain.memory.measurable_bytes, plain.memory.measurable_bytes * 1.1, 10.0, 10.0)
+    paths.write_text(measured.path(), json.dumps(dataclasses.asdict(pair)))
+    assert of(recipe, hardware).peak_bytes == pytest.approx(1.1 * plain.memory.measurable_bytes + plain.memory.uncounted_bytes)
+    assert of(recipe).memory.uncounted_bytes == 0, "what a CPU's process takes is all measured"
 
 
 def test_one_odd_run_does_not_spoil_the_others(workspace: Path) -> None:

@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -77,6 +78,20 @@ def test_a_batch_job_asks_for_gpus_where_the_recipe_needs_them_and_carries_the_r
     assert "#SBATCH --gpus-per-node=4" in text and "--time=24:00:00" in text
     assert PRESETS["fastchat-fft"]().to_yaml() in text
     assert "gpus-per-node" not in exports.export(PRESETS["demo"](), "slurm", CPU)
+
+
+def test_a_batch_job_keeps_its_runs_where_every_other_run_is() -> None:
+    """sbatch hands the environment down; another workspace is one that whoever submits it has set."""
+    assert "TRANSMUTE_HOME=" not in exports.export(PRESETS["demo"](), "slurm", CPU)
+
+
+@pytest.mark.parametrize(("env", "on_cpu"), [({}, True), ({"ACCELERATE_USE_DEEPSPEED": "true"}, False)])
+def test_the_script_leaves_deepspeed_on_a_cpu_to_the_launcher(env: dict[str, str], on_cpu: bool) -> None:
+    """accelerate's use_cpu would quietly turn it into plain data parallelism."""
+    tree = ast.parse(script.script(Recipe(accelerate_config="zero2")))
+    given = next(node.value for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "use_cpu")
+    known = {"HAS_GPU": False, "os": SimpleNamespace(environ=env)}
+    assert eval(compile(ast.Expression(given), "script", "eval"), known) is on_cpu
 
 
 def test_a_recipe_cannot_end_its_own_place_in_the_batch_file() -> None:

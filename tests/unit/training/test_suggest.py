@@ -49,7 +49,8 @@ def test_few_data_are_seen_more_often_and_still_give_enough_steps() -> None:
 
 
 def test_several_gpus_share_what_does_not_fit_on_one() -> None:
-    assert suggest(Recipe(), SEVEN_B, machine(80, count=4), data(), "fft").knobs["accelerate_config"] == "fsdp2"
+    shared = suggest(Recipe(), SEVEN_B, machine(80, count=4), data(), "fft").knobs
+    assert (shared["accelerate_config"], shared["optim"]) == ("fsdp2", "adamw_torch")
     assert suggest(Recipe(), SEVEN_B, machine(80, count=4), data(), "lora").knobs["accelerate_config"] == "auto"
 
 

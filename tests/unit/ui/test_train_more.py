@@ -8,7 +8,10 @@ import re
 import pytest
 
 from core import events, paths
+from core.data.dataset import import_dataset
+from core.data.measures import measure
 from core.running import probe, runs
+from core.training import models, prepare, workload
 from core.training.presets import PRESETS, preset
 from core.training.published import published
 from core.training.recipe import Recipe
@@ -67,6 +70,19 @@ def test_each_method_says_how_long_it_takes_for_this_model_and_dataset():
     assert train_estimate.times(values | {"dataset": ""}, LOCAL) == {} == train_estimate.times(values | {"base_model": "some/one"}, LOCAL)
 
 
+def test_a_dataset_that_was_measured_is_counted_in_the_estimate_and_its_evaluation_too():
+    dataset, evaluated = (import_dataset(paths.EXAMPLES / name) for name in ("identity.json", "identity_eval.json"))
+    recipe = Recipe(dataset=dataset.id, eval_dataset=evaluated.id, max_length=512, packing=False)
+    guessed = train_estimate.work_of(recipe)
+    assert not guessed.is_counted and guessed.longest == 512 and guessed.eval_rows == len(evaluated)
+    tokenizer = prepare.tokenizer_of(recipe, models.resolve("starter"))
+    for each in (dataset, evaluated):
+        measure(each, tokenizer, 512, recipe.loss_on)
+    counted = train_estimate.work_of(recipe)
+    assert counted.is_counted and counted.longest < 512 and counted.eval_tokens != guessed.eval_tokens
+    assert counted == workload.of_dataset(dataset, tokenizer, recipe, evaluated)
+
+
 def probe_run(run_id, *then):
     """The folder of a probe, with what its processes would have written."""
     folder = paths.runs_dir() / run_id
@@ -111,4 +127,6 @@ def test_only_this_machine_is_probed():
     kept = train_handlers.fresh() | {"place": FOUR_GPUS}
     with pytest.raises(Exception, match="Only this machine"):
         next(train_probe.begin.__wrapped__(kept, caller=LOCAL))
-    assert Recipe(**probe.recipe_of(preset("demo")).model_dump()).max_steps == probe.STEPS
+    meant = preset("demo").model_copy(update={"publish_to": "me/mine"})
+    made = Recipe(**probe.recipe_of(meant).model_dump())
+    assert made.max_steps == probe.STEPS and not made.publish_to, "nobody wants twenty steps published"
