@@ -29,6 +29,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "lora": {"method": "lora", "use_rslora": True, "packing": True},
     "dora": {"method": "lora", "use_dora": True, "lora_r": 4},
     "qlora": {"method": "qlora"},
+    "fft": {"method": "fft", "learning_rate": 1e-3},
     "sft": {"method": "sft", "trainable_layers": 1, "train_norms": True},
 }
 TARGETS = {"phi3": "qkv_proj,down_proj"}
@@ -53,12 +54,12 @@ def test_a_family_learns_by_the_method(base: Path, method: str) -> None:
     run = events.fold(events.read(run_dir))
     assert run.facts["eval_loss_after"] < run.facts["eval_loss_before"] - 0.01
     made = artifacts.of_run(run_dir)
-    assert [artifact.kind for artifact in made] == ["merged" if method == "sft" else "adapter"]
-    if method == "sft":
+    assert [artifact.kind for artifact in made] == ["merged" if method in ("sft", "fft") else "adapter"]
+    if method in ("sft", "fft"):
         before, after = load_file(base / "model.safetensors"), load_file(made[0].folder / "model.safetensors")
         changed = {name for name in before if not torch.equal(before[name], after[name])}
         assert changed
-        assert all(name.startswith("model.layers.2.") or name == "model.norm.weight" for name in changed)
+        assert method == "fft" or all(name.startswith("model.layers.2.") or name == "model.norm.weight" for name in changed)
 
 
 @pytest.mark.parametrize("method", ["lora", "dora"])

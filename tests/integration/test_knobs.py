@@ -51,6 +51,26 @@ def test_training_ends_when_the_evaluation_loss_no_longer_falls() -> None:
     assert artifacts.of_run(run_dir)
 
 
+def test_checkpointing_computes_the_layers_again_and_learns_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    computed: list[int] = []
+    forward = LlamaMLP.forward
+    monkeypatch.setattr(LlamaMLP, "forward", lambda self, x: computed.append(1) or forward(self, x))
+    monkeypatch.setattr("core.training.train.fastest_thread_count", lambda _: 1)  # it would compute layers too
+    losses: dict[bool, list[float]] = {}
+    counts: dict[bool, int] = {}
+    for checkpointing in (False, True):
+        computed.clear()
+        run_dir, _ = trained(gradient_checkpointing=checkpointing, gradient_accumulation_steps=1)
+        logged = [event for event in events.read(run_dir) if event["kind"] == "train_log"]
+        losses[checkpointing], counts[checkpointing] = [event["loss"] for event in logged], len(computed)
+    assert len(losses[True]) == 4
+    assert losses[True] == pytest.approx(losses[False], abs=1e-4)
+    layers = json.loads((paths.STARTER / "config.json").read_text())["num_hidden_layers"]
+    assert counts[True] - counts[False] == 4 * layers  # each once more in each of the four steps
+
+
 @pytest.mark.parametrize("method", ["lora", "fft"])
 def test_weights_that_are_no_numbers_after_the_last_step_are_no_result(method: str, tmp_path: Path) -> None:
     """Two bad steps are too few to end a run on the way; what they leave is refused at the end."""
