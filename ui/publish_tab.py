@@ -35,7 +35,7 @@ def build(shell: Shell) -> None:
             repo_id = gr.Textbox(label="Repository on the Hub", placeholder="you/Starter-Identity-GGUF", max_length=120, elem_id="publish-repo",
                                  info="Your user or organisation, a slash, a name.")  # fmt: skip
             languages = gr.Textbox(label="Languages", placeholder="en, de", max_length=80, elem_id="publish-languages",
-                                   info="For the card, by their codes. Empty: what the data's script says, which Latin letters do not.")  # fmt: skip
+                                   info="For the card, as codes. Left empty, only languages with a script of their own are named.")  # fmt: skip
             with gr.Column(visible=False) as of_data:
                 license = gr.Textbox(label="Licence of the conversations", placeholder="cc-by-4.0", max_length=80, elem_id="publish-license",
                                      info="The Hub's identifier. Empty: the card says that it is unknown.")  # fmt: skip
