@@ -10,7 +10,7 @@ import gradio as gr
 from core.data import clean as cleaning
 from core.data.render import LossOn
 from core.errors import UserError
-from ui import background, clean_form, dataset_rows, feedback, handles, origin_view, shares
+from ui import background, dataset_rows, feedback, handles, origin_view, shares
 from ui import dataset_data as data
 from ui import dataset_handlers as on
 from ui.access import Caller, allowed
@@ -103,8 +103,7 @@ def take_back(dataset_id: str, rows: list[str], model: str, max_length: float, l
     """Make the dataset anew with these rows as they were, then open it."""
     dataset = handles.open_for(dataset_id, caller)
     shares.require_room(dataset.manifest.size_bytes, caller)
-    repairs = (dataset.manifest.made_by or {}).get("repairs", {})
-    tokenizer = data.tokenizer_of(model, caller) if clean_form.counts_tokens(repairs) else None
+    tokenizer = data.tokenizer_of(model, caller) if (dataset.manifest.made_by or {}).get("tokenizer") else None
     numbers = [int(row) for row in rows]
     for work in background.watch(lambda tell: shares.made(lambda: cleaning.restore(dataset, numbers, tokenizer, tell), caller)):
         if work.is_finished:

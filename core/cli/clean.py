@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -154,7 +155,7 @@ def _tokenizer(model: str | None) -> ChatTokenizer | None:
     from core.data.tokenizer import load_tokenizer
     from core.training.models import resolve
 
-    return load_tokenizer(resolve(model).path) if model else None
+    return replace(load_tokenizer(resolve(model).path), model=model) if model else None
 
 
 def _write(dataset: Dataset, out: Path, to: Form, screen: Console) -> int:

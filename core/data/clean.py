@@ -87,7 +87,9 @@ def clean(
         paths.write_text(folder / ACCOUNT, tally.account.model_dump_json(indent=1) + "\n")
 
     made_by = {"verb": "clean", "repairs": chosen, "restored": sorted(kept), "tokenizer": tokenizer.sha256 if tokenizer else None}
-    return make_dataset([VERSION, dataset.id, made_by], name or f"{dataset.name}, cleaned", write, dataset.id, made_by)
+    identity = [VERSION, dataset.id, made_by]
+    said = {"model": tokenizer.model} if tokenizer and tokenizer.model else {}
+    return make_dataset(identity, name or f"{dataset.name}, cleaned", write, dataset.id, made_by | said)
 
 
 def _lines(rows: Iterable[list[Outcome]], tally: Tally, drop: Callable[[str], object]) -> Iterator[bytes]:
@@ -130,11 +132,21 @@ def restore(
 
     It is made from the parent again, by the same repairs, so that its account and its dropped rows are whole.
 
+    Args:
+        tokenizer: the one that the cleaning counted with, if it counted tokens.
+
     Raises:
-        UserError: a row was not dropped, or the parent is no longer there.
+        UserError: a row was not dropped, the tokenizer is another one, or the parent is no longer there.
     """
     made_by = _require_cleaned(dataset)
     assert dataset.manifest.parent
+    if made_by["tokenizer"] is None:
+        tokenizer = None
+    elif tokenizer is None or tokenizer.sha256 != made_by["tokenizer"]:
+        model = made_by.get("model") or "the model that it was cleaned with"
+        raise UserError(
+            f"{dataset.name} was cleaned with another tokenizer.", dataset.name, f"Choose {model} as the base model, then try again."
+        )
     wanted = set(rows)
     if unknown := wanted - {row.row for row in dropped(dataset)}:
         raise UserError(f"Row {min(unknown)} was not dropped.", dataset.name, "Choose from the rows that were dropped.")

@@ -65,6 +65,7 @@ class ChatTokenizer:
     pad_token_id: int | None
     unk_token_id: int | None
     sha256: str
+    model: str = ""  # what the person called it by, where that is to be remembered
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """The ids of `text` with the special tokens the tokenizer adds, and each id's character offsets in `text`."""

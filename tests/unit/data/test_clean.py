@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,22 @@ def test_dropped_rows_can_be_restored_and_the_parent_stays(workspace: Path, tmp_
     with pytest.raises(UserError, match="not made by a cleaning"):
         list(dropped(parent))
     assert before == {path: path.read_bytes() for path in parent.folder.iterdir()}
+
+
+def test_rows_are_restored_by_the_tokenizer_that_the_cleaning_counted_with(
+    workspace: Path, tmp_path: Path, tokenizer: ChatTokenizer
+) -> None:
+    parent = imported(tmp_path, [record(0), talk(("human", "a " * 500), ("gpt", "b"))])
+    chosen = {"drop-length": {"max_tokens": 100}}
+    cleaned = clean(parent, chosen, tokenizer=replace(tokenizer, model="starter"))
+    assert clean(parent, chosen, tokenizer=tokenizer).id == cleaned.id  # what the model is called makes no other dataset
+    for other in (replace(tokenizer, sha256="0" * 64), None):
+        with pytest.raises(UserError, match="another tokenizer") as refused:
+            restore(cleaned, [1], other)
+        assert "Choose starter" in refused.value.remedy
+    assert len(restore(cleaned, [1], tokenizer)) == 2
+    plain = clean(parent, {"drop-phrase": {"phrases": ["b"]}})
+    assert restore(plain, [1], tokenizer).id == restore(plain, [1]).id
 
 
 def test_a_cleaned_dataset_knows_where_it_comes_from_and_is_made_once(workspace: Path, tmp_path: Path) -> None:
