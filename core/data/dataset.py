@@ -152,7 +152,7 @@ def import_dataset(
     origin: Origin | None = None,
     on_rows: Callable[[int], None] | None = None,
 ) -> Dataset:
-    """Take `path` into the workspace, validated. The same bytes read by the same mapping are there only once and keep their first name.
+    """Take `path` into the workspace, validated. The same bytes read in the same way are there only once and keep their first name.
 
     Args:
         on_progress: called with the bytes read so far and the bytes in all.
@@ -170,7 +170,9 @@ def import_dataset(
     if mapping and (found := detect(path)).kind != "unknown" and found.mapping == mapping:
         layout, mapping = found, None  # nothing had to be said
     sha256, size_bytes = paths.sha256_file(path), path.stat().st_size
-    digest = hashlib.sha256((sha256 + mapping.model_dump_json()).encode()).hexdigest() if mapping else sha256
+    # JSON adds nothing, which keeps the ids of data that was imported when the container did not count.
+    read_as = ("" if layout.container == "json" else layout.container) + (mapping.model_dump_json() if mapping else "")
+    digest = hashlib.sha256((sha256 + read_as).encode()).hexdigest() if read_as else sha256
     folder = paths.datasets_dir() / f"ds-{digest[:12]}"
     lock = _lock_of(folder)
     while not lock.acquire():

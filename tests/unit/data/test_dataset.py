@@ -47,6 +47,15 @@ def test_the_same_bytes_are_one_dataset(workspace: Path, tmp_path: Path) -> None
     assert len(open_dataset(first.id)) == 3
 
 
+def test_a_table_under_a_wrong_name_does_not_stand_in_for_it_under_the_right_one(workspace: Path, tmp_path: Path) -> None:
+    for name in ("x.json", "x.csv"):
+        (tmp_path / name).write_text("question,answer\nWho?,Me.\n", encoding="utf-8")
+    wrong = import_dataset(tmp_path / "x.json")
+    right = import_dataset(tmp_path / "x.csv")
+    assert (len(wrong), len(right), right.source.name) == (0, 1, "source.csv")
+    assert import_dataset(tmp_path / "x.csv").id == right.id != wrong.id
+
+
 def test_a_half_import_is_not_a_dataset(workspace: Path, tmp_path: Path) -> None:
     dataset = import_dataset(write(tmp_path, BROKEN))
     (dataset.folder / "dataset.json").unlink()
