@@ -12,7 +12,6 @@ from core.data.scan import TURNS_KEYS
 
 ROLE_KEYS = ("from", "role")
 VALUE_KEYS = ("value", "content", "text")
-RECORD_KEYS = frozenset(("id", "system", *TURNS_KEYS))
 KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
 
 # Tab, line feed and carriage return are ordinary; the rest of C0, DEL and C1 is not.
@@ -47,8 +46,8 @@ def read_record(value: Any, row: int, raw: bytes | None = None) -> tuple[Convers
     if turns_key is None:
         return None, findings, ""
     identifier = _identifier(value, row, findings)
-    if len(value) > 2:
-        findings += [Finding("extra-key", {"text": shorten(key)}) for key in value if key not in RECORD_KEYS]
+    if len(value) > 2 or "id" not in value:
+        findings += [Finding("extra-key", {"text": shorten(key)}) for key in value if key not in ("id", "system", turns_key)]
     turns: list[Turn] = []
     keys: set[str] = set()
     is_searched = raw is None or not is_plain(raw)
@@ -192,6 +191,9 @@ def _system_key(value: dict[str, Any], turns: list[Turn], findings: list[Finding
         return None
     if type(system) is not str:
         findings.append(Finding("value-not-text", {"kind": KINDS[type(system)], "text": shorten(system)}))
+        return None
+    if not system.strip():
+        findings.append(Finding("empty-system"))
         return None
     _search_text(system, None, findings)
     if turns and turns[0].role == "system":
