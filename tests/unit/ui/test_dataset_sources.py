@@ -81,6 +81,14 @@ def test_pasted_text_becomes_a_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
         call(dataset_sources.take_text, "  ")
 
 
+@pytest.mark.parametrize("pasted", [None, "你" * (dataset_sources.MAX_PASTED_BYTES // 3 + 1)])
+def test_pasted_text_that_no_request_may_carry_is_refused_in_words(pasted: str | None) -> None:
+    assert dataset_sources.MAX_PASTED_BYTES < limits.MAX_OTHER_BYTES and str(dataset_sources.MAX_PASTED_BYTES) in dataset_sources.FITS
+    with pytest.raises(UserError, match=r"longer than the 7\.5 MB"):
+        call(dataset_sources.take_text, pasted)
+    assert imports.list_jobs() == []
+
+
 def test_a_file_of_this_machine_is_taken_by_its_path_from_here_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mine.csv"
     path.write_text('question,answer\n"What, now?",Yes\n', encoding="utf-8")
