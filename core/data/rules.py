@@ -160,6 +160,9 @@ _TABLE: tuple[Rule, ...] = (
     Rule("template-refused", "error", "Refused by the template", "The model's chat template refuses the conversation: {reason}", "{remedy}"),
     Rule("eval-leak", "warning", "Evaluation data in the training data", "The conversation beginning {text} is also in the evaluation file, row {other}.",
          "Delete {text} from one of the two files; the measured loss is too good otherwise."),
+    Rule("near-eval-leak", "warning", "Almost evaluation data in the training data",
+         "The conversation beginning {text} is almost the same as row {other} of the evaluation file: {share} of their runs of words are equal.",
+         "Delete {text} from one of the two files; the measured loss is too good otherwise."),
     Rule("eval-empty", "error", "Evaluation data empty", "The evaluation file {text} has no valid conversation.",
          "Choose another file than {text}, or let a part of the training data be split off."),
 )  # fmt: skip
