@@ -175,6 +175,16 @@ def test_an_unknown_layout_names_its_columns_and_proposes_a_mapping(tmp_path: Pa
     assert said(path, layout.mapping) == [[(USER, "Was?"), (ASSISTANT, "Das.")], [(USER, "Wer?"), (ASSISTANT, "Der.")]]
 
 
+@pytest.mark.parametrize(("num_known", "kind"), [(1, "unknown"), (99, "unknown"), (100, "prompt-completion")])
+def test_a_layout_that_few_rows_have_is_proposed_and_not_taken(tmp_path: Path, num_known: int, kind: str) -> None:
+    rows = [{"prompt": "Q", "completion": "A"}] * num_known + [{"ask": "Q", "reply": "A"}] * (200 - num_known)
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    layout = detect(path)
+    assert (layout.kind, layout.mapping.question, layout.mapping.answer) == (kind, "prompt", "completion")
+    assert kind == "prompt-completion" or f"Only {num_known} of" in layout.why
+
+
 def test_a_list_of_messages_under_other_names_is_proposed_and_mapped(tmp_path: Path) -> None:
     rows = [{"dialog": [{"speaker": "user", "words": "q"}, {"speaker": "bot", "words": "a"}], "who": "s"}]
     path = write(tmp_path / "data.json", dump(rows))

@@ -15,7 +15,7 @@ from core.data.imports import ImportJob, ImportSource
 from core.errors import UserError
 from core.paths import EXAMPLES
 from tests.unit.ui.dataset_page import SETTINGS, call, talk, visible
-from ui import background, dataset_data, dataset_mapping, dataset_sources, import_view, limits
+from ui import background, dataset_data, dataset_mapping, dataset_origin, dataset_sources, import_view, limits
 from ui.access import Caller
 
 VISITOR = Caller("a visitor", "public")
@@ -150,6 +150,27 @@ def test_an_unknown_layout_asks_for_its_columns_and_shows_the_rows(uploads: Path
     done = followed(began)
     assert open_dataset(done["dataset_id"])[3].turns[0].content == EVIL
     assert "You chose question from" in visible(done["origin"])
+
+
+def test_the_columns_of_an_open_dataset_can_be_mapped(tmp_path: Path) -> None:
+    (tmp_path / "talks.csv").write_text("question,answer,hint\nWho?,Me.,Think.\n", encoding="utf-8")
+    opened = followed(call(dataset_sources.take_path, str(tmp_path / "talks.csv")))
+    (tmp_path / "talks.csv").unlink()
+    assert opened["map_columns"].visible
+    asked = call(dataset_origin.map_columns, opened["dataset_id"])
+    assert asked["mapping"].visible and asked["map question"].value == "question"
+    assert call(dataset_sources.look_after, asked["import_id"], *SETTINGS)["mapping"].visible, "after a reload too"
+    done = followed(call(dataset_mapping.use, asked["import_id"], kind="pair", question="question", answer="hint", has_header=True))
+    mapped, before = open_dataset(done["dataset_id"]), open_dataset(opened["dataset_id"])
+    assert [turn.content for turn in mapped[0].turns] == ["Who?", "Think."] and [turn.content for turn in before[0].turns] == [
+        "Who?",
+        "Me.",
+    ]
+    assert (mapped.name, mapped.manifest.origin) == (before.name, before.manifest.origin) and before.source.is_file()
+    call(dataset_mapping.leave, call(dataset_origin.map_columns, opened["dataset_id"])["import_id"])
+    assert before.source.is_file()
+    vicuna = followed(call(dataset_sources.take_text, json.dumps([talk("a", "b")])))
+    assert not vicuna["map_columns"].visible
 
 
 def test_a_csv_without_names_for_its_columns_gets_numbers(tmp_path: Path) -> None:
