@@ -44,8 +44,9 @@ def part() -> Shown:
                 take_back = gr.Button("Take the chosen rows back", scale=0, min_width=230, interactive=False, elem_id="take-back")
     return {
         "origin": origin, "open_parent": open_parent, "map_columns": map_columns, "lineage": lineage, "account_done": account,
-        "dropped": dropped, "dropped_code": code, "dropped_said": listed, "split_said": said, "dropped_rows": rows, "dropped_page": gr.State(1), "dropped_pager": pager, "dropped_earlier": earlier,
-        "dropped_later": later, "dropped_slot": slot, "take_progress": progress, "take_back": take_back,
+        "dropped": dropped, "dropped_code": code, "dropped_said": listed, "split_said": said, "dropped_rows": rows,
+        "dropped_page": gr.State(1), "dropped_pager": pager, "dropped_earlier": earlier, "dropped_later": later, "dropped_slot": slot,
+        "take_progress": progress, "take_back": take_back,
     }  # fmt: skip
 
 
