@@ -17,7 +17,6 @@ from core.data.cursor import KEPT_BYTES, MAX_RECORD_BYTES, FileFinding, Record
 from core.data.rules import Finding, shorten
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
 MAGIC = b"PAR1"
@@ -116,7 +115,7 @@ def _group(file: pq.ParquetFile, group: int, first_row: int) -> Iterator[Record]
     yield from (Record(number, 0, 0, b"", None, False, (finding,)) for number in range(row, last))
 
 
-def group_batches(file: pq.ParquetFile, group: int) -> Iterator[pa.RecordBatch]:
+def group_batches(file: pq.ParquetFile, group: int) -> Iterator[Any]:
     """The rows of a row group, a few at a time by what its own figures say that they take; ArrowInvalid when that is beyond the limit.
 
     Texts are references into a dictionary, so that `decoded_bytes` of a batch may be far more than it takes here.

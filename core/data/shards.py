@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core import paths
 from core.data.csvrows import dialect_of, read_csv
@@ -18,7 +18,6 @@ from core.data.writer import CHECKED_BYTES, full_disk_said, write_lines
 from core.errors import UserError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
 WITHOUT_ROWS = ("empty-file", "no-records")  # a file without rows takes none with it
@@ -106,7 +105,7 @@ def _join_parquet(files: tuple[Path, ...], out: Path) -> None:
                     paths.require_disk(out.parent, CHECKED_BYTES, "Joining the files")
 
 
-def _bounded(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+def _bounded(file: pq.ParquetFile) -> Iterator[Any]:
     """All rows in batches that decode to BATCH_BYTES at most; ArrowInvalid for a row that alone takes more."""
     import pyarrow as pa
 

@@ -125,7 +125,10 @@ def chat_tokenizer(tokenizer: Tokenizer, template: str, names: dict[str, str | N
     return ChatTokenizer(
         tokenizer=tokenizer,
         template=template,
-        **found,
+        bos_token=found["bos_token"],
+        eos_token=found["eos_token"],
+        pad_token=found["pad_token"],
+        unk_token=found["unk_token"],
         bos_token_id=ids["bos_token"],
         eos_token_id=ids["eos_token"],
         pad_token_id=ids["pad_token"],
