@@ -128,7 +128,8 @@ def detect(path: Path) -> Layout:
     if not counts:
         return _unknown(container, rows, columns) if rows or container != "json" else _nothing_seen()
     best = max(counts, key=lambda vote: counts[vote])
-    if 2 * sum(counts.values()) < sum(type(row) is dict for row in rows):
+    others = [row for row, vote in zip(rows, votes, strict=True) if vote is None and type(row) is dict]
+    if len(others) > sum(counts.values()) and _proposal(others, _columns(others)).is_complete:  # and not merely broken
         return _unknown(container, rows, columns, best, counts[best])
     is_plain = container == "json" and best[0] in ("vicuna", "messages") and all(kind in ("vicuna", "messages") for kind, *_ in counts)
     why = _why(best, counts, len(rows))

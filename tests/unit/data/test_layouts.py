@@ -187,6 +187,12 @@ def test_a_layout_that_few_rows_have_is_proposed_and_not_taken(tmp_path: Path, n
     assert kind == "prompt-completion" or f"Only {num_known} of" in layout.why
 
 
+def test_records_that_are_merely_broken_do_not_make_a_layout_unknown(tmp_path: Path) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([record(0), *([{"id": "x", "text": "hello"}] * 9)]), encoding="utf-8")
+    assert detect(path).kind == "vicuna"
+
+
 def test_a_list_of_messages_under_other_names_is_proposed_and_mapped(tmp_path: Path) -> None:
     rows = [{"dialog": [{"speaker": "user", "words": "q"}, {"speaker": "bot", "words": "a"}], "who": "s"}]
     path = write(tmp_path / "data.json", dump(rows))
