@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -122,7 +123,7 @@ def _prepared(
     """The repairs with their settings, and the tokenizer where one of them counts tokens."""
     shares.require_size(dataset.manifest.size_bytes, caller)
     repairs = clean_form.chosen(codes, values)
-    return repairs, data.tokenizer_of(model, caller) if clean_form.counts_tokens(repairs) else None
+    return repairs, replace(data.tokenizer_of(model, caller), model=model) if clean_form.counts_tokens(repairs) else None
 
 
 @allowed("public")

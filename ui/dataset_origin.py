@@ -8,9 +8,10 @@ from typing import Any
 import gradio as gr
 
 from core.data import clean as cleaning
+from core.data import imports
 from core.data.render import LossOn
 from core.errors import UserError
-from ui import background, clean_form, dataset_rows, feedback, handles, origin_view, shares
+from ui import background, dataset_mapping, dataset_rows, feedback, handles, origin_view, shares
 from ui import dataset_data as data
 from ui import dataset_handlers as on
 from ui.access import Caller, allowed
@@ -18,6 +19,7 @@ from ui.shell import Shell
 from ui.view import count
 
 Shown = dict[str, Any]  # values by the names of the tab's outputs
+SHOW_MAPPING = "() => document.getElementById('dataset-mapping')?.scrollIntoView({behavior: 'smooth'})"
 
 
 def part() -> Shown:
@@ -25,6 +27,7 @@ def part() -> Shown:
     with gr.Row(elem_classes=["origin-row"], equal_height=True):
         origin = gr.HTML("", container=False, padding=False, elem_id="dataset-origin")
         open_parent = gr.Button("Open what it was made from", size="sm", scale=0, min_width=160, visible=False, elem_id="dataset-parent")
+        map_columns = gr.Button("Map the columns", size="sm", scale=0, min_width=140, visible=False, elem_id="dataset-map")
     said = gr.HTML("", container=False, padding=False, elem_id="split-said")
     with gr.Column(visible=False, elem_classes=["part-of-tab"]) as lineage:
         account = gr.HTML("", container=False, padding=False, elem_id="dataset-account")
@@ -40,15 +43,17 @@ def part() -> Shown:
             with gr.Row(elem_classes=["actions"]):
                 take_back = gr.Button("Take the chosen rows back", scale=0, min_width=230, interactive=False, elem_id="take-back")
     return {
-        "origin": origin, "open_parent": open_parent, "lineage": lineage, "account_done": account, "dropped": dropped, "dropped_code": code,
-        "dropped_said": listed, "split_said": said, "dropped_rows": rows, "dropped_page": gr.State(1), "dropped_pager": pager, "dropped_earlier": earlier,
-        "dropped_later": later, "dropped_slot": slot, "take_progress": progress, "take_back": take_back,
+        "origin": origin, "open_parent": open_parent, "map_columns": map_columns, "lineage": lineage, "account_done": account,
+        "dropped": dropped, "dropped_code": code, "dropped_said": listed, "split_said": said, "dropped_rows": rows,
+        "dropped_page": gr.State(1), "dropped_pager": pager, "dropped_earlier": earlier, "dropped_later": later, "dropped_slot": slot,
+        "take_progress": progress, "take_back": take_back,
     }  # fmt: skip
 
 
 def attach(shell: Shell, at: Shown, slot: gr.HTML) -> None:
     settings = dataset_rows.settings(at)
     shell.listen(at["open_parent"].click, open_parent, inputs=[shell.dataset_id, *settings], outputs=at, slot=slot)
+    shell.listen(at["map_columns"].click, map_columns, inputs=shell.dataset_id, outputs=at, slot=slot).then(None, js=SHOW_MAPPING)
     pages: dict[str, Any] = {
         "inputs": [shell.dataset_id, at["dropped_code"], at["dropped_page"]],
         "outputs": at,
@@ -74,6 +79,13 @@ def open_parent(dataset_id: str, model: str, max_length: float, loss_on: LossOn,
     if parent is None:
         raise UserError("What this dataset was made from is not here any more.", "the workspace", "Import it again.")
     return on.opened(parent, model, max_length, loss_on, caller)
+
+
+@allowed("public")
+def map_columns(dataset_id: str, caller: Caller) -> Shown:
+    """Ask which columns of the open dataset's source mean what; what is made by the answer is another dataset."""
+    import_id = shares.imported(imports.ask(handles.open_for(dataset_id, caller)), caller)
+    return {"import_id": import_id, **dataset_mapping.opened(import_id)}
 
 
 @allowed("public")
@@ -103,8 +115,7 @@ def take_back(dataset_id: str, rows: list[str], model: str, max_length: float, l
     """Make the dataset anew with these rows as they were, then open it."""
     dataset = handles.open_for(dataset_id, caller)
     shares.require_room(dataset.manifest.size_bytes, caller)
-    repairs = (dataset.manifest.made_by or {}).get("repairs", {})
-    tokenizer = data.tokenizer_of(model, caller) if clean_form.counts_tokens(repairs) else None
+    tokenizer = data.tokenizer_of(model, caller) if (dataset.manifest.made_by or {}).get("tokenizer") else None
     numbers = [int(row) for row in rows]
     for work in background.watch(lambda tell: shares.made(lambda: cleaning.restore(dataset, numbers, tokenizer, tell), caller)):
         if work.is_finished:

@@ -25,7 +25,9 @@ from ui.opening import said_by_name
 from ui.shell import Shell
 
 Shown = dict[str, Any]  # values by the names of the tab's outputs
-MAX_PASTED = 5_000_000  # characters
+MAX_PASTED_BYTES = 7_500_000  # as a request sends it, which may not be much longer
+# The page itself does not send what would be refused without a word that says why.
+FITS = f"(text) => [new TextEncoder().encode(JSON.stringify(text)).length > {MAX_PASTED_BYTES} ? null : text]"
 
 
 def part() -> Shown:
@@ -61,9 +63,8 @@ def _others() -> Shown:
     ):
         with gr.Tab("Paste"):
             pasted = gr.Textbox(
-                label="Records, as JSON, JSONL, or CSV with a first line of column names", lines=5, max_lines=14, max_length=MAX_PASTED,
-                elem_id="paste-text",
-            )  # fmt: skip
+                "", label="Records, as JSON, JSONL, or CSV with a first line of column names", lines=5, max_lines=14, elem_id="paste-text"
+            )
             paste = gr.Button("Import the text", scale=0, min_width=180, elem_id="paste-import")
         with gr.Tab("Hugging Face Hub"):
             with gr.Row(elem_classes=["fields"], equal_height=False):
@@ -90,7 +91,7 @@ def attach(shell: Shell, at: Shown, slot: gr.HTML) -> None:
         shell.listen(button.click, handler, inputs=settings, **opens)
     shell.listen(at["before"].input, on.choose, inputs=[at["before"], *settings], **opens)
     shell.listen(at["upload"].upload, take_upload, inputs=at["upload"], concurrency_limit=4, **opens)
-    shell.listen(at["paste"].click, take_text, inputs=at["pasted"], **opens)
+    shell.listen(at["paste"].click, take_text, inputs=at["pasted"], js=FITS, **opens)
     shell.listen([at["take"].click, at["path"].submit], take_path, inputs=at["path"], **opens)
     hub = [at["repo"], at["config"], at["split"], at["revision"]]
     shell.listen([at["fetch"].click, at["repo"].submit], take_hub, inputs=hub, **opens)
@@ -127,9 +128,14 @@ def take_upload(upload: str, caller: Caller) -> Shown:
 
 
 @allowed("public")
-def take_text(pasted: str, caller: Caller) -> Shown:
-    shares.require_room(len(pasted or ""), caller)
-    import_id = shares.imported(imports.start(ImportSource(kind="pasted", text=pasted or "")), caller)
+def take_text(pasted: str | None, caller: Caller) -> Shown:
+    """Import pasted text; None stands for one that is too long to be sent."""
+    size_bytes = len(pasted.encode("utf-8", "surrogatepass")) if pasted is not None else MAX_PASTED_BYTES + 1
+    if pasted is None or size_bytes > MAX_PASTED_BYTES:
+        problem = f"The text is longer than the {MAX_PASTED_BYTES / 1e6:g} MB that can be pasted."
+        raise UserError(problem, "the pasted text", "Save it as a file, and upload that.")
+    shares.require_room(size_bytes, caller)
+    import_id = shares.imported(imports.start(ImportSource(kind="pasted", text=pasted)), caller)
     return {"pasted": "", "others": gr.Accordion(open=False)} | following(import_id)
 
 

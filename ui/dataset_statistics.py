@@ -15,6 +15,7 @@ from core.data.measures import is_measured, measure
 from core.data.render import LossOn
 from core.data.statistics import TextStatistics, TokenStatistics, estimated_steps, text_statistics, token_statistics
 from core.data.tokenizer import ChatTokenizer
+from core.errors import UserError
 from ui import background, dataset_rows, feedback, handles, shares, statistics_view, train_data
 from ui import dataset_data as data
 from ui.access import Caller, allowed
@@ -113,7 +114,7 @@ def open_statistics(
     seen = _seen(dataset_id, model, max_length, loss_on, caller)
     yield {"statistics_open": True, "statistics_count": gr.Button(visible=not _takes_no_time(seen))}
     if _takes_no_time(seen):
-        yield from _statistics(seen, form)
+        yield from _statistics(seen, form, caller)
 
 
 @allowed("public")
@@ -121,7 +122,7 @@ def count_statistics(
     dataset_id: str, model: str, max_length: float, loss_on: LossOn, form: dict[str, Any] | None, caller: Caller
 ) -> Iterator[Shown]:
     yield {"statistics_count": gr.Button(visible=False)}
-    yield from _statistics(_seen(dataset_id, model, max_length, loss_on, caller), form)
+    yield from _statistics(_seen(dataset_id, model, max_length, loss_on, caller), form, caller)
 
 
 @allowed("public")
@@ -134,7 +135,7 @@ def statistics_again(
         seen = _seen(dataset_id, model, max_length, loss_on, caller)
         yield {"statistics_count": gr.Button(visible=not _takes_no_time(seen))}
         if _takes_no_time(seen):
-            yield from _statistics(seen, form)
+            yield from _statistics(seen, form, caller)
 
 
 @allowed("public")
@@ -142,37 +143,45 @@ def close_statistics() -> Shown:
     return {"statistics_open": False, "statistics_progress": "", "statistics_shown": ""}
 
 
-def _statistics(seen: Seen, form: dict[str, Any] | None) -> Iterator[Shown]:
-    def count(tell: Tell) -> tuple[TextStatistics, TokenStatistics]:
-        return text_statistics(seen.dataset, tell), token_statistics(*seen.measured, on_progress=tell)
+def _statistics(seen: Seen, form: dict[str, Any] | None, caller: Caller) -> Iterator[Shown]:
+    def count(tell: Tell) -> tuple[TextStatistics, TokenStatistics, statistics_view.Planned | str]:
+        words, tokens = text_statistics(seen.dataset, tell), token_statistics(*seen.measured, on_progress=tell)
+        try:
+            return words, tokens, _planned(seen.dataset, (form or fresh())["values"], caller, tell)
+        except UserError as error:
+            return words, tokens, f"{error.problem} {error.remedy}"
 
     for work in background.watch(count, may_be_abandoned=True):
         if not work.is_finished:
             yield {"statistics_progress": background.bar(work, "Counted")}
             continue
-        words, tokens = work.result
-        values = (form or fresh())["values"]
-        shown = statistics_view.figures(words, tokens, _steps(seen, values), f"the recipe on the Train tab ({_recipe(values)})")
+        words, tokens, planned = work.result
+        shown = statistics_view.figures(words, tokens, planned)
         shown += statistics_view.plots(words, tokens) + statistics_view.extremes(tokens)
         yield {"statistics_progress": "", "statistics_shown": shown}
 
 
-def _steps(seen: Seen, values: dict[str, Any]) -> int:
-    """Optimizer steps of the recipe in the form of the Train tab, on this dataset."""
-    return estimated_steps(
-        measure(*seen.measured),
-        seen.max_length,
+def _planned(dataset: Dataset, values: dict[str, Any], caller: Caller, tell: Tell) -> statistics_view.Planned:
+    """What the recipe in the form of the Train tab makes of this dataset: everything by the recipe, whatever is chosen here.
+
+    Raises:
+        UserError: the tokenizer of its base model is not to be had.
+    """
+    model, max_length = values["base_model"], max(1, int(values["max_length"] or 1))
+    as_trained = Seen(dataset, data.folder_of(model, caller), max_length, values["loss_on"])
+    tokens = token_statistics(*as_trained.measured, on_progress=tell)
+    steps = estimated_steps(
+        measure(*as_trained.measured),
+        max_length,
         packing=bool(values["packing"]),
         eval_fraction=0.0 if values["eval_dataset"] else float(values["eval_fraction"] or 0),
         batch_rows=train_data.batch_rows(values),
         epochs=float(values["num_train_epochs"] or 1),
         max_steps=int(values["max_steps"] or 0),
     )
-
-
-def _recipe(values: dict[str, Any]) -> str:
     packed = "packed" if values["packing"] else "not packed"
-    return f"{train_data.batch_rows(values)} rows a step, {float(values['num_train_epochs'] or 1):g} epochs, {packed}"
+    rows = f"{train_data.batch_rows(values)} rows a step, {float(values['num_train_epochs'] or 1):g} epochs, {packed}"
+    return statistics_view.Planned(tokens, steps, f"the recipe on the Train tab ({model}, {rows})")
 
 
 @allowed("public")

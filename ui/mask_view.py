@@ -21,6 +21,7 @@ TONES = {"error": "error", "warning": "warning", "note": "plain"}
 ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
 LONGEST_SHOWN = 6000  # characters of a rejected row
 LONGEST_TURN = 20_000  # characters of a turn
+MOST_TURNS = 200
 MOST_FINDINGS = 20
 MOST_TOKENS = 4000  # that are marked one by one; more would make the page slow
 # What training does with a token: the class of the style sheet, its name, and what it means.
@@ -43,12 +44,24 @@ class Masked(NamedTuple):
 
 def bubbles(conversation: Conversation, words: str = "") -> str:
     """The conversation as people know it from a chat, with `words` marked where they stand."""
+    first = _first_shown(conversation, words)
     turns = "".join(
         f'<li class="turn {turn.role}"><span class="role">{ROLES[turn.role]}</span><div>{_marked(_cut(turn.content, words), words)}</div></li>'
-        for turn in conversation.turns
+        for turn in conversation.turns[first : first + MOST_TURNS]
     )
+    before, behind = first, max(0, len(conversation.turns) - first - MOST_TURNS)
+    turns = (f'<li class="quiet">{count(before, "turn")} before this.</li>' if before else "") + turns
+    turns += f'<li class="quiet">{count(behind, "more turn")} not shown.</li>' if behind else ""
     label = f"Conversation {text(conversation.id)}"
     return f'<p class="quiet id">Id {_marked(conversation.id, words)}</p><ol class="bubbles" tabindex="0" aria-label="{label}">{turns}</ol>'
+
+
+def _first_shown(conversation: Conversation, words: str) -> int:
+    """The turn that is shown first: of a very long conversation, one shortly before the words that were looked for."""
+    if len(conversation.turns) <= MOST_TURNS or not words:
+        return 0
+    hit = next((number for number, turn in enumerate(conversation.turns) if words.lower() in turn.content.lower()), 0)
+    return max(0, hit - 2) if hit >= MOST_TURNS else 0
 
 
 def _cut(said: str, words: str) -> str:

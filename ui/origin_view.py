@@ -25,6 +25,7 @@ def shown(dataset: Dataset) -> dict[str, Any]:
     return {
         "origin": line(dataset, parent),
         "open_parent": gr.Button(f"Open {parent.name}" if parent else "", visible=bool(parent)),
+        "map_columns": gr.Button(visible=has_columns(dataset)),
         "lineage": gr.Column(visible=bool(found)),
         "account_done": clean_view.done(found) if found else "",
         "dropped": gr.Accordion(
@@ -36,6 +37,13 @@ def shown(dataset: Dataset) -> dict[str, Any]:
         else gr.skip(),
         "dropped_code": gr.Radio(clean_view.dropped_codes(found), value="") if found else gr.skip(),
     }
+
+
+def has_columns(dataset: Dataset) -> bool:
+    """Whether a person may want to say what its columns mean: an imported table, or JSON in another layout than turns under a known key."""
+    manifest = dataset.manifest
+    is_json = dataset.source.suffix in (".json", ".jsonl")
+    return manifest.parent is None and not (is_json and manifest.format in ("vicuna", "messages"))
 
 
 def parent_of(dataset: Dataset) -> Dataset | None:

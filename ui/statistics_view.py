@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from core.data.audit import REMEDIES, SENTENCES, Audit, Cut, NoLoss
 from core.data.statistics import Histogram, RowLength, TextStatistics, TokenStatistics
@@ -14,8 +15,16 @@ MOST_TURNS = 20  # bars; longer conversations are counted together
 AUDIT_ROWS = 25  # on a page
 
 
-def figures(words: TextStatistics, tokens: TokenStatistics, steps: int, recipe: str) -> str:
-    """The figures a person asks for first. `steps` is estimated for `recipe`, its name in words."""
+class Planned(NamedTuple):
+    """What the recipe of the Train tab makes of the dataset, seen by its own model, maximum length and loss."""
+
+    tokens: TokenStatistics
+    steps: int
+    recipe: str  # in words
+
+
+def figures(words: TextStatistics, tokens: TokenStatistics, planned: Planned | str) -> str:
+    """The figures a person asks for first. `planned` is a sentence where the recipe's figures cannot be had."""
     answered = sum(number * found for number, found in words.turns.items())
     shown = [
         ("Conversations", f"{words.num_conversations:,}"),
@@ -23,11 +32,16 @@ def figures(words: TextStatistics, tokens: TokenStatistics, steps: int, recipe: 
         ("Tokens trained on", f"{tokens.num_tokens:,}"),
         ("With loss", percent(tokens.loss_share)),
         ("Cut off answers", f"{tokens.num_lost_tokens:,} tokens"),
-        ("Rows full when packed", percent(tokens.packing_efficiency)),
-        ("Full without packing", percent(tokens.padded_efficiency)),
-        ("Optimizer steps", f"about {steps:,}"),
     ]
-    return f'{facts(shown)}<p class="quiet fine">Steps are estimated for {text(recipe)}, at {tokens.max_length:,} tokens a row.</p>'
+    if isinstance(planned, str):
+        return f'{facts(shown)}<p class="quiet fine">Steps and packing are not estimated. {text(planned)}</p>'
+    shown += [
+        ("Rows full when packed", percent(planned.tokens.packing_efficiency)),
+        ("Full without packing", percent(planned.tokens.padded_efficiency)),
+        ("Optimizer steps", f"about {planned.steps:,}"),
+    ]
+    length = f"{planned.tokens.max_length:,}"
+    return f'{facts(shown)}<p class="quiet fine">Steps and packing are estimated for {text(planned.recipe)}, at {length} tokens a row.</p>'
 
 
 def plots(words: TextStatistics, tokens: TokenStatistics) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from core import paths
 from core.cli.imports import Map
-from core.cli.output import Json, console, finish
+from core.cli.output import Json, console, finish, finish_with_list
+from core.errors import UserError
 
 if TYPE_CHECKING:
     from core.data.account import Account
@@ -21,12 +24,15 @@ if TYPE_CHECKING:
     from core.data.writer import Form
 
 Reference = Annotated[str, typer.Argument(metavar="DATA", help="A data file of any known layout, or a dataset id.")]
+SHOWN = 50
 TokenModel = Annotated[str | None, typer.Option("--model", help="The base model whose tokenizer counts tokens.")]
 
 
 def clean(
     source: Reference,
-    fix: Annotated[str, typer.Option(help="Repairs: code,code:parameter=value,... An unknown code lists them all.")],
+    fix: Annotated[str | None, typer.Option(help="Repairs: code,code:parameter=value,... An unknown code lists them all.")] = None,
+    list_dropped: Annotated[bool, typer.Option("--dropped", help="List the rows that the cleaning of DATA left out.")] = False,
+    restore: Annotated[str | None, typer.Option(help="Take rows that were left out back as they were: 4,7,...")] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Also write the conversations: .json, .jsonl or .parquet.")] = None,
     preview: Annotated[bool, typer.Option("--preview", help="Count what would be done; make nothing.")] = False,
     to: Annotated[Literal["vicuna", "messages"], typer.Option(help="The form of OUT.")] = "vicuna",
@@ -40,23 +46,58 @@ def clean(
     from core.data.repairs import parse_chosen
     from core.data.writer import require_writable
 
-    chosen = parse_chosen(fix)
+    if [fix is not None, list_dropped, restore is not None].count(True) != 1:
+        raise UserError("It is not said what to do.", "clean", "Give one of --fix, --dropped and --restore.")
+    chosen = parse_chosen(fix) if fix is not None else None
+    rows = _row_numbers(restore) if restore is not None else []
     if out is not None:
         require_writable(out)
-    dataset, tokenizer, screen = dataset_of(source, map_), _tokenizer(model), console(json)
-    if preview:
-        counted = cleaning.preview(dataset, chosen, tokenizer)
+    dataset, screen = dataset_of(source, map_), console(json)
+    if list_dropped:
+        _list_dropped(dataset, json)
+    if chosen is None:
+        made_by = dataset.manifest.made_by or {}
+        cleaned = cleaning.restore(dataset, rows, _tokenizer(model or made_by.get("model")))
+    elif preview:
+        counted = cleaning.preview(dataset, chosen, _tokenizer(model))
         _show_account(counted, screen)
         finish(json, {"dataset_id": dataset.id, "account": counted.model_dump(mode="json")})
-    cleaned = cleaning.clean(dataset, chosen, name, tokenizer)
+    else:
+        cleaned = cleaning.clean(dataset, chosen, name, _tokenizer(model))
     account = cleaning.account(cleaned)
     _show_account(account, screen)
     screen.print(f"{cleaned.id}  {cleaned.name}", markup=False)
     if cleaned.manifest.num_rejected:
         screen.print(f"{cleaned.manifest.num_rejected:,} of its rows still cannot be trained: `validate` names them.")
     num_written = _write(cleaned, out, to, screen) if out else 0
-    facts = {"dataset_id": cleaned.id, "parent": dataset.id, "num_valid": len(cleaned), "num_rejected": cleaned.manifest.num_rejected}
+    manifest = cleaned.manifest
+    facts = {"dataset_id": cleaned.id, "parent": manifest.parent, "num_valid": len(cleaned), "num_rejected": manifest.num_rejected}
     finish(json, {**facts, "account": account.model_dump(mode="json"), "out": out and str(out), "num_written": num_written})
+
+
+def _row_numbers(text: str) -> list[int]:
+    numbers = [part.strip() for part in text.split(",")]
+    if wrong := [part for part in numbers if not part.isdecimal()]:
+        raise UserError(f"{wrong[0]!r} is no row.", "--restore", "Write the rows as `clean DATA --dropped` lists them: 4,7.")
+    return list(map(int, numbers))
+
+
+def _list_dropped(dataset: Dataset, as_json: bool) -> NoReturn:
+    from core.data import clean as cleaning
+    from core.data.rules import shorten
+
+    total = cleaning.account(dataset).num_dropped
+    screen, table = console(as_json), Table("row", "part", "dropped by", "like row", "id", "text", box=None, pad_edge=False)
+    for row in cleaning.dropped(dataset, count=SHOWN):
+        cells = (str(row.row), str(row.part or ""), row.code, "" if row.twin is None else str(row.twin), shorten(row.id), shorten(row.text))
+        table.add_row(*map(Text, cells))
+    screen.print(f"{total:,} rows were dropped.")
+    if total:
+        screen.print(table)
+    if total > SHOWN:
+        screen.print(f"... and {total - SHOWN:,} more; --json lists them all.")
+    counted = {"dataset_id": dataset.id, "parent": dataset.manifest.parent, "num_dropped": total}
+    finish_with_list(as_json, counted, "dropped", (row._asdict() for row in cleaning.dropped(dataset)))
 
 
 def split(
@@ -154,7 +195,7 @@ def _tokenizer(model: str | None) -> ChatTokenizer | None:
     from core.data.tokenizer import load_tokenizer
     from core.training.models import resolve
 
-    return load_tokenizer(resolve(model).path) if model else None
+    return replace(load_tokenizer(resolve(model).path), model=model) if model else None
 
 
 def _write(dataset: Dataset, out: Path, to: Form, screen: Console) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -29,7 +29,9 @@ def validate(
     model: Annotated[str | None, typer.Option(help="Also count what this model's tokenizer would cut.")] = None,
     max_length: Annotated[int, typer.Option(min=16, help="Tokens per conversation, with --model.")] = 2048,
     eval_path: Annotated[Path | None, typer.Option("--eval", help="Evaluation data that must share no conversation with PATH.")] = None,
-    near: Annotated[bool, typer.Option("--near-duplicates", help="Also name conversations that are almost the same.")] = False,
+    near: Annotated[
+        bool, typer.Option("--near-duplicates", help="Also name conversations that are almost the same, with --eval across the two.")
+    ] = False,
     export_to: Annotated[Path | None, typer.Option("--export", help="Write every finding to this .csv or .jsonl file.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="With --export: the text of the row beside each finding.")] = False,
     map_: Map = None,
@@ -52,7 +54,7 @@ def validate(
     def judge(note: Callable[[Issue], None]) -> Report:
         limit = max_length if model else None
         report = check(path, tokenizer=tokenizer, max_length=limit, eval_path=eval_path, mapping=mapping, on_issue=note)
-        return with_near_duplicates(report, path, mapping, on_issue=note) if near else report
+        return with_near_duplicates(report, path, mapping, on_issue=note, eval_path=eval_path) if near else report
 
     with gathered(judge) as (report, found):
         num_exported = export(found, export_to, path if raw else None, mapping) if export_to else 0
@@ -77,18 +79,26 @@ def _show_findings(found: Findings, out: Console) -> None:
 
 
 def mask(
-    path: DataPath,
+    source: Annotated[str, typer.Argument(metavar="DATA", help="A data file of any known layout, or a dataset id.")],
     row: Annotated[int, typer.Option(min=0, help="Which record, counted from 0.")] = 0,
     model: Model = "starter",
     max_length: Annotated[int | None, typer.Option(min=16, help="Cut here, as training would.")] = None,
+    loss_on: Annotated[Literal["answers", "last", "all"], typer.Option(help="What is learned.")] = "answers",
+    map_: Map = None,
     json: Json = False,
 ) -> None:
     """Show one conversation token by token: what carries loss and what does not."""
+    from core.data.dataset import open_dataset
+    from core.data.mapping import parse_mapping
     from core.data.render import mask_row
     from core.data.tokenizer import load_tokenizer
     from core.training.models import resolve
 
-    shown = mask_row(path, row, load_tokenizer(resolve(model).path), max_length)
+    path, mapping = Path(source).expanduser(), parse_mapping(map_) if map_ else None
+    if source.startswith("ds-") and not path.is_file():
+        dataset = open_dataset(source)
+        path, mapping = dataset.source, dataset.manifest.mapping
+    shown = mask_row(path, row, load_tokenizer(resolve(model).path), max_length, loss_on, mapping)
     text = Text()
     for token, label in zip(shown["tokens"], shown["labels"], strict=True):
         text.append(token, style="bold green underline" if label != -100 else "dim")

@@ -7,39 +7,27 @@ for their likeness to others. So cleaning a cleaned dataset in the same way chan
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from core import paths
 from core.data.account import Account, Outcome, Tally, text_of
 from core.data.dataset import Dataset, make_dataset, open_dataset
 from core.data.drafts import Draft, drafts
+from core.data.dropped import DROPPED, Dropped, read, write_index
 from core.data.repairs import REPAIRS, Chosen, Step, checked
 from core.data.tokenizer import ChatTokenizer
 from core.data.twins import EXACT, NEAR, Twins, find_twins
 from core.data.writer import full_disk_said, write_lines
 from core.errors import UserError
 
-ACCOUNT, DROPPED = "account.json", "dropped.jsonl"
+ACCOUNT = "account.json"
 VERSION = 1  # raised when the same repairs come to give another result
 LAST_ROUND = 8  # a row that still changes then stays as it is
 PROGRESS_ROWS = 1000
 
 OnProgress = Callable[[int, int], None]
-
-
-class Dropped(NamedTuple):
-    """A row, or a part of one, that a cleaning left out."""
-
-    row: int  # 0-based, in the parent
-    part: int  # 1, 2, ... of a row that was split, else 0
-    code: str  # the repair that dropped it
-    twin: int | None  # the row of the parent that it is like, when it was dropped for that
-    id: str
-    text: str  # its turns as ``role: text``, or its raw text
 
 
 def preview(dataset: Dataset, chosen: Chosen, tokenizer: ChatTokenizer | None = None, on_progress: OnProgress | None = None) -> Account:
@@ -83,11 +71,14 @@ def clean(
     def write(source: Path, folder: Path) -> None:
         with full_disk_said(source), (folder / DROPPED).open("w", encoding="utf-8") as dropped:
             write_lines(_lines(_outcomes(dataset, chosen, tokenizer, kept, on_progress), tally, dropped.write), source)
+        write_index(folder)
         assert tally.account.balances, tally.account
         paths.write_text(folder / ACCOUNT, tally.account.model_dump_json(indent=1) + "\n")
 
     made_by = {"verb": "clean", "repairs": chosen, "restored": sorted(kept), "tokenizer": tokenizer.sha256 if tokenizer else None}
-    return make_dataset([VERSION, dataset.id, made_by], name or f"{dataset.name}, cleaned", write, dataset.id, made_by)
+    identity = [VERSION, dataset.id, made_by]
+    said = {"model": tokenizer.model} if tokenizer and tokenizer.model else {}
+    return make_dataset(identity, name or f"{dataset.name}, cleaned", write, dataset.id, made_by | said)
 
 
 def _lines(rows: Iterable[list[Outcome]], tally: Tally, drop: Callable[[str], object]) -> Iterator[bytes]:
@@ -99,8 +90,7 @@ def _lines(rows: Iterable[list[Outcome]], tally: Tally, drop: Callable[[str], ob
             if outcome.dropped_by:
                 text = text_of(draft).encode("utf-8", "backslashreplace").decode()
                 identifier = draft.id.encode("utf-8", "backslashreplace").decode()
-                fields = Dropped(draft.row, draft.part, outcome.dropped_by, outcome.twin, identifier, text)
-                drop(json.dumps(fields._asdict(), ensure_ascii=False) + "\n")
+                drop(Dropped(draft.row, draft.part, outcome.dropped_by, outcome.twin, identifier, text).line())
             else:
                 yield draft.line()
 
@@ -118,9 +108,7 @@ def account(dataset: Dataset) -> Account:
 def dropped(dataset: Dataset, start: int = 0, count: int | None = None, code: str = "") -> Iterator[Dropped]:
     """The rows that the cleaning which made `dataset` left out, or those left out by one repair: `count` from number `start` on."""
     _require_cleaned(dataset)
-    with (dataset.folder / DROPPED).open(encoding="utf-8") as lines:
-        found = (Dropped(**json.loads(line)) for line in lines)
-        yield from islice((row for row in found if not code or row.code == code), start, None if count is None else start + count)
+    yield from read(dataset.folder, start, count, code)
 
 
 def restore(
@@ -130,11 +118,21 @@ def restore(
 
     It is made from the parent again, by the same repairs, so that its account and its dropped rows are whole.
 
+    Args:
+        tokenizer: the one that the cleaning counted with, if it counted tokens.
+
     Raises:
-        UserError: a row was not dropped, or the parent is no longer there.
+        UserError: a row was not dropped, the tokenizer is another one, or the parent is no longer there.
     """
     made_by = _require_cleaned(dataset)
     assert dataset.manifest.parent
+    if made_by["tokenizer"] is None:
+        tokenizer = None
+    elif tokenizer is None or tokenizer.sha256 != made_by["tokenizer"]:
+        model = made_by.get("model") or "the model that it was cleaned with"
+        raise UserError(
+            f"{dataset.name} was cleaned with another tokenizer.", dataset.name, f"Choose {model} as the base model, then try again."
+        )
     wanted = set(rows)
     if unknown := wanted - {row.row for row in dropped(dataset)}:
         raise UserError(f"Row {min(unknown)} was not dropped.", dataset.name, "Choose from the rows that were dropped.")

@@ -6,8 +6,10 @@ import hashlib
 import json
 import shutil
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MANIFEST, ROWS, REPORT, REJECTED = "dataset.json", "rows.arrow", "report.json", "rejected.jsonl"
-BATCH_ROWS = 1024
+BATCH_ROWS, BATCH_BYTES = 1024, 16 << 20  # of one Arrow batch, whichever is full first; bytes of the records' text
 LISTED = 1000  # findings that the report itself lists; `Dataset.findings` has them all
 
 
@@ -89,17 +91,23 @@ class Dataset(Sequence[Conversation]):
         number = index + len(self) if index < 0 else index
         if not 0 <= number < len(self):
             raise IndexError(f"row {index} of {len(self)}")
-        batch = self._rows.get_batch(number // BATCH_ROWS)  # memory-mapped: only the pages touched are read
-        return _conversation(batch.slice(number % BATCH_ROWS, 1).to_pylist()[0])
+        return _conversation(self.between(number, number + 1).to_pylist()[0])
 
     def __iter__(self) -> Iterator[Conversation]:
         for number in range(self._rows.num_record_batches):
             for fields in self._rows.get_batch(number).to_pylist():
                 yield _conversation(fields)
 
-    def batch(self, number: int) -> Any:
-        """The conversations from ``number * BATCH_ROWS`` on, as Arrow columns: ``id``, ``turns`` (lists of role and content), ``row``, ``line``."""
-        return self._rows.get_batch(number)
+    @cached_property
+    def batch_ends(self) -> list[int]:
+        """For each batch that the conversations lie in on the disk, how many there are up to its end."""
+        return list(accumulate(self._rows.get_batch(number).num_rows for number in range(self._rows.num_record_batches)))
+
+    def between(self, start: int, stop: int) -> Any:
+        """The conversations `start` to `stop` of one batch, as Arrow columns: ``id``, ``turns`` (lists of role and content), ``row``, ``line``."""
+        number = bisect_right(self.batch_ends, start)
+        before = self.batch_ends[number - 1] if number else 0
+        return self._rows.get_batch(number).slice(start - before, stop - start)  # memory-mapped: only the pages touched are read
 
     def numbered(self) -> Iterator[tuple[Conversation, int]]:
         """Every conversation with its row (0-based) in the source file."""
@@ -110,7 +118,7 @@ class Dataset(Sequence[Conversation]):
 
     def source_position(self, index: int) -> tuple[int, int]:
         """The row (0-based) and line (1-based) of conversation `index` in the source file."""
-        row = self._rows.get_batch(index // BATCH_ROWS).slice(index % BATCH_ROWS, 1)
+        row = self.between(index, index + 1)
         return row.column("row")[0].as_py(), row.column("line")[0].as_py()
 
     def report(self) -> Report:
@@ -144,7 +152,7 @@ def import_dataset(
     origin: Origin | None = None,
     on_rows: Callable[[int], None] | None = None,
 ) -> Dataset:
-    """Take `path` into the workspace, validated. The same bytes read by the same mapping are there only once and keep their first name.
+    """Take `path` into the workspace, validated. The same bytes read in the same way are there only once and keep their first name.
 
     Args:
         on_progress: called with the bytes read so far and the bytes in all.
@@ -162,7 +170,9 @@ def import_dataset(
     if mapping and (found := detect(path)).kind != "unknown" and found.mapping == mapping:
         layout, mapping = found, None  # nothing had to be said
     sha256, size_bytes = paths.sha256_file(path), path.stat().st_size
-    digest = hashlib.sha256((sha256 + mapping.model_dump_json()).encode()).hexdigest() if mapping else sha256
+    # JSON adds nothing, which keeps the ids of data that was imported when the container did not count.
+    read_as = ("" if layout.container == "json" else layout.container) + (mapping.model_dump_json() if mapping else "")
+    digest = hashlib.sha256((sha256 + read_as).encode()).hexdigest() if read_as else sha256
     folder = paths.datasets_dir() / f"ds-{digest[:12]}"
     lock = _lock_of(folder)
     while not lock.acquire():
@@ -282,7 +292,7 @@ def _write_rows(
     turn = pa.struct([("role", pa.string()), ("content", pa.string())])
     schema = pa.schema([("id", pa.string()), ("turns", pa.list_(turn)), ("row", pa.int64()), ("line", pa.int64())])
     pending: list[dict[str, Any]] = []
-    num_rows = 0
+    num_rows = pending_bytes = 0
     with (
         pa.OSFile(str(folder / ROWS), "wb") as sink,
         pa.ipc.new_file(sink, schema) as writer,
@@ -291,12 +301,14 @@ def _write_rows(
     ):
 
         def flush() -> None:
+            nonlocal pending_bytes
+            pending_bytes = 0
             if pending:
                 writer.write_batch(pa.RecordBatch.from_pylist(pending, schema=schema))
                 pending.clear()
 
         def keep(checked: Checked) -> None:
-            nonlocal num_rows
+            nonlocal num_rows, pending_bytes
             num_rows += 1
             record, conversation = checked.record, checked.conversation
             if conversation is None:
@@ -311,7 +323,8 @@ def _write_rows(
                 rejected.write(json.dumps(fields, ensure_ascii=False) + "\n")
                 return
             pending.append({"id": conversation.id, "turns": conversation.messages(), "row": record.row, "line": record.line})
-            if len(pending) == BATCH_ROWS:
+            pending_bytes += len(record.raw)
+            if len(pending) == BATCH_ROWS or pending_bytes >= BATCH_BYTES:
                 flush()
 
         def tell(done: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import tempfile
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -23,8 +24,11 @@ COLUMNS = ("code", "severity", "row", "turn", "line", "byte", "problem", "remedy
 
 
 @contextmanager
-def writing(folder: Path) -> Generator[Callable[[Issue], None]]:
-    """What takes the issues into `folder`, in any order; at the end of the block the index that sorts them is written beside them."""
+def writing(folder: Path, name: str = FINDINGS) -> Generator[Callable[[Issue], None]]:
+    """What takes the issues into `folder`, in any order; at the end of the block the index that sorts them is written beside them.
+
+    The index names the file of the issues, `name`: who opens the index has the two that belong together.
+    """
     import pyarrow as pa
 
     text, number = pa.string(), pa.int64()
@@ -32,10 +36,10 @@ def writing(folder: Path) -> Generator[Callable[[Issue], None]]:
     schema = pa.schema(list(zip(COLUMNS, kinds, strict=True)))
     options = pa.ipc.IpcWriteOptions(compression="lz4")  # sentences repeat: the file is a tenth, and a page still opens in a moment
     pending: list[Issue] = []
-    with pa.OSFile(str(folder / FINDINGS), "wb") as sink, pa.ipc.new_file(sink, schema, options=options) as writer:
+    with pa.OSFile(str(folder / name), "wb") as sink, pa.ipc.new_file(sink, schema, options=options) as writer:
 
         def flush() -> None:
-            columns = [pa.array([getattr(issue, name) for issue in pending], schema.field(name).type) for name in COLUMNS]
+            columns = [pa.array([getattr(issue, each) for issue in pending], schema.field(each).type) for each in COLUMNS]
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
             pending.clear()
 
@@ -47,17 +51,21 @@ def writing(folder: Path) -> Generator[Callable[[Issue], None]]:
         yield add
         if pending:
             flush()
-    _write_index(folder)
+    _write_index(folder, name)
 
 
 def keep(folder: Path, issues: Iterable[Issue]) -> None:
-    """Write the findings of a dataset that was imported when findings had no file of their own."""
-    with tempfile.TemporaryDirectory(dir=folder) as name:
-        with writing(Path(name)) as add:
+    """Put these findings in the place of those that a dataset has, if it has any. Who reads meanwhile reads the old ones or the new ones."""
+    before = _named_by(_open(folder / INDEX)) if (folder / INDEX).is_file() else None
+    name = f"findings-{secrets.token_hex(8)}.arrow"
+    with tempfile.TemporaryDirectory(dir=folder) as beside:
+        with writing(Path(beside), name) as add:
             for issue in issues:
                 add(issue)
-        for file in (FINDINGS, INDEX):
-            os.replace(Path(name) / file, folder / file)
+        os.replace(Path(beside) / name, folder / name)
+        os.replace(Path(beside) / INDEX, folder / INDEX)
+    if before:
+        (folder / before).unlink(missing_ok=True)
 
 
 class Findings(Sequence[Issue]):
@@ -111,12 +119,24 @@ class Findings(Sequence[Issue]):
     _batch: tuple[int, Any] | None = None  # the one read last
 
     @cached_property
+    def _opened(self) -> tuple[pa.ipc.RecordBatchFileReader, pa.ipc.RecordBatchFileReader]:
+        """The index and the findings that it names."""
+        while True:
+            index = _open(self._folder / INDEX)
+            name = _named_by(index)
+            try:
+                return index, _open(self._folder / name)
+            except FileNotFoundError:  # replaced at this moment, and then there is another index
+                if _named_by(_open(self._folder / INDEX)) == name:
+                    raise
+
+    @property
     def _file(self) -> pa.ipc.RecordBatchFileReader:
-        return _open(self._folder / FINDINGS)
+        return self._opened[1]
 
     @cached_property
     def _index(self) -> Any:
-        index = _open(self._folder / INDEX)
+        index = self._opened[0]
         keys: list[str] = json.loads(index.schema.metadata[b"keys"])
         return index.get_batch(keys.index(self._key)) if self._key in keys else None
 
@@ -131,12 +151,17 @@ def _open(path: Path) -> pa.ipc.RecordBatchFileReader:
     return pa.ipc.open_file(pa.memory_map(str(path)))
 
 
-def _write_index(folder: Path) -> None:
+def _named_by(index: pa.ipc.RecordBatchFileReader) -> str:
+    """The file of the findings that `index` sorts; those of earlier versions do not name it."""
+    return index.schema.metadata.get(b"findings", FINDINGS.encode()).decode()
+
+
+def _write_index(folder: Path, name: str) -> None:
     """For each filter (all, a severity, a code) the positions of its findings, sorted by row and turn, and their rows."""
     import numpy as np
     import pyarrow as pa
 
-    found = _open(folder / FINDINGS)
+    found = _open(folder / name)
     number_of: dict[str, int] = {}
     parts: list[tuple[Any, Any, Any]] = [(np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int16))]
     for batch_number in range(found.num_record_batches):
@@ -150,7 +175,7 @@ def _write_index(folder: Path) -> None:
     positions = {"": order} | {code: order[codes == number] for code, number in number_of.items()}
     for severity in ("error", "warning", "note"):
         positions[severity] = order[np.isin(codes, [number for code, number in number_of.items() if RULES[code].severity == severity])]
-    schema = pa.schema([("position", pa.uint32()), ("row", pa.int64())], metadata={"keys": json.dumps(list(positions))})
+    schema = pa.schema([("position", pa.uint32()), ("row", pa.int64())], metadata={"keys": json.dumps(list(positions)), "findings": name})
     with pa.OSFile(str(folder / INDEX), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for chosen in positions.values():
             writer.write_batch(pa.RecordBatch.from_arrays([pa.array(chosen), pa.array(rows[chosen])], schema=schema))

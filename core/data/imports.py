@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from core import events, paths, process
-from core.data.dataset import sweep
+from core.data.dataset import Dataset, sweep
 from core.data.importjob import ImportJob, ImportSource, fold
 from core.data.layouts import Layout
 from core.data.mapping import ColumnMapping, require_complete
@@ -90,6 +90,19 @@ def again(job_id: str, mapping: ColumnMapping) -> str:
             os.replace(before / own, job_dir / own)
     moved = tuple(job_dir / file.relative_to(before) if file.is_relative_to(before) else file for file in files)
     spawn(job_dir, moved, origin, lock)
+    return job_dir.name
+
+
+def ask(dataset: Dataset) -> str:
+    """A job that waits for the columns of the dataset's source to be mapped, as one does whose layout nobody knew; returns its id."""
+    job_dir, lock = _new_job(ImportSource(kind="path", name=dataset.name))
+    file = job_dir / "hub" / dataset.source.name
+    file.parent.mkdir()
+    os.link(dataset.source, file)  # the child reads it and removes this name of it
+    paths.write_json(job_dir / "files.json", {"files": [str(file)], "origin": dataset.manifest.origin.model_dump(mode="json")})
+    asked = UserError("The columns are to be mapped.", dataset.name, "Say which of them hold question and answer.", code="LAYOUT")
+    events.append(job_dir, "finished", state="failed", error=asked.as_dict())
+    lock.release()
     return job_dir.name
 
 

@@ -128,6 +128,9 @@ def detect(path: Path) -> Layout:
     if not counts:
         return _unknown(container, rows, columns) if rows or container != "json" else _nothing_seen()
     best = max(counts, key=lambda vote: counts[vote])
+    others = [row for row, vote in zip(rows, votes, strict=True) if vote is None and type(row) is dict]
+    if len(others) > sum(counts.values()) and _proposal(others, _columns(others)).is_complete:  # and not merely broken
+        return _unknown(container, rows, columns, best, counts[best])
     is_plain = container == "json" and best[0] in ("vicuna", "messages") and all(kind in ("vicuna", "messages") for kind, *_ in counts)
     why = _why(best, counts, len(rows))
     return Layout(
@@ -220,17 +223,19 @@ def _why(best: Vote, counts: dict[Vote, int], num_rows: int) -> str:
     return f"{share} rows looked at have {has}: {TITLES[kind]}{rest}."
 
 
-def _unknown(container: Container, rows: list[Any], columns: tuple[Column, ...]) -> Layout:
+def _unknown(container: Container, rows: list[Any], columns: tuple[Column, ...], best: Vote | None = None, num_best: int = 0) -> Layout:
+    """The layout of a file of which fewer than half of the rows have a known one; the most frequent of these is proposed."""
     objects = [row for row in rows if type(row) is dict]
     if not objects and rows and container == "json":
         return _nothing_seen(len(rows))
     found = ", ".join(shorten(column.name) for column in columns[:12]) or "none"
-    why = f"None of the {len(rows):,} rows looked at has columns of a known layout; there are: {found}."
+    few = f"Only {num_best:,}" if num_best else "None"
+    why = f"{few} of the {len(rows):,} rows looked at {'have' if num_best > 1 else 'has'} columns of a known layout; there are: {found}."
     return Layout(
         kind="unknown",
         container=container,
         why=why,
-        mapping=_proposal(objects, columns),
+        mapping=_mapping(best, columns) if best else _proposal(objects, columns),
         columns=columns,
         num_sampled=len(rows),
         is_plain=container == "json",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -14,12 +15,13 @@ from core.data.findings import keep
 from core.data.mapping import ColumnMapping
 from core.data.near import THRESHOLD, NearIndex
 from core.data.records import beginning_of
-from core.data.rows import check_rows
+from core.data.rows import FileRows, check_rows
 from core.data.rules import Finding, Issue, make_issue
+from core.data.split import leakage
 from core.data.twins import repeated
 from core.data.validate import MAX_KEPT_ISSUES, Report
 
-CODE = "near-duplicate"
+CODE, LEAK_CODE = "near-duplicate", "near-eval-leak"
 PROGRESS_ROWS = 500
 OnProgress = Callable[[int, int], None]
 
@@ -60,24 +62,39 @@ def near_duplicates(
             yield make_issue(Finding(CODE, fields), rows[at], lines[at], places[at])
 
 
+def near_leaks(path: Path, eval_path: Path, mapping: ColumnMapping | None = None, threshold: float = THRESHOLD) -> Iterator[Issue]:
+    """Conversations of a file that are almost, but not quite, in the evaluation file."""
+    leaks = {
+        leak.row: leak for leak in leakage(FileRows(path, mapping), FileRows(eval_path), threshold=threshold).leaks if not leak.is_exact
+    }
+    if not leaks:
+        return
+    for record, conversation, _ in check_rows(path, mapping=mapping):
+        if conversation is not None and (leak := leaks.get(record.row)):
+            fields = {"text": beginning_of(conversation), "other": leak.eval_row, "share": f"{leak.similarity:.0%}"}
+            yield make_issue(Finding(LEAK_CODE, fields), record.row, record.line, record.byte)
+
+
 def with_near_duplicates(
     report: Report,
     path: Path,
     mapping: ColumnMapping | None = None,
     threshold: float = THRESHOLD,
     on_issue: Callable[[Issue], None] | None = None,
+    eval_path: Path | None = None,
 ) -> Report:
-    """The report on a file with its near-duplicates; `on_issue` hears of each."""
+    """The report on a file with its near-duplicates and, with `eval_path`, near leaks; `on_issue` hears of each."""
     issues = list[Issue]()
-    count = 0
-    for issue in near_duplicates(path, mapping, threshold):
-        count += 1
+    counts = Counter[str]()
+    leaks = near_leaks(path, eval_path, mapping, threshold) if eval_path else ()
+    for issue in chain(near_duplicates(path, mapping, threshold), leaks):
+        counts[issue.code] += 1
         if on_issue:
             on_issue(issue)
         if len(report.issues) + len(issues) < MAX_KEPT_ISSUES:
             issues.append(issue)
     merged = sorted([*report.issues, *issues], key=_place)
-    return report.model_copy(update={"issues": merged, "counts": _counted(report, count)})
+    return report.model_copy(update={"issues": merged, "counts": dict(sorted({**report.counts, **counts}.items()))})
 
 
 def find_near_duplicates(dataset: Dataset, threshold: float = THRESHOLD, on_progress: OnProgress | None = None) -> Report:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, BinaryIO, NamedTuple
 
 from core.conversation import Conversation
-from core.data.dataset import BATCH_ROWS, REJECTED, Dataset
+from core.data.dataset import REJECTED, Dataset
 from core.errors import UserError
 
 ROW_HEAD = re.compile(rb'\{"row": (\d+),')
@@ -104,8 +104,8 @@ def search(dataset: Dataset, words: str, row: int, *, is_forward: bool = True) -
     stands_here = here < total and dataset.source_position(here)[0] == row
     first = (here + stands_here if is_forward else here - 1) % total
     done = 0
-    for start, stop in _spans(first, total, is_forward):
-        if hits := _hits(dataset.batch(start // BATCH_ROWS).slice(start % BATCH_ROWS, stop - start), words):
+    for start, stop in _spans(first, dataset.batch_ends, is_forward):
+        if hits := _hits(dataset.between(start, stop), words):
             index = start + (min(hits) if is_forward else max(hits))
             yield Progress(total, total, dataset.source_position(index)[0])
             return
@@ -125,11 +125,10 @@ def _hits(rows: Any, words: str) -> set[int]:
     return {*pc.filter(pc.list_parent_indices(turns), spoken).to_pylist(), *pc.indices_nonzero(named).to_pylist()}
 
 
-def _spans(first: int, total: int, is_forward: bool) -> Iterator[tuple[int, int]]:
+def _spans(first: int, ends: list[int], is_forward: bool) -> Iterator[tuple[int, int]]:
     """Every conversation once, as stretches within one batch each, from `first` on and round; backwards from `first` down and round."""
-    edges = range(0, total, BATCH_ROWS)
-    batches = [(start, min(start + BATCH_ROWS, total)) for start in edges]
-    at = first // BATCH_ROWS
+    batches = list(pairwise((0, *ends)))
+    at = bisect_right(ends, first)
     start, stop = batches[at]
     if is_forward:
         yield first, stop

@@ -42,9 +42,9 @@ def read_parquet(
     tell = on_finding or (lambda _: None)
     size_bytes = path.stat().st_size
     try:
-        file = _open(path)
+        file = open_parquet(path)
     except (pa.ArrowException, OSError, ValueError) as error:
-        tell(FileFinding(Finding("broken-parquet", {"reason": _reason(error), "text": shorten(path.name)})))
+        tell(FileFinding(Finding("broken-parquet", {"reason": reason_of(error), "text": shorten(path.name)})))
         return
     with file:
         row = 0
@@ -63,7 +63,7 @@ def sample_parquet(path: Path, count: int) -> list[Any]:
     import pyarrow as pa
 
     try:
-        with _open(path) as file:
+        with open_parquet(path) as file:
             step = max(1, file.num_row_groups // 8)
             groups = range(0, file.num_row_groups, step)
             each = -(-count // max(1, len(groups)))
@@ -75,7 +75,7 @@ def sample_parquet(path: Path, count: int) -> list[Any]:
 
 def row_group_of(path: Path, row: int) -> int:
     """Which row group (0-based) of the file holds row `row`."""
-    with _open(path) as file:
+    with open_parquet(path) as file:
         ends = list(accumulate(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)))
     return bisect.bisect_right(ends, row)
 
@@ -84,7 +84,7 @@ def _first(records: Iterator[Record], count: int) -> list[Record]:
     return [record for _, record in zip(range(count), records, strict=False)]
 
 
-def _open(path: Path) -> pq.ParquetFile:
+def open_parquet(path: Path) -> pq.ParquetFile:
     """The file with its texts left as references into a dictionary, so that one long text given a million times is held once."""
     import pyarrow.parquet as pq
 
@@ -102,20 +102,31 @@ def _group(file: pq.ParquetFile, group: int, first_row: int) -> Iterator[Record]
 
     facts = file.metadata.row_group(group)
     row, last = first_row, first_row + facts.num_rows
-    per_row = max(1, facts.total_byte_size // max(1, facts.num_rows))
     is_plain = all(_is_plain(field.type) for field in file.schema_arrow)
     try:
-        if facts.total_byte_size > GROUP_BYTES:
-            raise pa.ArrowInvalid(f"it says that it takes {facts.total_byte_size / 2**30:.0f} GB")
-        for batch in file.iter_batches(batch_size=max(1, min(BATCH_ROWS, BATCH_BYTES // per_row)), row_groups=[group]):
+        for batch in group_batches(file, group):
             for value in _values(batch, row):
                 yield _record(row, value, is_plain)
                 row += 1
         reason = f"row group {group} ends after {row - first_row} of {facts.num_rows} rows"
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = f"row group {group}: {_reason(error)}"
+        reason = f"row group {group}: {reason_of(error)}"
     finding = Finding("unreadable-row", {"reason": reason})
     yield from (Record(number, 0, 0, b"", None, False, (finding,)) for number in range(row, last))
+
+
+def group_batches(file: pq.ParquetFile, group: int) -> Iterator[Any]:
+    """The rows of a row group, a few at a time by what its own figures say that they take; ArrowInvalid when that is beyond the limit.
+
+    Texts are references into a dictionary, so that `decoded_bytes` of a batch may be far more than it takes here.
+    """
+    import pyarrow as pa
+
+    facts = file.metadata.row_group(group)
+    if facts.total_byte_size > GROUP_BYTES:
+        raise pa.ArrowInvalid(f"it says that it takes {facts.total_byte_size / 2**30:.0f} GB")
+    per_row = max(1, facts.total_byte_size // max(1, facts.num_rows))
+    yield from file.iter_batches(batch_size=max(1, min(BATCH_ROWS, BATCH_BYTES // per_row)), row_groups=[group])
 
 
 def _values(batch: Any, first_row: int) -> Iterator[Any]:
@@ -187,6 +198,6 @@ def _as_text(value: Any) -> str:
     return value[:KEPT_BYTES].hex() if isinstance(value, bytes) else str(value)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """The first line of what the library says, without the dot."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")

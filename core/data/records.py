@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import Any
 
 from core.conversation import ROLE_ALIASES, Conversation, Role, Turn
@@ -12,7 +13,7 @@ from core.data.scan import TURNS_KEYS
 
 ROLE_KEYS = ("from", "role")
 VALUE_KEYS = ("value", "content", "text")
-RECORD_KEYS = frozenset(("id", "system", *TURNS_KEYS))
+MAX_TURNS, MAX_KEYS = 10_000, 1000  # of a conversation, and of a record or a turn; a batch of good records is too short for as many
 KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
 
 # Tab, line feed and carriage return are ordinary; the rest of C0, DEL and C1 is not.
@@ -47,8 +48,8 @@ def read_record(value: Any, row: int, raw: bytes | None = None) -> tuple[Convers
     if turns_key is None:
         return None, findings, ""
     identifier = _identifier(value, row, findings)
-    if len(value) > 2:
-        findings += [Finding("extra-key", {"text": shorten(key)}) for key in value if key not in RECORD_KEYS]
+    if len(value) > 2 or "id" not in value:
+        findings += [Finding("extra-key", {"text": shorten(key)}) for key in value if key not in ("id", "system", turns_key)]
     turns: list[Turn] = []
     keys: set[str] = set()
     is_searched = raw is None or not is_plain(raw)
@@ -75,6 +76,8 @@ def _turns_key(value: Any, findings: list[Finding]) -> str | None:
     if type(value) is not dict:
         findings.append(Finding("record-not-object", {"kind": KINDS[type(value)], "text": shorten(value)}))
         return None
+    if _has_too_many_keys(value, findings):
+        return None
     key = next((key for key in TURNS_KEYS if key in value), None)
     if key is None:
         findings.append(Finding("missing-conversations", {"text": ", ".join(shorten(name) for name in list(value)[:8]) or "none"}))
@@ -82,9 +85,20 @@ def _turns_key(value: Any, findings: list[Finding]) -> str | None:
         findings.append(Finding("conversations-not-list", {"kind": KINDS[type(value[key])], "text": shorten(value[key])}))
     elif not value[key]:
         findings.append(Finding("empty-conversations"))
+    elif len(value[key]) > MAX_TURNS:
+        fields = {"count": f"{len(value[key]):,}", "limit": f"{MAX_TURNS:,}", "text": _beginning(value[key][0])}
+        findings.append(Finding("too-many-turns", fields))
     else:
         return key
     return None
+
+
+def _has_too_many_keys(value: dict[str, Any], findings: list[Finding], turn: int | None = None) -> bool:
+    if len(value) <= MAX_KEYS:
+        return False
+    fields = {"count": f"{len(value):,}", "limit": f"{MAX_KEYS:,}", "text": ", ".join(shorten(name) for name in islice(value, 8))}
+    findings.append(Finding("too-many-keys", fields, turn))
+    return True
 
 
 def _identifier(value: dict[str, Any], row: int, findings: list[Finding]) -> str:
@@ -105,6 +119,8 @@ def _read_turn(item: Any, number: int, findings: list[Finding], keys: set[str]) 
     """The turn, when it is fit for use, and its role, when that is known."""
     if type(item) is not dict:
         findings.append(Finding("turn-not-object", {"kind": KINDS[type(item)], "text": shorten(item)}, number))
+        return None, None
+    if _has_too_many_keys(item, findings, number):
         return None, None
     role_key = "from" if "from" in item else "role" if "role" in item else None
     value_key = next((key for key in VALUE_KEYS if key in item), None)
@@ -182,7 +198,7 @@ def _check_end(items: list[Any], previous: str | None, findings: list[Finding]) 
 
 def _beginning(item: Any) -> str:
     """How a turn's text begins, for a person to find it again."""
-    return shorten(next((item[key] for key in VALUE_KEYS if key in item), ""))
+    return shorten(next((item[key] for key in VALUE_KEYS if key in item), "") if type(item) is dict else item)
 
 
 def _system_key(value: dict[str, Any], turns: list[Turn], findings: list[Finding]) -> Turn | None:
@@ -192,6 +208,9 @@ def _system_key(value: dict[str, Any], turns: list[Turn], findings: list[Finding
         return None
     if type(system) is not str:
         findings.append(Finding("value-not-text", {"kind": KINDS[type(system)], "text": shorten(system)}))
+        return None
+    if not system.strip():
+        findings.append(Finding("empty-system"))
         return None
     _search_text(system, None, findings)
     if turns and turns[0].role == "system":

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from core.conversation import Conversation
+from core.data.mapping import ColumnMapping
 from core.data.rows import conversation_at
 from core.data.template import ChatTemplate, Message, compile_template
 from core.errors import UserError
@@ -144,12 +145,19 @@ def label_tokens(ids: list[int], offsets: list[tuple[int, int]], spans: tuple[tu
     return labels
 
 
-def mask_row(path: Path, row: int, tokenizer: ChatTokenizer, max_length: int | None = None, loss_on: LossOn = "answers") -> dict[str, Any]:
+def mask_row(
+    path: Path,
+    row: int,
+    tokenizer: ChatTokenizer,
+    max_length: int | None = None,
+    loss_on: LossOn = "answers",
+    mapping: ColumnMapping | None = None,
+) -> dict[str, Any]:
     """What training sees of row `row` of a file, ready for JSON: ``input_ids``, ``labels``, ``tokens`` (the vocabulary's pieces), ``text``.
 
     Raises:
         UserError: there is no such row, or it cannot be trained.
     """
-    sample = tokenize(conversation_at(path, row), tokenizer, max_length, loss_on)
+    sample = tokenize(conversation_at(path, row, mapping), tokenizer, max_length, loss_on)
     tokens = [tokenizer.tokenizer.id_to_token(token_id) for token_id in sample.input_ids]
     return {"input_ids": sample.input_ids, "labels": sample.labels, "tokens": tokens, "text": sample.text}

@@ -79,6 +79,19 @@ def _check(record: Record, first_layout: str, is_json: bool = True) -> tuple[Che
     return Checked(record, conversation, findings), layout
 
 
+class FileRows:
+    """The conversations of a file that is in no dataset."""
+
+    def __init__(self, path: Path, mapping: ColumnMapping | None = None) -> None:
+        self._path, self._mapping = path, mapping
+
+    def numbered(self) -> Iterator[tuple[Conversation, int]]:
+        """Every conversation with its row (0-based)."""
+        for record, conversation, _ in check_rows(self._path, mapping=self._mapping):
+            if conversation is not None:
+                yield conversation, record.row
+
+
 def conversation_at(path: Path, row: int, mapping: ColumnMapping | None = None) -> Conversation:
     """The conversation of one row of a file.
 

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from core import paths
 from core.data.csvrows import dialect_of, read_csv
+from core.data.cursor import MAX_RECORD_BYTES, FileFinding
 from core.data.layouts import container_of
+from core.data.parquetrows import BATCH_BYTES, decoded_bytes, group_batches, open_parquet, reason_of
 from core.data.reader import read_records
-from core.data.writer import full_disk_said, write_lines
+from core.data.rules import is_error, make_issue
+from core.data.writer import CHECKED_BYTES, full_disk_said, write_lines
 from core.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+WITHOUT_ROWS = ("empty-file", "no-records")  # a file without rows takes none with it
 
 
 def join(files: tuple[Path, ...], folder: Path) -> Path:
     """The rows of `files`, in this order, as one file in `folder`; a single file stays as it is.
 
-    JSON becomes JSONL, each record on one line and otherwise as it was written, also a broken one. Parquet stays Parquet, row group by row
-    group. CSV keeps the first file's header.
+    JSON becomes JSONL, each record on one line and otherwise as it was written, also a broken one. Parquet stays Parquet, decoded a few rows
+    at a time. CSV keeps the first file's header.
 
     Raises:
-        UserError: the files are not of one kind, or not of the same columns, or the disk is full.
+        UserError: the files are not of one kind, or not of the same columns, one of them cannot be read to its end, or the disk is full.
     """
     if len(files) == 1:
         return files[0]
@@ -30,7 +41,7 @@ def join(files: tuple[Path, ...], folder: Path) -> Path:
     out = folder / ("joined.jsonl" if kind == "json" else f"joined.{kind}")
     with full_disk_said(out):
         if kind == "parquet":
-            _join_parquet_said(files, out)
+            _join_parquet(files, out)
         else:
             write_lines(_csv_lines(files) if kind == "csv" else _json_lines(files), out)
     return out
@@ -38,9 +49,28 @@ def join(files: tuple[Path, ...], folder: Path) -> Path:
 
 def _json_lines(files: tuple[Path, ...]) -> Iterator[bytes]:
     for file in files:
-        for record in read_records(file):
-            # A line end inside a record is white space, or stands in a string that is broken by it all the same.
-            yield record.raw.replace(b"\r", b" ").replace(b"\n", b" ") + b"\n"
+        hear = _refuser(file)
+        for record in read_records(file, hear):
+            codes = {finding.code: finding for finding in record.findings}
+            if "truncated-file" in codes:
+                hear(FileFinding(codes["truncated-file"], record.line, record.byte))
+            if "record-too-long" in codes:  # here as well, though only its head is known
+                yield record.raw.translate(None, b"\r\n").ljust(MAX_RECORD_BYTES + 1) + b"\n"
+                continue
+            # In a record that can be read a line end is white space; in a broken one it may be the fault, which must stay.
+            blank = b" " if record.is_readable else b"\v"
+            yield record.raw.replace(b"\r", blank).replace(b"\n", blank) + b"\n"
+
+
+def _refuser(file: Path) -> Callable[[FileFinding], None]:
+    """What hears the findings about `file` as a whole: in the joined one an error would be lost, and with it the rows it stands for."""
+
+    def hear(found: FileFinding) -> None:
+        if is_error(found.finding) and found.finding.code not in WITHOUT_ROWS:
+            issue = make_issue(found.finding, None, found.line, found.byte)
+            raise UserError(f"{file.name}, a file of this split: {issue.problem}", file.name, issue.remedy)
+
+    return hear
 
 
 def _csv_lines(files: tuple[Path, ...]) -> Iterator[bytes]:
@@ -50,7 +80,7 @@ def _csv_lines(files: tuple[Path, ...]) -> Iterator[bytes]:
         dialect = dialect_of(file)
         if (dialect.header, dialect.delimiter) != (first.header, first.delimiter):
             raise _unlike(file, "other columns")
-        for record in read_csv(file):
+        for record in read_csv(file, on_finding=_refuser(file)):
             yield record.raw + b"\n"
 
 
@@ -59,29 +89,50 @@ def _csv_cells(cells: tuple[str, ...], delimiter: str) -> bytes:
     return delimiter.join('"' + cell.replace('"', '""') + '"' for cell in cells).encode("utf-8", "surrogatepass") + b"\n"
 
 
-def _join_parquet_said(files: tuple[Path, ...], out: Path) -> None:
-    import pyarrow as pa
-
-    try:
-        _join_parquet(files, out)
-    except pa.ArrowException as error:
-        raise UserError(
-            f"A file of this split cannot be read: {error}.", files[0].name, "Fetch it again, or take another revision."
-        ) from None
-
-
 def _join_parquet(files: tuple[Path, ...], out: Path) -> None:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(files[0]) as first:
+    with _unreadable_said(files[0]), pq.ParquetFile(files[0]) as first:
         schema = first.schema_arrow.remove_metadata()
     with pq.ParquetWriter(out, schema) as writer:
         for file in files:
-            with pq.ParquetFile(file) as opened:
+            with _unreadable_said(file), open_parquet(file) as opened:
                 if opened.schema_arrow.names != schema.names:
                     raise _unlike(file, "other columns")
-                for group in range(opened.num_row_groups):
-                    writer.write_table(opened.read_row_group(group).cast(schema))
+                for batch in _bounded(opened):
+                    writer.write_table(pa.Table.from_batches([batch]).cast(schema))
+                    paths.require_disk(out.parent, CHECKED_BYTES, "Joining the files")
+
+
+def _bounded(file: pq.ParquetFile) -> Iterator[Any]:
+    """All rows in batches that decode to BATCH_BYTES at most; ArrowInvalid for a row that alone takes more."""
+    import pyarrow as pa
+
+    first_row = 0
+    for group in range(file.num_row_groups):
+        for batch in group_batches(file, group):
+            if decoded_bytes(batch.to_struct_array()) <= BATCH_BYTES:
+                yield batch
+            else:
+                for number in range(batch.num_rows):
+                    row = batch.slice(number, 1)
+                    if decoded_bytes(row.to_struct_array()) > BATCH_BYTES:
+                        raise pa.ArrowInvalid(f"its row {first_row + number} takes more than {BATCH_BYTES >> 20} MB")
+                    yield row
+            first_row += batch.num_rows
+
+
+@contextmanager
+def _unreadable_said(file: Path) -> Generator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except pa.ArrowException as error:
+        raise UserError(
+            f"A file of this split cannot be read: {reason_of(error)}.", file.name, "Fetch it again, or take another revision."
+        ) from None
 
 
 def _unlike(file: Path, what: str) -> UserError:

@@ -6,7 +6,7 @@ import random
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, Field
 
@@ -128,7 +128,13 @@ class Leakage(BaseModel):
     leaks: list[Leak] = Field(default_factory=list[Leak])  # the first MAX_LEAKS, in the order of the training data
 
 
-def leakage(train: Dataset, evaluation: Dataset, near: bool = True, threshold: float = THRESHOLD) -> Leakage:
+class Numbered(Protocol):
+    """What gives its conversations, each with its row, as often as they are asked for: a dataset, or a file."""
+
+    def numbered(self) -> Iterator[tuple[Conversation, int]]: ...
+
+
+def leakage(train: Numbered, evaluation: Numbered, near: bool = True, threshold: float = THRESHOLD) -> Leakage:
     """Every conversation of `train` that is in `evaluation` too, word for word or (with `near`) almost."""
     first_of: dict[int, int] = {}
     eval_rows, train_rows = array("Q"), array("Q")
@@ -150,13 +156,13 @@ def leakage(train: Dataset, evaluation: Dataset, near: bool = True, threshold: f
     return Leakage(num_exact=len(exact), num_near=len(alike), leaks=leaks[:MAX_LEAKS])
 
 
-def _near_leaks(train: Dataset, evaluation: Dataset, exact: dict[int, int], threshold: float) -> Iterator[tuple[int, tuple[int, float]]]:
+def _near_leaks(train: Numbered, evaluation: Numbered, exact: dict[int, int], threshold: float) -> Iterator[tuple[int, tuple[int, float]]]:
     """(index in train, (index in evaluation, similarity)) of what is alike and not the same."""
     with NearIndex() as index:
-        for conversation in evaluation:
+        for conversation, _ in evaluation.numbered():
             index.add_conversation(conversation)
         num_eval = len(index)
-        for conversation in train:
+        for conversation, _ in train.numbered():
             index.add_conversation(conversation)
         across = index.pairs(threshold, lambda row, other: other < num_eval <= row and row - num_eval not in exact)
         for pair in across:

@@ -65,6 +65,7 @@ class ChatTokenizer:
     pad_token_id: int | None
     unk_token_id: int | None
     sha256: str
+    model: str = ""  # what the person called it by, where that is to be remembered
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """The ids of `text` with the special tokens the tokenizer adds, and each id's character offsets in `text`."""
@@ -124,7 +125,10 @@ def chat_tokenizer(tokenizer: Tokenizer, template: str, names: dict[str, str | N
     return ChatTokenizer(
         tokenizer=tokenizer,
         template=template,
-        **found,
+        bos_token=found["bos_token"],
+        eos_token=found["eos_token"],
+        pad_token=found["pad_token"],
+        unk_token=found["unk_token"],
         bos_token_id=ids["bos_token"],
         eos_token_id=ids["eos_token"],
         pad_token_id=ids["pad_token"],

@@ -17,7 +17,7 @@ from core.errors import UserError
 Form = Literal["vicuna", "messages"]
 SUFFIXES = (".json", ".jsonl", ".parquet")
 CHECKED_BYTES = 64 << 20  # after so much the free disk is looked at again
-BATCH_ROWS = 1024
+BATCH_ROWS, BATCH_CHARACTERS = 1024, 16 << 20  # of one row group, whichever is full first
 
 
 def write(conversations: Iterable[Conversation], path: Path, to: Form = "vicuna") -> int:
@@ -92,14 +92,16 @@ def _write_parquet(records: Iterable[dict[str, Any]], file: Path, to: Form) -> i
     text = pa.string()
     key, role, content = ("conversations", "from", "value") if to == "vicuna" else ("messages", "role", "content")
     schema = pa.schema([("id", text), (key, pa.list_(pa.struct([(role, text), (content, text)])))])
-    count, pending = 0, list[dict[str, Any]]()
+    count, pending, pending_characters = 0, list[dict[str, Any]](), 0
     with parquet.ParquetWriter(file, schema, compression="zstd") as out:
         for record in records:
             count += 1
             pending.append(record)
-            if len(pending) == BATCH_ROWS:
+            pending_characters += sum(len(turn[content]) for turn in record[key])
+            if len(pending) == BATCH_ROWS or pending_characters >= BATCH_CHARACTERS:
                 out.write_batch(pa.RecordBatch.from_pylist(pending, schema=schema))
                 pending.clear()
+                pending_characters = 0
                 paths.require_disk(file.parent, CHECKED_BYTES, "Writing the data")
         out.write_batch(pa.RecordBatch.from_pylist(pending, schema=schema))
     return count

@@ -97,3 +97,51 @@ def test_validate_finds_near_duplicates_and_exports_findings(tmp_path: Path) -> 
     plain = call("validate", BROKEN, "--export", str(tmp_path / "findings.jsonl"), "--json")
     lines = [json.loads(line) for line in (tmp_path / "findings.jsonl").read_text(encoding="utf-8").splitlines()]
     assert lines == said(plain)["issues"]
+
+
+def test_dropped_rows_are_listed_and_taken_back() -> None:
+    cleaned = said(call("clean", BROKEN, "--fix", "drop-rejected", "--json"))
+    listed = said(call("clean", cleaned["dataset_id"], "--dropped", "--json"))
+    assert listed["num_dropped"] == len(listed["dropped"]) == cleaned["account"]["num_dropped"] > 2
+    first, second = (row["row"] for row in listed["dropped"][:2])
+    assert "drop-rejected" in call("clean", cleaned["dataset_id"], "--dropped").stdout
+    back = said(call("clean", cleaned["dataset_id"], "--restore", f"{first}, {second}", "--json"))
+    assert (back["parent"], back["num_rejected"]) == (cleaned["parent"], cleaned["num_rejected"] + 2)
+    assert said(call("clean", back["dataset_id"], "--dropped", "--json"))["num_dropped"] == listed["num_dropped"] - 2
+    for wrong in ((), ("--dropped", "--restore", "1"), ("--restore", "one"), ("--restore", "99999")):
+        assert call("clean", cleaned["dataset_id"], *wrong).exit_code != 0
+
+
+def test_rows_are_restored_with_the_model_that_the_cleaning_counted_with() -> None:
+    cleaned = said(call("clean", IDENTITY, "--fix", "drop-length:max_tokens=60", "--model", "starter", "--json"))
+    row = said(call("clean", cleaned["dataset_id"], "--dropped", "--json"))["dropped"][0]["row"]
+    back = said(call("clean", cleaned["dataset_id"], "--restore", str(row), "--json"))
+    assert back["num_valid"] == cleaned["num_valid"] + 1
+
+
+def test_a_mask_is_shown_of_a_mapped_file_of_a_dataset_and_of_the_last_answer_only(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("ask,reply\nWho?,Me.\nWhy?,So.\n", encoding="utf-8")
+    mapped = said(call("mask", str(table), "--row", "1", "--map", "question=ask,answer=reply", "--json"))
+    assert "Why?" in mapped["text"] and "So." in mapped["text"]
+    dataset = said(call("import", str(table), "--map", "question=ask,answer=reply", "--json"))["id"]
+    assert said(call("mask", dataset, "--row", "1", "--json")) == mapped
+    learned = [sum(label != -100 for label in said(call("mask", dataset, "--loss-on", on, "--json"))["labels"]) for on in ("last", "all")]
+    assert 0 < learned[0] < learned[1]
+
+
+def test_validate_names_what_is_almost_in_the_evaluation_data(tmp_path: Path) -> None:
+    words = [f"word{number}" for number in range(60)]
+    talks = {"train": ["ten", "ten little birds"], "eval": ["ten"]}
+    said_by = {side: [" ".join([*words, end]) for end in ends] for side, ends in talks.items()}
+    for side, texts in said_by.items():
+        records = [
+            {"id": f"{side}{number}", "conversations": [{"from": "human", "value": text}, {"from": "gpt", "value": text}]}
+            for number, text in enumerate(texts)
+        ]
+        (tmp_path / f"{side}.json").write_text(json.dumps(records), encoding="utf-8")
+    arguments = ("validate", str(tmp_path / "train.json"), "--eval", str(tmp_path / "eval.json"))
+    assert said(call(*arguments, "--json"))["counts"] == {"eval-leak": 1}
+    report = said(call(*arguments, "--near-duplicates", "--json"))
+    assert report["counts"] == {"eval-leak": 1, "near-duplicate": 1, "near-eval-leak": 1}
+    assert [(issue["code"], issue["row"]) for issue in report["issues"]][-1] == ("near-eval-leak", 1)

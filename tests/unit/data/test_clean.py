@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from core import paths
 from core.conversation import Conversation
 from core.data.clean import account, clean, dropped, preview, restore
 from core.data.dataset import Dataset, import_dataset, open_dataset
+from core.data.dropped import DROPPED, INDEX
 from core.data.repairs import REPAIRS, parse_chosen
 from core.data.tokenizer import ChatTokenizer, load_tokenizer
 from core.errors import UserError
@@ -180,6 +182,38 @@ def test_dropped_rows_can_be_restored_and_the_parent_stays(workspace: Path, tmp_
     with pytest.raises(UserError, match="not made by a cleaning"):
         list(dropped(parent))
     assert before == {path: path.read_bytes() for path in parent.folder.iterdir()}
+
+
+def test_a_page_of_dropped_rows_reads_nothing_but_its_own_lines(workspace: Path, tmp_path: Path) -> None:
+    rows = [record(number) if number % 3 else talk(("human", f"é {number}"), id=f"row_{number}") for number in range(30)]
+    cleaned = clean(imported(tmp_path, [*rows, record(1)]), {"drop-rejected": {}, "dedupe-exact": {}})
+    everything = list(dropped(cleaned))
+    assert [row.row for row in everything] == [*range(0, 30, 3), 30]
+    lines = bytearray((cleaned.folder / DROPPED).read_bytes())
+    begin = lines.index(b'{"row": 15')
+    (cleaned.folder / DROPPED).write_bytes(b"\xff" * begin + lines[begin:])
+    for code, of_code in (("", everything), ("drop-rejected", everything[:-1]), ("dedupe-exact", everything[-1:]), ("drop-phrase", [])):
+        assert list(dropped(cleaned, 5, 3, code)) == of_code[5:8]
+        assert list(dropped(cleaned, 99, 3, code)) == []
+    (cleaned.folder / DROPPED).write_bytes(lines)
+    (cleaned.folder / INDEX).unlink()  # as in a dataset of an earlier version
+    assert list(dropped(cleaned)) == everything
+
+
+def test_rows_are_restored_by_the_tokenizer_that_the_cleaning_counted_with(
+    workspace: Path, tmp_path: Path, tokenizer: ChatTokenizer
+) -> None:
+    parent = imported(tmp_path, [record(0), talk(("human", "a " * 500), ("gpt", "b"))])
+    chosen = {"drop-length": {"max_tokens": 100}}
+    cleaned = clean(parent, chosen, tokenizer=replace(tokenizer, model="starter"))
+    assert clean(parent, chosen, tokenizer=tokenizer).id == cleaned.id  # what the model is called makes no other dataset
+    for other in (replace(tokenizer, sha256="0" * 64), None):
+        with pytest.raises(UserError, match="another tokenizer") as refused:
+            restore(cleaned, [1], other)
+        assert "Choose starter" in refused.value.remedy
+    assert len(restore(cleaned, [1], tokenizer)) == 2
+    plain = clean(parent, {"drop-phrase": {"phrases": ["b"]}})
+    assert restore(plain, [1], tokenizer).id == restore(plain, [1]).id
 
 
 def test_a_cleaned_dataset_knows_where_it_comes_from_and_is_made_once(workspace: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from core import paths
 from core.conversation import Conversation, Turn
+from core.data import dataset as datasets
 from core.data.dataset import BATCH_ROWS, import_dataset, list_datasets, open_dataset
 from core.errors import UserError
 from tests.unit.data.files import dump, record, talk
@@ -46,11 +47,29 @@ def test_the_same_bytes_are_one_dataset(workspace: Path, tmp_path: Path) -> None
     assert len(open_dataset(first.id)) == 3
 
 
+def test_a_table_under_a_wrong_name_does_not_stand_in_for_it_under_the_right_one(workspace: Path, tmp_path: Path) -> None:
+    for name in ("x.json", "x.csv"):
+        (tmp_path / name).write_text("question,answer\nWho?,Me.\n", encoding="utf-8")
+    wrong = import_dataset(tmp_path / "x.json")
+    right = import_dataset(tmp_path / "x.csv")
+    assert (len(wrong), len(right), right.source.name) == (0, 1, "source.csv")
+    assert import_dataset(tmp_path / "x.csv").id == right.id != wrong.id
+
+
 def test_a_half_import_is_not_a_dataset(workspace: Path, tmp_path: Path) -> None:
     dataset = import_dataset(write(tmp_path, BROKEN))
     (dataset.folder / "dataset.json").unlink()
     assert list_datasets() == []
     assert len(import_dataset(tmp_path / "talks.json")) == 3
+
+
+def test_long_rows_fill_a_batch_by_their_bytes(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [record(number, note="x" * (number % 5) * 1000) for number in range(40)]
+    monkeypatch.setattr(datasets, "BATCH_BYTES", 4000)
+    dataset = import_dataset(write(tmp_path, rows))
+    assert dataset.batch_ends[:2] == [4, 5] and dataset.batch_ends[-1] == 40
+    assert [dataset[number].id for number in range(40)] == [conversation.id for conversation in dataset] == [row["id"] for row in rows]
+    assert [dataset.source_position(number)[0] for number in range(40)] == list(range(40))
 
 
 def test_any_row_of_many_opens_and_the_index_is_checked(workspace: Path, tmp_path: Path) -> None:

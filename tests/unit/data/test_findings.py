@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -87,3 +89,34 @@ def test_a_dataset_from_before_the_findings_had_a_file_still_has_them(workspace:
         (dataset.folder / name).unlink()
     assert before and list(dataset.findings()) == before
     assert not [path for path in dataset.folder.iterdir() if path.is_dir()]
+
+
+def test_a_kill_or_a_reader_between_two_writes_sees_findings_that_belong_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = [issue("missing-id", row, None) for row in range(5)], [issue("extra-key", 7, 1)]
+    kept.keep(tmp_path, old)
+    reader, late = Findings(tmp_path), Findings(tmp_path)
+    assert len(reader) == 5
+    with monkeypatch.context() as dying:
+        dying.setattr(kept.os, "replace", lambda source, target: exit() if target.name == kept.INDEX else Path(source).rename(target))
+        with pytest.raises(SystemExit):
+            kept.keep(tmp_path, new)
+    assert list(Findings(tmp_path)) == old
+    kept.keep(tmp_path, new)
+    assert list(reader) == old  # it has both files open
+    assert list(late) == list(Findings(tmp_path)) == new
+    kept.keep(tmp_path, chain(Findings(tmp_path), old))
+    assert len(Findings(tmp_path)) == 6
+
+
+def test_an_index_of_an_earlier_version_names_no_file(tmp_path: Path) -> None:
+    with writing(tmp_path) as add:
+        add(issue("missing-id", 0, None))
+    index = pa.ipc.open_file(tmp_path / kept.INDEX)
+    batches = [index.get_batch(number) for number in range(index.num_record_batches)]
+    schema = index.schema.with_metadata({b"keys": index.schema.metadata[b"keys"]})
+    with pa.ipc.new_file(tmp_path / kept.INDEX, schema) as file:
+        for batch in batches:
+            file.write_batch(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
+    kept.keep(tmp_path, [*Findings(tmp_path), issue("extra-key", 1, 0)])
+    assert len(Findings(tmp_path)) == 2
+    assert not (tmp_path / kept.FINDINGS).exists()

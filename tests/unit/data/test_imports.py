@@ -99,7 +99,7 @@ def test_the_same_bytes_by_the_same_mapping_are_one_dataset(workspace: Path, tmp
     path.write_text("a,b,question,answer\nx,y,q,r\n")
     plain = import_dataset(path)
     mapped = import_dataset(path, mapping=AB)
-    assert plain.id == "ds-" + paths.sha256_file(path)[:12] != mapped.id
+    assert plain.id != mapped.id
     assert import_dataset(path, mapping=AB).id == mapped.id
     assert import_dataset(path, mapping=plain_mapping()).id == plain.id
     assert (mapped[0].turns[0].content, plain[0].turns[0].content) == ("x", "q")

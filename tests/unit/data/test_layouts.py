@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from core.conversation import Turn
 from core.data import layouts, parquetrows
 from core.data.csvrows import read_csv
 from core.data.datafile import preview
+from core.data.dataset import REJECTED, import_dataset
 from core.data.layouts import detect
 from core.data.mapping import ColumnMapping, parse_mapping
 from core.data.parquetrows import decoded_bytes, read_parquet, row_group_of
@@ -173,6 +175,22 @@ def test_an_unknown_layout_names_its_columns_and_proposes_a_mapping(tmp_path: Pa
     assert (report.num_rows, report.num_rejected) == (2, 2)
     assert report.counts["unknown-layout"] == 1
     assert said(path, layout.mapping) == [[(USER, "Was?"), (ASSISTANT, "Das.")], [(USER, "Wer?"), (ASSISTANT, "Der.")]]
+
+
+@pytest.mark.parametrize(("num_known", "kind"), [(1, "unknown"), (99, "unknown"), (100, "prompt-completion")])
+def test_a_layout_that_few_rows_have_is_proposed_and_not_taken(tmp_path: Path, num_known: int, kind: str) -> None:
+    rows = [{"prompt": "Q", "completion": "A"}] * num_known + [{"ask": "Q", "reply": "A"}] * (200 - num_known)
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    layout = detect(path)
+    assert (layout.kind, layout.mapping.question, layout.mapping.answer) == (kind, "prompt", "completion")
+    assert kind == "prompt-completion" or f"Only {num_known} of" in layout.why
+
+
+def test_records_that_are_merely_broken_do_not_make_a_layout_unknown(tmp_path: Path) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([record(0), *([{"id": "x", "text": "hello"}] * 9)]), encoding="utf-8")
+    assert detect(path).kind == "vicuna"
 
 
 def test_a_list_of_messages_under_other_names_is_proposed_and_mapped(tmp_path: Path) -> None:
@@ -432,14 +450,36 @@ pieces = st.sampled_from(
 )  # fmt: skip
 
 
+MAPPINGS = (None, ColumnMapping(question="question", answer="answer"), ColumnMapping(question="1", answer="2", has_header=False))
+
+
+def import_accounted(path: Path, mapping: ColumnMapping | None = None) -> None:
+    """Import the file, and count its rows one by one where they lie; a file may also be refused as a whole."""
+    try:
+        dataset = import_dataset(path, mapping=mapping)
+    except UserError as refused:
+        assert refused.code == "LAYOUT" or validate(path, mapping=mapping).num_rows == 0, refused
+        return
+    num_rejected = (dataset.folder / REJECTED).read_bytes().count(b"\n")
+    assert sum(1 for _ in dataset) + num_rejected == dataset.manifest.num_rows == validate(path, mapping=mapping).num_rows
+    assert [row["row"] for row in dataset.rejected()] == sorted(
+        set(range(dataset.manifest.num_rows)) - {row for _, row in dataset.numbered()}
+    )
+    shutil.rmtree(dataset.folder)
+
+
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(pieces, max_size=20).map(b"".join) | st.binary(max_size=60),
     st.sampled_from(["data.csv", "data.tsv", "data.txt", "data.parquet", "data"]),
+    st.sampled_from(MAPPINGS),
 )
-def test_no_bytes_crash_a_reader_and_rows_add_up(tmp_path: Path, content: bytes, name: str) -> None:
+def test_no_bytes_crash_a_reader_and_rows_add_up(
+    workspace: Path, tmp_path: Path, content: bytes, name: str, imported_by: ColumnMapping | None
+) -> None:
     path = write(tmp_path / name, content)
-    for mapping in (None, ColumnMapping(question="question", answer="answer"), ColumnMapping(question="1", answer="2", has_header=False)):
+    import_accounted(path, imported_by)
+    for mapping in MAPPINGS:
         report = validate(path, mapping=mapping)
         rejected = {issue.row for issue in report.issues if issue.severity == "error" and issue.row is not None}
         assert report.num_rows == report.num_valid + len(rejected)
@@ -471,7 +511,7 @@ def _folder(variable: str) -> Path:
     return Path(given_path)
 
 
-def test_a_public_json_suite_crashes_nothing(tmp_path: Path) -> None:
+def test_a_public_json_suite_crashes_nothing(workspace: Path, tmp_path: Path) -> None:
     """Each file as a file, as a line, and as a value: accounted for, and what must be refused by JSON's grammar is never valid."""
     files = sorted(_folder("TRANSMUTE_JSON_SUITE").rglob("*.json"))
     assert files
@@ -482,11 +522,12 @@ def test_a_public_json_suite_crashes_nothing(tmp_path: Path) -> None:
             report = validate(write(tmp_path / "data.json", text))
             assert report.num_rows == report.num_valid + report.num_rejected, file.name
             assert report.num_rows or report.counts, file.name
+            import_accounted(tmp_path / "data.json")
             write(tmp_path / "data.csv", text)
             validate(tmp_path / "data.csv")
 
 
-def test_naughty_strings_come_through_every_format_unchanged(tmp_path: Path) -> None:
+def test_naughty_strings_come_through_every_format_unchanged(workspace: Path, tmp_path: Path) -> None:
     folder = _folder("TRANSMUTE_NAUGHTY_STRINGS")
     strings = [each for file in sorted(folder.rglob("blns.json")) for each in json.loads(file.read_bytes()) if each.strip()]
     assert strings
@@ -502,3 +543,4 @@ def test_naughty_strings_come_through_every_format_unchanged(tmp_path: Path) -> 
         assert report.num_rows == len(rows) == report.num_valid + report.num_rejected
         for row, turns in zip(rows, said(path), strict=True):
             assert turns is None or turns == [(USER, row["question"]), (ASSISTANT, row["answer"])]
+        import_accounted(path)

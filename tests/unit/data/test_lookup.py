@@ -76,8 +76,8 @@ def test_the_next_hit_is_the_nearest_one_round(
     make: Callable[[list[object]], Dataset],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for module in (datasets, lookup):
-        monkeypatch.setattr(module, "BATCH_ROWS", 4)
+    monkeypatch.setattr(datasets, "BATCH_ROWS", 4)
+    monkeypatch.setattr(datasets, "BATCH_BYTES", 300)
     kinds = [*kinds, "the end"]
     dataset = make([talk(kind) if isinstance(kind, str) else kind for kind in kinds])
     hits = [n for n, kind in enumerate(kinds) if isinstance(kind, str) and words.casefold() in f"Tell me. {kind}".casefold()]

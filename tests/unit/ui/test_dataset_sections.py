@@ -42,11 +42,25 @@ def test_statistics_say_figures_plots_languages_and_extremes(dataset: Dataset) -
     assert shown["statistics_open"] and shown["statistics_progress"] == ""
 
 
+def test_steps_and_packing_are_those_of_the_recipe_whatever_is_chosen_here(dataset: Dataset) -> None:
+    def figures(chosen_here: int, **values: object) -> str:
+        form = train_handlers.fresh()
+        form["values"] |= {"max_length": 1024, "packing": True, "micro_batch_size": 1, "gradient_accumulation_steps": 1} | values
+        return visible(call(dataset_statistics.open_statistics, dataset.id, "starter", chosen_here, "answers", form)["statistics_shown"])
+
+    here, there = figures(64), figures(512)
+    assert here.split("Rows full when packed")[1].split("Tokens per")[0] == there.split("Rows full when packed")[1].split("Tokens per")[0]
+    assert "at 1,024 tokens a row" in here and "The maximum length is 64" in here
+    assert figures(64, max_length=100) != here
+    unknown = figures(64, base_model="/no/such/model")
+    assert "Steps and packing are not estimated." in unknown and "Optimizer steps" not in unknown and "Conversations" in unknown
+
+
 def test_statistics_follow_the_settings_only_while_they_are_open(dataset: Dataset) -> None:
     assert call(dataset_statistics.statistics_again, False, dataset.id, "starter", 512, "answers", None) == {}
     assert call(dataset_statistics.audit_again, False, dataset.id, "starter", 512, "answers") == {}
     again = call(dataset_statistics.statistics_again, True, dataset.id, "starter", 512, "answers", None)
-    assert "at 512 tokens a row" in again["statistics_shown"]
+    assert "The maximum length is 512" in again["statistics_shown"]
     assert "conversations" in call(dataset_statistics.audit_again, True, dataset.id, "starter", 512, "answers")["audit_said"]
     closed = call(dataset_statistics.close_statistics) | call(dataset_statistics.close_audit)
     assert not closed["statistics_open"] and not closed["audit_open"] and closed["statistics_shown"] == closed["audit_said"] == ""

@@ -15,7 +15,7 @@ from core.data.imports import ImportJob, ImportSource
 from core.errors import UserError
 from core.paths import EXAMPLES
 from tests.unit.ui.dataset_page import SETTINGS, call, talk, visible
-from ui import background, dataset_data, dataset_mapping, dataset_sources, import_view, limits
+from ui import background, dataset_data, dataset_mapping, dataset_origin, dataset_sources, import_view, limits
 from ui.access import Caller
 
 VISITOR = Caller("a visitor", "public")
@@ -81,6 +81,14 @@ def test_pasted_text_becomes_a_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
         call(dataset_sources.take_text, "  ")
 
 
+@pytest.mark.parametrize("pasted", [None, "你" * (dataset_sources.MAX_PASTED_BYTES // 3 + 1)])
+def test_pasted_text_that_no_request_may_carry_is_refused_in_words(pasted: str | None) -> None:
+    assert dataset_sources.MAX_PASTED_BYTES < limits.MAX_OTHER_BYTES and str(dataset_sources.MAX_PASTED_BYTES) in dataset_sources.FITS
+    with pytest.raises(UserError, match=r"longer than the 7\.5 MB"):
+        call(dataset_sources.take_text, pasted)
+    assert imports.list_jobs() == []
+
+
 def test_a_file_of_this_machine_is_taken_by_its_path_from_here_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mine.csv"
     path.write_text('question,answer\n"What, now?",Yes\n', encoding="utf-8")
@@ -142,6 +150,27 @@ def test_an_unknown_layout_asks_for_its_columns_and_shows_the_rows(uploads: Path
     done = followed(began)
     assert open_dataset(done["dataset_id"])[3].turns[0].content == EVIL
     assert "You chose question from" in visible(done["origin"])
+
+
+def test_the_columns_of_an_open_dataset_can_be_mapped(tmp_path: Path) -> None:
+    (tmp_path / "talks.csv").write_text("question,answer,hint\nWho?,Me.,Think.\n", encoding="utf-8")
+    opened = followed(call(dataset_sources.take_path, str(tmp_path / "talks.csv")))
+    (tmp_path / "talks.csv").unlink()
+    assert opened["map_columns"].visible
+    asked = call(dataset_origin.map_columns, opened["dataset_id"])
+    assert asked["mapping"].visible and asked["map question"].value == "question"
+    assert call(dataset_sources.look_after, asked["import_id"], *SETTINGS)["mapping"].visible, "after a reload too"
+    done = followed(call(dataset_mapping.use, asked["import_id"], kind="pair", question="question", answer="hint", has_header=True))
+    mapped, before = open_dataset(done["dataset_id"]), open_dataset(opened["dataset_id"])
+    assert [turn.content for turn in mapped[0].turns] == ["Who?", "Think."] and [turn.content for turn in before[0].turns] == [
+        "Who?",
+        "Me.",
+    ]
+    assert (mapped.name, mapped.manifest.origin) == (before.name, before.manifest.origin) and before.source.is_file()
+    call(dataset_mapping.leave, call(dataset_origin.map_columns, opened["dataset_id"])["import_id"])
+    assert before.source.is_file()
+    vicuna = followed(call(dataset_sources.take_text, json.dumps([talk("a", "b")])))
+    assert not vicuna["map_columns"].visible
 
 
 def test_a_csv_without_names_for_its_columns_gets_numbers(tmp_path: Path) -> None:

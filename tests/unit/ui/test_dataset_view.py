@@ -84,6 +84,14 @@ def test_a_row_that_is_huge_in_every_way_is_shown_in_part(workspace: Path, tmp_p
     assert many["found_here"].count("<li") == mask_view.MOST_FINDINGS + 1 and "more</li>" in many["found_here"]
 
 
+def test_of_a_conversation_of_thousands_of_turns_some_are_shown_and_the_rest_counted() -> None:
+    turns = [Turn("assistant" if number % 2 else "user", f"turn {number}.") for number in range(5000)]
+    shown = mask_view.bubbles(Conversation("a", tuple(turns)))
+    assert shown.count('<li class="turn ') == mask_view.MOST_TURNS and f"{5000 - mask_view.MOST_TURNS:,} more turns not shown" in shown
+    found = mask_view.bubbles(Conversation("a", tuple(turns)), "TURN 3000.")
+    assert '<mark class="hit">turn 3000.</mark>' in found and "2,998 turns before this" in found and "1,802 more turns not shown" in found
+
+
 def test_nothing_a_file_holds_becomes_markup(dataset: Dataset) -> None:
     shown = dataset_handlers.opened(dataset, "starter", 64, "answers", OWNER)
     rejected = dataset_rows._row(dataset, 7, EVIL, "starter", 64, "answers", OWNER)
