@@ -84,11 +84,17 @@ class Hub:
     def __enter__(self) -> Hub:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
-        self._endpoint, constants.ENDPOINT = constants.ENDPOINT, self.url  # a few calls of the client take no other endpoint
+        self._endpoint = constants.ENDPOINT
+        self._is_endpoint(self.url)  # a few calls of the client take no other
         return self
 
+    @staticmethod
+    def _is_endpoint(url: str) -> None:
+        constants.ENDPOINT = url
+        constants.HUGGINGFACE_CO_URL_TEMPLATE = url + "/{repo_id}/resolve/{revision}/{filename}"
+
     def __exit__(self, *_: object) -> None:
-        constants.ENDPOINT = self._endpoint
+        self._is_endpoint(self._endpoint)
         for job in self.jobs:
             job.end("CANCELED", at_once=True)
             if job.folder:
