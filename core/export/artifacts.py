@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import time
 from collections.abc import Generator
@@ -21,6 +22,8 @@ from core.locks import FileLock
 Kind = Literal["adapter", "merged", "gguf"]
 MANIFEST = "manifest.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+FINGERPRINTED = (".safetensors", ".json", ".jinja", ".model")
+SAMPLES, SAMPLE_BYTES = 64, 2**16
 
 
 class FileEntry(BaseModel):
@@ -49,6 +52,7 @@ class Artifact(BaseModel):
     dataset_sha256: str | None = None
     recipe_sha256: str | None = None
     imatrix_sha256: str | None = None  # the importance matrix that guided a quantised level
+    made_from: str | None = None  # of a level: the `fingerprint` of the model folder it was converted from
     created_s: float = Field(default_factory=time.time)
     files: tuple[FileEntry, ...] = ()
     measured: dict[str, Any] = {}  # perplexity, kl_mean, top1_agreement, tokens_per_s, size_bytes, ... of core.export.measure
@@ -95,6 +99,35 @@ def refuse_target(out: Path, keep: tuple[Path, ...] = ()) -> None:
         raise UserError(f"{out} holds what the new model is made from.", str(out), remedy)
     if (out.exists() and not out.is_dir()) or (out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file()):
         raise UserError(f"{out} holds other files, which would be lost.", str(out), remedy)
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder `out` unless it is there.
+
+    Raises:
+        UserError: it is a file, or nobody may write there.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        refused = "" if os.access(out, os.W_OK | os.X_OK) else "nothing may be written there"
+    except OSError as error:
+        refused = "it is a file" if out.is_file() else str(error.strerror)
+    if refused:
+        raise UserError(f"{out} cannot be written to: {refused}.", str(out), "Name another folder.")
+
+
+def fingerprint(model_dir: Path) -> str:
+    """What tells a model from another of the same shape: its small files, and `SAMPLES` places of each of its weight files."""
+    digest = hashlib.sha256()
+    files = sorted(path for path in model_dir.glob("*") if path.suffix in FINGERPRINTED and path.name != MANIFEST and path.is_file())
+    for path in files:
+        size_bytes = path.stat().st_size
+        digest.update(f"{path.name} {size_bytes}\n".encode())
+        with path.open("rb") as file:
+            for place in range(SAMPLES):
+                file.seek(size_bytes * place // SAMPLES)
+                digest.update(file.read(min(SAMPLE_BYTES, size_bytes // SAMPLES + 1)))
+    return digest.hexdigest()
 
 
 @contextmanager
