@@ -9,7 +9,7 @@ from core.events import Run
 from core.export import ladder
 from core.export.artifacts import Artifact
 from core.export.levels import Level
-from core.publish.card import proof_sentences
+from core.publish.card import VERDICTS, proof_sentences
 from ui import plots
 from ui.view import chip, count, empty, meter, sentence, size, table, text
 
@@ -130,9 +130,9 @@ def proofs(made: Sequence[Artifact]) -> str:
     head = '<h2 class="part">Proofs</h2>'
     if known is None:
         return f'{head}<p class="quiet">Nothing has been proved about these models yet; the last step of a run does it.</p>'
-    items = "".join(f"<li>{text(said)}</li>" for said in proof_sentences(known) if said not in VERDICTS)
-    verdict = chip("every proof holds", "good") if known.get("passed") else chip("a proof does not hold: do not publish", "error")
+    items = "".join(f"<li>{text(said)}</li>" for said in proof_sentences(known) if said not in VERDICTS.values())
+    verdict = chip(*CHIPS[known.get("passed")])
     return f'{head}<p>{verdict}</p><ul class="notes">{items}</ul>'
 
 
-VERDICTS = ("Every proof holds.", "A proof does not hold.")
+CHIPS = {True: ("every proof holds", "good"), False: ("a proof does not hold: do not publish", "error"), None: ("not proved", "warning")}

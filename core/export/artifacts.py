@@ -154,9 +154,11 @@ def write(artifact: Artifact, folder: Path, known_sha256: dict[str, str] | None 
 
 
 def update(artifact: Artifact, *, measured: dict[str, Any] | None = None, proofs: dict[str, Any] | None = None) -> Artifact:
-    """Store figures or proofs in the manifest on disk, keeping what is there already."""
+    """Store figures or proofs in the manifest on disk. Figures are added to those that are there; proofs belong together and replace them."""
     artifact = read(artifact.folder)
-    artifact = artifact.model_copy(update={"measured": artifact.measured | (measured or {}), "proofs": artifact.proofs | (proofs or {})})
+    artifact = artifact.model_copy(
+        update={"measured": artifact.measured | (measured or {}), "proofs": artifact.proofs if proofs is None else proofs}
+    )
     paths.write_text(artifact.folder / MANIFEST, artifact.model_dump_json(indent=2) + "\n")
     return artifact
 
