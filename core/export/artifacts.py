@@ -17,6 +17,7 @@ from core import paths
 from core.errors import UserError
 from core.export.header import gguf_header
 from core.export.levels import level_numbered
+from core.export.split import gguf_parts
 from core.locks import FileLock
 
 Kind = Literal["adapter", "merged", "gguf"]
@@ -213,9 +214,9 @@ def _from_file(path: Path) -> Artifact:
     if managed and path.name in [file.name for file in managed.files]:
         return managed
     level = level_numbered(header.file_type)
-    entry = FileEntry(name=path.name, size_bytes=path.stat().st_size, sha256="")
+    entries = tuple(FileEntry(name=part.name, size_bytes=part.stat().st_size, sha256="") for part in gguf_parts(path))
     name = path.name.removesuffix(".gguf")
-    return Artifact(id=str(path), kind="gguf", level=level.name if level else None, name=name, files=(entry,), folder=path.parent)
+    return Artifact(id=str(path), kind="gguf", level=level.name if level else None, name=name, files=entries, folder=path.parent)
 
 
 def adapter_weights(folder: Path) -> Path:
