@@ -115,8 +115,8 @@ def _row(level: Artifact, is_beaten: bool) -> list[str]:
 
 
 def level_plot(made: Sequence[Artifact]) -> str:
-    """Size against KL of the measured levels; empty with fewer than two."""
-    levels = [artifact for artifact in made if artifact.kind == "gguf" and ladder.is_measured(artifact)]
+    """Size against KL of the levels measured on the same text; empty with fewer than two."""
+    levels = ladder.comparable([artifact for artifact in made if artifact.kind == "gguf"])
     if len(levels) < 2:
         return ""
     beaten = ladder.dominated(levels)
