@@ -9,7 +9,7 @@ from core.events import Run
 from core.export import ladder
 from core.export.artifacts import Artifact
 from core.export.levels import Level
-from core.publish.card import proof_sentences
+from core.publish.card import VERDICTS, proof_sentences
 from ui import plots
 from ui.view import chip, count, empty, meter, sentence, size, table, text
 
@@ -115,8 +115,8 @@ def _row(level: Artifact, is_beaten: bool) -> list[str]:
 
 
 def level_plot(made: Sequence[Artifact]) -> str:
-    """Size against KL of the measured levels; empty with fewer than two."""
-    levels = [artifact for artifact in made if artifact.kind == "gguf" and ladder.is_measured(artifact)]
+    """Size against KL of the levels measured on the same text; empty with fewer than two."""
+    levels = ladder.comparable([artifact for artifact in made if artifact.kind == "gguf"])
     if len(levels) < 2:
         return ""
     beaten = ladder.dominated(levels)
@@ -130,9 +130,9 @@ def proofs(made: Sequence[Artifact]) -> str:
     head = '<h2 class="part">Proofs</h2>'
     if known is None:
         return f'{head}<p class="quiet">Nothing has been proved about these models yet; the last step of a run does it.</p>'
-    items = "".join(f"<li>{text(said)}</li>" for said in proof_sentences(known) if said not in VERDICTS)
-    verdict = chip("every proof holds", "good") if known.get("passed") else chip("a proof does not hold: do not publish", "error")
+    items = "".join(f"<li>{text(said)}</li>" for said in proof_sentences(known) if said not in VERDICTS.values())
+    verdict = chip(*CHIPS[known.get("passed")])
     return f'{head}<p>{verdict}</p><ul class="notes">{items}</ul>'
 
 
-VERDICTS = ("Every proof holds.", "A proof does not hold.")
+CHIPS = {True: ("every proof holds", "good"), False: ("a proof does not hold: do not publish", "error"), None: ("not proved", "warning")}

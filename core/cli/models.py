@@ -113,6 +113,9 @@ def make_matrix(model: Artifact, target: Path, data: Path | None, out: Path, on_
 
     if not data and not model.run_id:
         raise UserError("There are no conversations to make the importance matrix from.", "--data", "Give --data PATH.")
+    artifacts.make_folder(out.parent)
+    if out.is_dir():
+        raise UserError(f"{out} is a folder.", str(out), f"Name a file, for example {out / 'imatrix.gguf'}.")
     conversations = list(import_dataset(data)) if data else conversations_of(paths.runs_dir() / str(model.run_id))[0]
     source = float_file(model, target, run_id=model.run_id, on_event=on_event)
     return make_imatrix(model.folder, source.gguf_path, conversations, out, on_event=on_event)

@@ -39,6 +39,12 @@ def measure(
     if wrong := next((artifact for artifact in found if artifact.kind != "gguf"), None):
         raise UserError(f"{wrong.name} is a {wrong.kind} artifact.", wrong.id, "Measure .gguf files; `gguf` makes them of a merged model.")
     full = artifacts.resolve(reference) if reference else reference_of(found)
+    if full is None:
+        raise UserError(
+            "There is no f16 file beside it that KL and top-1 could be against.",
+            found[0].id,
+            "Name it: --reference FILE; `gguf` makes one.",
+        )
     conversations = list(import_dataset(data)) if data else []
     with bars(console(json), "measuring") as on_event:
         figures = measure_levels(found, full, conversations, text=_read_text(text) if text else None, on_event=on_event)
@@ -88,13 +94,14 @@ def _levels_of(source: str) -> list[Artifact]:
     return [artifacts.resolve(source)]
 
 
-def reference_of(found: list[Artifact]) -> Artifact:
-    """The f16 file among `found`, else the one of the same run, else the first."""
+def reference_of(found: list[Artifact]) -> Artifact | None:
+    """The float file among `found`, else the one in the folder beside the first."""
+    from core.export.gguf import reference_in
+
     for artifact in found:
         if (artifact.level or "").lower() in ("f16", "bf16", "f32"):
             return artifact
-    beside = found[0].folder.parent / "gguf-f16"
-    return artifacts.read(beside) if (beside / artifacts.MANIFEST).is_file() else found[0]
+    return reference_in(found[0].folder.parent)
 
 
 def prove(source: Reference, data: Annotated[Path | None, typer.Option(help="Conversations to compare on; default: the starter's.")] = None,
@@ -111,8 +118,13 @@ def prove(source: Reference, data: Annotated[Path | None, typer.Option(help="Con
         run_dir = runs.folder(artifact.run_id)
         train, held_out = conversations_of(run_dir)
         conversations = list(import_dataset(data)) if data else (held_out or train[:64])
+        elsewhere = None if artifact.folder.resolve().is_relative_to(run_dir.resolve()) else artifact
+        if elsewhere and elsewhere.kind != "merged":
+            raise UserError(f"{source} lies outside its run.", source, "Give the merged model it belongs to, or an artifact's id.")
         with bars(console(json), "proving") as on_event:
-            proofs = prove_run(run_dir / "artifacts", runs.recipe_of(artifact.run_id), conversations, on_event=on_event)
+            proofs = prove_run(
+                run_dir / "artifacts", runs.recipe_of(artifact.run_id), conversations, on_event=on_event, elsewhere=elsewhere
+            )
     else:
         if artifact.kind != "merged":
             raise UserError(

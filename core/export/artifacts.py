@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import time
 from collections.abc import Generator
@@ -16,11 +17,14 @@ from core import paths
 from core.errors import UserError
 from core.export.header import gguf_header
 from core.export.levels import level_numbered
+from core.export.split import gguf_parts
 from core.locks import FileLock
 
 Kind = Literal["adapter", "merged", "gguf"]
 MANIFEST = "manifest.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+FINGERPRINTED = (".safetensors", ".json", ".jinja", ".model")
+SAMPLES, SAMPLE_BYTES = 64, 2**16
 
 
 class FileEntry(BaseModel):
@@ -49,6 +53,7 @@ class Artifact(BaseModel):
     dataset_sha256: str | None = None
     recipe_sha256: str | None = None
     imatrix_sha256: str | None = None  # the importance matrix that guided a quantised level
+    made_from: str | None = None  # of a level: the `fingerprint` of the model folder it was converted from
     created_s: float = Field(default_factory=time.time)
     files: tuple[FileEntry, ...] = ()
     measured: dict[str, Any] = {}  # perplexity, kl_mean, top1_agreement, tokens_per_s, size_bytes, ... of core.export.measure
@@ -97,6 +102,35 @@ def refuse_target(out: Path, keep: tuple[Path, ...] = ()) -> None:
         raise UserError(f"{out} holds other files, which would be lost.", str(out), remedy)
 
 
+def make_folder(out: Path) -> None:
+    """Make the folder `out` unless it is there.
+
+    Raises:
+        UserError: it is a file, or nobody may write there.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        refused = "" if os.access(out, os.W_OK | os.X_OK) else "nothing may be written there"
+    except OSError as error:
+        refused = "it is a file" if out.is_file() else str(error.strerror)
+    if refused:
+        raise UserError(f"{out} cannot be written to: {refused}.", str(out), "Name another folder.")
+
+
+def fingerprint(model_dir: Path) -> str:
+    """What tells a model from another of the same shape: its small files, and `SAMPLES` places of each of its weight files."""
+    digest = hashlib.sha256()
+    files = sorted(path for path in model_dir.glob("*") if path.suffix in FINGERPRINTED and path.name != MANIFEST and path.is_file())
+    for path in files:
+        size_bytes = path.stat().st_size
+        digest.update(f"{path.name} {size_bytes}\n".encode())
+        with path.open("rb") as file:
+            for place in range(SAMPLES):
+                file.seek(size_bytes * place // SAMPLES)
+                digest.update(file.read(min(SAMPLE_BYTES, size_bytes // SAMPLES + 1)))
+    return digest.hexdigest()
+
+
 @contextmanager
 def only_writer(out: Path) -> Generator[None]:
     """Hold the right to write `out`; the kernel frees it when this process dies.
@@ -121,9 +155,11 @@ def write(artifact: Artifact, folder: Path, known_sha256: dict[str, str] | None 
 
 
 def update(artifact: Artifact, *, measured: dict[str, Any] | None = None, proofs: dict[str, Any] | None = None) -> Artifact:
-    """Store figures or proofs in the manifest on disk, keeping what is there already."""
+    """Store figures or proofs in the manifest on disk. Figures are added to those that are there; proofs belong together and replace them."""
     artifact = read(artifact.folder)
-    artifact = artifact.model_copy(update={"measured": artifact.measured | (measured or {}), "proofs": artifact.proofs | (proofs or {})})
+    artifact = artifact.model_copy(
+        update={"measured": artifact.measured | (measured or {}), "proofs": artifact.proofs if proofs is None else proofs}
+    )
     paths.write_text(artifact.folder / MANIFEST, artifact.model_dump_json(indent=2) + "\n")
     return artifact
 
@@ -178,9 +214,9 @@ def _from_file(path: Path) -> Artifact:
     if managed and path.name in [file.name for file in managed.files]:
         return managed
     level = level_numbered(header.file_type)
-    entry = FileEntry(name=path.name, size_bytes=path.stat().st_size, sha256="")
+    entries = tuple(FileEntry(name=part.name, size_bytes=part.stat().st_size, sha256="") for part in gguf_parts(path))
     name = path.name.removesuffix(".gguf")
-    return Artifact(id=str(path), kind="gguf", level=level.name if level else None, name=name, files=(entry,), folder=path.parent)
+    return Artifact(id=str(path), kind="gguf", level=level.name if level else None, name=name, files=entries, folder=path.parent)
 
 
 def adapter_weights(folder: Path) -> Path:

@@ -17,9 +17,10 @@ from typing import Any
 from core.childio import Emit, serve
 from core.errors import UserError
 from core.export.precision import narrowest_format
+from core.training.failures import is_disk_full
 
 EVENT_S = 0.2
-REFUSALS = (NotImplementedError, ValueError, KeyError, TypeError, FileNotFoundError, ImportError, AttributeError, AssertionError)
+REFUSALS = (NotImplementedError, ValueError, KeyError, TypeError, OSError, RuntimeError, ImportError, AttributeError, AssertionError)
 
 
 class _LastError(logging.Handler):
@@ -91,10 +92,16 @@ def _run(script: Path, arguments: list[str], payload: dict[str, Any]) -> None:
         if stop.code:
             raise explain(errors.text or f"it stopped with code {stop.code}", what) from None
     except REFUSALS as error:
+        if is_disk_full(error):
+            raise full(f"converting {what}") from None
         logging.getLogger(__name__).exception("the converter refused the model")
         raise explain(str(error) or type(error).__name__, what) from None
     if not Path(payload["out_file"]).is_file():
         raise explain("it wrote no file", what)
+
+
+def full(where: str) -> UserError:
+    return UserError("The disk is full.", where, "Free some space, or choose a folder on a larger disk; then try again.", code="DISK")
 
 
 def _refuse_foreign_code() -> None:

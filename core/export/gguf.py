@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +19,13 @@ from core.export.artifacts import Artifact
 from core.export.jobs import OnEvent
 from core.export.levels import Level, level, parse_levels
 from core.export.merge import base_folder
-from core.export.quantise import quantise
+from core.export.quantise import checked_imatrix, quantise
 from core.export.split import split_gguf
 from core.training import models
 
 FLOAT_LEVELS = ("f16", "bf16", "f32")
 SPLIT_BYTES = 48 * 10**9  # the Hub takes files of up to 50 GB
+WORKSHOP = ".transmute-"
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Making:
     split_bytes: int
     log: Path | None
     on_event: OnEvent | None
+    made_from: str  # see `artifacts.fingerprint`
 
     def folder(self, known: Level) -> Path:
         return self.out_root / folder_name(known)
@@ -67,10 +71,13 @@ def make_gguf(
         split_bytes: larger files are split into parts of at most so many bytes.
 
     Raises:
-        UserError: the conversion failed; the disk is too small (code DISK); or a level failed, after the others were made.
+        UserError: the conversion failed; the disk is too small (code DISK); a level failed, after the others were made; `imatrix` is no
+            importance matrix; or `out_root` holds levels of another model (code OTHER) or somebody's own files where a level belongs.
     """
-    making = Making(merged, out_root, run_id, imatrix, split_bytes, log, on_event)
+    checked_imatrix(imatrix)
+    making = _making(merged, out_root, run_id, imatrix, split_bytes, log, on_event)
     wanted = parse_levels(levels)
+    _refuse_others(making, wanted)
     missing = [known for known in wanted if not _is_made(making, known)]
     if missing:
         with artifacts.only_writer(out_root):
@@ -82,9 +89,10 @@ def float_file(
     merged: Artifact, out_root: Path, *, run_id: str | None = None, log: Path | None = None, on_event: OnEvent | None = None
 ) -> Artifact:
     """The float file under `out_root` that levels are made from and compared with; converted when it is not there yet."""
+    making = _making(merged, out_root, run_id, None, SPLIT_BYTES, log, on_event)
+    _refuse_others(making, [])
     if found := reference_in(out_root):
         return found
-    making = Making(merged, out_root, run_id, None, SPLIT_BYTES, log, on_event)
     with artifacts.only_writer(out_root):
         _check_disk(making, [])
         return _convert(making, "auto")
@@ -93,7 +101,7 @@ def float_file(
 def adapter_file(adapter: Artifact, out: Path | None = None, *, log: Path | None = None, on_event: OnEvent | None = None) -> Path:
     """The adapter as a GGUF LoRA file, ``Name-F16-LoRA.gguf`` in `out` (a folder; by default the one that the adapter's folder lies in)."""
     folder = out or adapter.folder.parent
-    folder.mkdir(parents=True, exist_ok=True)
+    artifacts.make_folder(folder)
     file = folder / file_name(adapter.name, level("f16")).replace(".gguf", "-LoRA.gguf")
     with artifacts.only_writer(file), paths.replacing(file) as partial:
         converter.convert_adapter(adapter.folder, base_folder(adapter), partial, log=log, on_event=on_event)
@@ -113,6 +121,43 @@ def convertible(reference: str, token: str | None = None) -> Artifact:
     if artifact.kind == "merged":
         models.check_folder(artifact.folder)
     return artifact
+
+
+def _making(
+    merged: Artifact,
+    out_root: Path,
+    run_id: str | None,
+    imatrix: Path | None,
+    split_bytes: int,
+    log: Path | None,
+    on_event: OnEvent | None,
+) -> Making:
+    artifacts.make_folder(out_root)
+    return Making(merged, out_root, run_id, imatrix, split_bytes, log, on_event, artifacts.fingerprint(merged.folder))
+
+
+def _refuse_others(making: Making, wanted: list[Level]) -> None:
+    """Refuse folders that hold another model's level, or no level at all and so somebody's own files."""
+    for known in {known.name: known for known in (*map(level, FLOAT_LEVELS), *wanted)}.values():
+        folder = making.folder(known)
+        artifacts.refuse_target(folder)
+        made_from = artifacts.read(folder).made_from if (folder / artifacts.MANIFEST).is_file() else None
+        if made_from and made_from != making.made_from:
+            raise UserError(
+                f"{folder} was made from another model than {making.merged.name}, or from an earlier state of it.",
+                str(making.out_root),
+                "Choose another folder with -o, or delete that one.",
+                "OTHER",
+            )
+
+
+@contextmanager
+def _workshop(making: Making) -> Generator[Path]:
+    """A folder for what is not finished yet; what a killed process left of its own goes first, as nobody else writes here now."""
+    for left in making.out_root.glob(f"{WORKSHOP}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=making.out_root, prefix=WORKSHOP, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def _make(making: Making, missing: list[Level]) -> None:
@@ -159,7 +204,7 @@ def _check_disk(making: Making, missing: list[Level]) -> None:
 
 def _convert(making: Making, dtype: str) -> Artifact:
     """The float file of that format; ``auto`` finds one that holds the weights."""
-    with paths.building(making.out_root / "converting") as workshop:
+    with _workshop(making) as workshop:
         file, merged = workshop / "model.gguf", making.merged
         dtype = converter.convert(
             merged.folder,
@@ -173,7 +218,6 @@ def _convert(making: Making, dtype: str) -> Artifact:
         known = level(dtype)
         named = file.rename(workshop / file_name(merged.name, known, converter.num_parameters(merged.folder)))
         _finish(making, merged, known, named)
-    shutil.rmtree(making.out_root / "converting", ignore_errors=True)
     return artifacts.read(making.folder(known))
 
 
@@ -182,11 +226,8 @@ def _quantise_all(making: Making, source: Artifact, wanted: list[Level]) -> None
     if not wanted:
         return
     by_name = {known.name: known for known in wanted}
-    workshop = making.out_root / "quantising.partial"
-    shutil.rmtree(workshop, ignore_errors=True)
-    workshop.mkdir(parents=True)
     stem = re.sub(r"-\w+(-\d{5}-of-\d{5})?\.gguf$", "", source.gguf_path.name)
-    try:
+    with _workshop(making) as workshop:
         quantise(
             source.gguf_path,
             {known.name: workshop / f"{stem}-{known.encoding}.gguf" for known in wanted},
@@ -195,8 +236,6 @@ def _quantise_all(making: Making, source: Artifact, wanted: list[Level]) -> None
             on_event=making.on_event,
             on_done=lambda name, file: _finish(making, source, by_name[name], file),
         )
-    finally:
-        shutil.rmtree(workshop, ignore_errors=True)
 
 
 def _finish(making: Making, origin: Artifact, known: Level, file: Path) -> None:
@@ -222,4 +261,5 @@ def _describe(making: Making, origin: Artifact, known: Level) -> Artifact:
         dataset_sha256=origin.dataset_sha256,
         recipe_sha256=origin.recipe_sha256,
         imatrix_sha256=making.imatrix_sha256 if known.is_guided else None,
+        made_from=making.made_from,
     )

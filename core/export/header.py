@@ -297,6 +297,9 @@ def cache_bytes(header: Header, context_length: int) -> int:
     of = {key.partition(".")[2]: value for key, value in header.metadata.items()}
     layers, heads, width = of.get("block_count"), of.get("attention.head_count"), of.get("embedding_length")
     kv_heads = of.get("attention.head_count_kv") or heads
+    key, value = of.get("attention.key_length"), of.get("attention.value_length")
+    if isinstance(layers, int) and isinstance(kv_heads, int) and isinstance(key, int) and isinstance(value, int):
+        return 2 * context_length * layers * kv_heads * (key + value)
     if not (isinstance(layers, int) and isinstance(heads, int) and isinstance(kv_heads, int) and isinstance(width, int) and heads):
         return 0
     return 4 * context_length * layers * kv_heads * (width // heads)

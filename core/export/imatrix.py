@@ -44,14 +44,15 @@ def make_imatrix(
 
     Args:
         source: the model's float GGUF file, which says how its tensors are called there.
-        max_length: conversations are cut after so many tokens, as in training.
+        max_length: conversations are cut after so many tokens, as in training, and at the latest where the model's context ends.
         on_event: gets ``{"event": "progress", "done", "total"}`` in tokens.
 
     Raises:
         UserError: no conversation, too little memory for the model (code OOM), or none of its weights is known to llama.cpp.
     """
     header = gguf_header(source)
-    rows = _rows(model_dir, conversations, max_length, max_tokens)
+    limits = (max_length, header.context_length)
+    rows = _rows(model_dir, conversations, min((limit for limit in limits if limit), default=None), max_tokens)
     with paths.replacing(out) as partial:
         payload: dict[str, Any] = {
             "converter": str(converter.converter_dir()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 import time
 from collections.abc import Callable
@@ -92,8 +93,11 @@ def tensor_names(model: Any, payload: dict[str, Any]) -> dict[str, torch.nn.Modu
 @torch.inference_mode()
 def run(model: Any, rows: list[list[int]], emit: Emit) -> None:
     done, total, told_s = 0, sum(len(row) for row in rows), 0.0
+    options: dict[str, Any] = {"use_cache": False}
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        options["logits_to_keep"] = 1  # nothing is read of them, and those of a long row take more than the model
     for row in rows:
-        model(torch.tensor([row], device=model.device), use_cache=False)
+        model(torch.tensor([row], device=model.device), **options)
         done += len(row)
         if done == total or time.monotonic() - told_s > EVENT_S:
             told_s = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from core.export.artifacts import Artifact
 from core.export.levels import GUIDED
@@ -17,6 +18,19 @@ def is_measured(level: Artifact) -> bool:
     return level.measured.get("kl_mean") is not None
 
 
+def comparable(levels: Sequence[Artifact]) -> list[Artifact]:
+    """The levels measured on the same text against the same f16 file: of several such groups the largest, of equal ones the last."""
+    groups: dict[tuple[Any, Any], list[Artifact]] = {}
+    for level in levels:
+        if is_measured(level):
+            groups.setdefault(_measured_on(level), []).append(level)
+    return max(reversed(groups.values()), key=len, default=[])
+
+
+def _measured_on(level: Artifact) -> tuple[Any, Any]:
+    return level.measured.get("eval_sha256"), level.measured.get("reference_sha256")
+
+
 def by_size(levels: Sequence[Artifact]) -> list[Artifact]:
     """Largest first, as a ladder is walked down."""
     return sorted(levels, key=lambda level: (-level.size_bytes, level.level or ""))
@@ -25,7 +39,7 @@ def by_size(levels: Sequence[Artifact]) -> list[Artifact]:
 def dominated(levels: Sequence[Artifact]) -> set[str]:
     """The ids of levels that another one beats: not larger, not farther from f16, and better in one of the two."""
     measured = [level for level in levels if is_measured(level)]
-    return {level.id for level in measured if any(_beats(other, level) for other in measured)}
+    return {level.id for level in measured if any(_beats(other, level) for other in measured if _measured_on(other) == _measured_on(level))}
 
 
 def _beats(other: Artifact, level: Artifact) -> bool:
@@ -36,7 +50,7 @@ def _beats(other: Artifact, level: Artifact) -> bool:
 
 def smallest_close(levels: Sequence[Artifact]) -> Artifact | None:
     """The smallest level that still picks the same best token as f16 at `CLOSE_TOP1` of all places."""
-    close = [level for level in levels if level.measured.get("top1_agreement", 0.0) >= CLOSE_TOP1]
+    close = [level for level in comparable(levels) if level.measured.get("top1_agreement", 0.0) >= CLOSE_TOP1]
     return min(close, key=lambda level: level.size_bytes, default=None)
 
 
@@ -51,7 +65,7 @@ class Gain:
 
 def gains(levels: Sequence[Artifact]) -> list[Gain]:
     """For each level that was measured both plain and guided, in the order of `levels`."""
-    kl = {level.level or "": level.measured["kl_mean"] for level in levels if is_measured(level)}
+    kl = {level.level or "": level.measured["kl_mean"] for level in comparable(levels)}
     return [Gain(name, kl[name], kl[name + GUIDED]) for name in kl if name + GUIDED in kl]
 
 
@@ -68,19 +82,19 @@ def four_of(levels: Sequence[Artifact]) -> list[Artifact]:
 
 def best_within(levels: Sequence[Artifact], max_bytes: float) -> Artifact | None:
     """The level closest to f16 of those that are no larger; of equally close ones the smaller."""
-    fitting = [level for level in levels if is_measured(level) and level.size_bytes <= max_bytes]
+    fitting = [level for level in comparable(levels) if level.size_bytes <= max_bytes]
     return min(fitting, key=lambda level: (level.measured["kl_mean"], level.size_bytes), default=None)
 
 
 def smallest_with(levels: Sequence[Artifact], min_top1: float) -> Artifact | None:
     """The smallest level that picks f16's best token at least so often (a share of all places)."""
-    good = [level for level in levels if is_measured(level) and level.measured["top1_agreement"] >= min_top1]
+    good = [level for level in comparable(levels) if level.measured["top1_agreement"] >= min_top1]
     return min(good, key=lambda level: (level.size_bytes, level.measured["kl_mean"]), default=None)
 
 
 def best_in_memory(levels: Sequence[Artifact], free_bytes: float) -> Artifact | None:
     """The level closest to f16 whose process takes no more than `MEMORY_SHARE` of the free memory."""
-    fitting = [level for level in levels if is_measured(level) and memory_of(level) <= free_bytes * MEMORY_SHARE]
+    fitting = [level for level in comparable(levels) if memory_of(level) <= free_bytes * MEMORY_SHARE]
     return min(fitting, key=lambda level: (level.measured["kl_mean"], level.size_bytes), default=None)
 
 

@@ -43,6 +43,7 @@ def merge_adapter(
         raise UserError(f"{adapter.name} is a {adapter.kind} artifact.", adapter.id, "Only adapters can be merged.")
     base = base_folder(adapter)
     artifacts.refuse_target(out, keep=(base, adapter.folder))
+    artifacts.make_folder(out.parent)
     paths.require_disk(out.parent, weight_bytes(base), "Merging")
     with artifacts.only_writer(out), paths.building(out) as partial:
         payload = {"base": str(base), "adapter": str(adapter.folder), "out": str(partial)}

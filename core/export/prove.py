@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from core import process
 from core.conversation import Conversation
+from core.errors import UserError
 from core.export import artifacts
 from core.export.artifacts import Artifact
 from core.export.gguf import reference_in
+from core.export.header import gguf_header, gguf_template
 from core.export.jobs import OnEvent
 from core.export.merge import base_folder
 from core.export.tensors import weight_bytes
+from core.training.architecture import positions, read_config
 from core.training.recipe import Recipe
 
 # Thresholds of each proof: the figure must not be above (KL) or below (top-1) them.
@@ -21,22 +25,48 @@ MAX_MERGE_KL, MIN_MERGE_TOP1 = 1e-3, 0.98
 MAX_GGUF_KL, MIN_GGUF_TOP1 = 1e-4, 0.995
 MAX_POSITIONS = 1024
 MAX_TABLE_BYTES = 512 * 2**20
+UNDECIDED = ("MEMORY", "DISK", "EMPTY")  # codes of errors that say nothing about the model
 
 
 def prove_run(
-    folder: Path, recipe: Recipe, conversations: list[Conversation], log: Path | None = None, on_event: OnEvent | None = None
+    folder: Path,
+    recipe: Recipe,
+    conversations: list[Conversation],
+    log: Path | None = None,
+    on_event: OnEvent | None = None,
+    *,
+    elsewhere: Artifact | None = None,
 ) -> dict[str, Any]:
     """Prove the artifacts of a run, store the proofs in their manifests and return them all.
 
+    `elsewhere`: a merged model of the run outside its `folder`; then only that one is proved, with the float file beside it.
+
     Keys: template_identical, tokens_identical, merge_kl, merge_top1, gguf_kl, gguf_top1, trained_to_merged_kl, trained_to_merged_top1, passed.
     KL is the mean over answer tokens of KL(reference || candidate) in nats; top-1 is the share of equal best tokens.
+    A proof that could not be made has not held: its ``error`` (a code) is stored with ``passed`` False, unless the machine is to blame.
+
+    Raises:
+        UserError: no merged model; too little memory (code MEMORY); no answer to compare on (code EMPTY); or a proof could not be made.
     """
+    if elsewhere is None and not (folder / "merged" / artifacts.MANIFEST).is_file():
+        raise UserError(
+            "The run has no merged model, so there is nothing to compare.", str(folder), "Merge it first: python -m core merge RUN."
+        )
     nf4 = {"double_quant": recipe.double_quant} if recipe.method == "qlora" else None
-    merged = artifacts.read(folder / "merged")
-    adapter = artifacts.read(folder / "adapter") if (folder / "adapter").is_dir() else None
-    f16 = reference_in(folder)
-    proofs = prove(merged, adapter, f16, conversations, nf4=nf4, log=log, on_event=on_event)
-    for artifact in artifacts.of_run(folder.parent):
+    merged = elsewhere or artifacts.read(folder / "merged")
+    adapter = artifacts.read(folder / "adapter") if (folder / "adapter" / artifacts.MANIFEST).is_file() else None
+    f16 = reference_in(merged.folder.parent)
+    if elsewhere and f16 and f16.made_from != artifacts.fingerprint(merged.folder):
+        f16 = None  # of another model
+    proved = [artifact for artifact in (elsewhere, f16) if artifact] if elsewhere else artifacts.of_run(folder.parent)
+    try:
+        proofs = prove(merged, adapter, f16, conversations, nf4=nf4, max_length=recipe.max_length, log=log, on_event=on_event)
+    except UserError as error:
+        if error.code not in UNDECIDED:
+            for artifact in proved:
+                artifacts.update(artifact, proofs={"passed": False, "error": error.code or "REFUSED"})
+        raise
+    for artifact in proved:
         artifacts.update(artifact, proofs=proofs)
     return proofs
 
@@ -48,15 +78,25 @@ def prove(
     conversations: list[Conversation],
     *,
     nf4: dict[str, bool] | None = None,
+    max_length: int | None = None,
     log: Path | None = None,
     on_event: OnEvent | None = None,
 ) -> dict[str, Any]:
     """The proofs of one merged model against the adapter it came from and the f16 GGUF file made of it; whichever is there.
 
     `nf4` describes the 4-bit base that the adapter was trained on (``{"double_quant": bool}``), None when it was not quantised.
+    Conversations are cut after `max_length` tokens, as in training, and where the model's context ends.
     `on_event` gets ``{"event": "progress", "done", "total", "text"}``: the conversations that the model named in `text` has read.
     """
-    rows = labelled_rows(merged.folder, conversations)
+    limits = (max_length, positions(read_config(merged.folder)), gguf_header(f16.gguf_path).context_length if f16 else None)
+    rows = labelled_rows(merged.folder, conversations, min((limit for limit in limits if limit), default=None))
+    if not rows:
+        raise UserError(
+            "There is no answer to compare on.",
+            "the conversations",
+            "Give conversations whose answers lie within the model's context.",
+            "EMPTY",
+        )
     proofs: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         table = Path(scratch) / "merged.npy"
@@ -81,7 +121,6 @@ def prove_gguf(merged: Artifact, f16: Artifact, rows: list[dict[str, Any]], tabl
     """The GGUF file renders, tokenises and predicts as the merged model does; `table` holds the merged model's log-probabilities (N, V)."""
     import numpy as np
 
-    from core.export.header import gguf_template
     from core.export.llama import gguf_logprobs, gguf_tokenize
 
     template = (merged.folder / "chat_template.jinja").read_text(encoding="utf-8")
@@ -93,7 +132,7 @@ def prove_gguf(merged: Artifact, f16: Artifact, rows: list[dict[str, Any]], tabl
     kl, top1 = compare(reference, candidate[: len(reference)])
     return {
         "template_identical": gguf_template(path) == template,
-        "tokens_identical": ids == [row["input_ids"] for row in rows],
+        "tokens_identical": ids == [row["whole"] for row in rows],
         "gguf_kl": kl,
         "gguf_top1": top1,
     }
@@ -112,8 +151,11 @@ def compare(reference: Any, candidate: Any) -> tuple[float, float]:
     return kl_sum / len(reference), agreed / len(reference)
 
 
-def labelled_rows(model: Path, conversations: list[Conversation]) -> list[dict[str, Any]]:
-    """Token rows with the positions whose next token carries loss, up to `MAX_POSITIONS` of them in all."""
+def labelled_rows(model: Path, conversations: list[Conversation], max_length: int | None = None) -> list[dict[str, Any]]:
+    """Token rows with the positions whose next token carries loss, up to `MAX_POSITIONS` of them in all.
+
+    ``input_ids`` end after `max_length` tokens, ``whole`` are those of the whole ``text``.
+    """
     from core.data.render import tokenize
     from core.data.tokenizer import load_tokenizer
 
@@ -122,23 +164,25 @@ def labelled_rows(model: Path, conversations: list[Conversation]) -> list[dict[s
     left = MAX_POSITIONS
     for conversation in conversations:
         sample = tokenize(conversation, tokenizer)
-        positions = [index - 1 for index, label in enumerate(sample.labels) if label != -100 and index > 0][:left]
-        if positions:
-            rows.append({"input_ids": list(sample.input_ids), "positions": positions, "text": sample.text})
-            left -= len(positions)
+        places = [index - 1 for index, label in enumerate(sample.labels[:max_length]) if label != -100 and index > 0][:left]
+        if places:
+            ids = list(sample.input_ids)
+            rows.append({"input_ids": ids[:max_length], "positions": places, "text": sample.text, "whole": ids})
+            left -= len(places)
         if left <= 0:
             break
     return rows
 
 
-def passed(proofs: dict[str, Any]) -> bool:
-    """Whether every proof that was made holds."""
-    checks = (
-        proofs.get("template_identical", True),
-        proofs.get("tokens_identical", True),
-        proofs.get("merge_kl", 0.0) <= MAX_MERGE_KL,
-        proofs.get("merge_top1", 1.0) >= MIN_MERGE_TOP1,
-        proofs.get("gguf_kl", 0.0) <= MAX_GGUF_KL,
-        proofs.get("gguf_top1", 1.0) >= MIN_GGUF_TOP1,
-    )
-    return all(checks)
+def passed(proofs: dict[str, Any]) -> bool | None:
+    """Whether every proof that was made holds; None when there was nothing to compare."""
+    holds: dict[str, Callable[[Any], bool]] = {
+        "template_identical": bool,
+        "tokens_identical": bool,
+        "merge_kl": lambda kl: kl <= MAX_MERGE_KL,
+        "merge_top1": lambda top1: top1 >= MIN_MERGE_TOP1,
+        "gguf_kl": lambda kl: kl <= MAX_GGUF_KL,
+        "gguf_top1": lambda top1: top1 >= MIN_GGUF_TOP1,
+    }
+    made = [name for name in holds if name in proofs]
+    return all(holds[name](proofs[name]) for name in made) if made else None

@@ -42,7 +42,7 @@ def quantise(
         {"id": name, "ftype": known[name].ftype, "out": str(out.absolute()), "is_guided": known[name].is_guided}
         for name, out in outputs.items()
     ]
-    payload = {"source": str(source.absolute()), "threads": threads, "dry_run": False, "imatrix": _checked(imatrix)}
+    payload = {"source": str(source.absolute()), "threads": threads, "dry_run": False, "imatrix": checked_imatrix(imatrix)}
     finish = on_done or (lambda _name, _path: None)
     failures = run_jobs(
         "core.export.quantise_child",
@@ -83,9 +83,14 @@ def exact_sizes(source: Path, names: Iterable[str], *, log: Path | None = None) 
     return sizes
 
 
-def _checked(imatrix: Path | None) -> str | None:
+def checked_imatrix(imatrix: Path | None) -> str | None:
+    """The absolute path of an importance matrix; refuses what is none."""
     if imatrix is None:
         return None
+    if not imatrix.is_file():
+        raise UserError(
+            f"There is no importance matrix {imatrix}.", str(imatrix), "Name a file, or make one with --imatrix auto.", "IMATRIX"
+        )
     if gguf_header(imatrix).metadata.get("general.type") != "imatrix":
         remedy = "Make one with `python -m core imatrix ARTIFACT --data PATH -o FILE`, or take one that ends in .gguf."
         raise UserError(f"{imatrix.name} is no importance matrix.", str(imatrix), remedy, code="IMATRIX")

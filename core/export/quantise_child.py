@@ -94,6 +94,8 @@ def _exact_size(header: Header, tensors: list[Tensor], types: dict[str, str]) ->
 
 def explain(said: str, name: str, is_guided: bool = False) -> UserError:
     where = f"quantising to {name}"
+    if "iostream error" in said or "No space left" in said:  # of writing; reading has messages of its own
+        return UserError("The disk is full.", where, "Free some space, or choose a folder on a larger disk; then try again.", code="DISK")
     if is_guided and "imatrix" in said.lower():
         remedy = "Make the importance matrix of this very model; weights that few words reach (experts) need more conversations."
         return UserError(f"The importance matrix does not fit the model: {said}", where, remedy, code="IMATRIX")

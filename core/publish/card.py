@@ -118,6 +118,9 @@ def level_to_run(artifacts: Sequence[Artifact]) -> str:
     return "Q4_K_M" if "Q4_K_M" in levels else min(levels, key=lambda level: levels[level], default="")
 
 
+VERDICTS = {True: "Every proof holds.", False: "A proof does not hold.", None: "Not proved: there was nothing to compare."}
+
+
 def proof_sentences(proofs: dict[str, Any]) -> list[str]:
     """The proofs as plain sentences; empty when nothing was proved."""
     said: list[str] = []
@@ -133,8 +136,10 @@ def proof_sentences(proofs: dict[str, Any]) -> list[str]:
         said.append(
             f"Trained on a 4-bit base and merged into an unquantised one, which changed the model by: {_distance(proofs, 'trained_to_merged')}."
         )
+    if "error" in proofs:
+        said.append(f"The proofs could not be made ({proofs['error']}).")
     if "passed" in proofs:
-        said.append("Every proof holds." if proofs["passed"] else "A proof does not hold.")
+        said.append(VERDICTS[proofs["passed"]])
     return said
 
 

@@ -265,7 +265,9 @@ def _base_licences(artifact: Artifact) -> Iterator[tuple[str, Path]]:
 
 def _proof_problems(artifacts: Sequence[Artifact]) -> Iterator[str]:
     for artifact in artifacts:
-        if artifact.proofs.get("passed") is False:
+        if error := artifact.proofs.get("error"):
+            yield f"The proofs of {artifact.id} could not be made ({error}), so nothing says that it is what was trained."
+        elif artifact.proofs.get("passed") is False:
             yield f"A proof of {artifact.id} does not hold; what would be published is not what was trained."
 
 
@@ -298,7 +300,7 @@ def _leaks(files: list[PlannedFile]) -> Iterator[str]:
 
 def _notes(artifacts: Sequence[Artifact], repo_id: str, facts: CardFacts) -> Iterator[str]:
     for artifact in artifacts:
-        if "passed" not in artifact.proofs:
+        if artifact.proofs.get("passed") is None:
             yield f"{artifact.id} is not proved; `prove` compares it with what was trained."
     if artifacts[0].kind == "adapter" and artifacts[0].base_model == "starter":
         yield "The adapter's base is the embedded starter model, which is not on the Hub: others can use the merged model or the GGUF files."

@@ -115,7 +115,7 @@ def prove(run_dir: Path) -> None:
     try:
         proofs = prove_run(run_dir / "artifacts", recipe, conversations, run_dir / LOG, progress(run_dir, "prove"))
     except UserError as error:
-        if error.code != "MEMORY":
+        if error.code not in ("MEMORY", "EMPTY"):
             raise
         events.append(run_dir, "note", text=f"Nothing was proved. {error.problem} {error.remedy}")
     else:

@@ -11,6 +11,7 @@ from rich.console import Console
 from core import paths
 from core.cli.bars import bars
 from core.cli.models import level_table, parse_size
+from core.cli.quality import reference_of
 from core.errors import UserError
 from core.export import artifacts
 from core.export.artifacts import Artifact
@@ -82,3 +83,14 @@ def test_each_level_has_a_bar_of_its_own_on_a_terminal_and_none_elsewhere(is_ter
         on_event({"event": "measured", "id": "q4_0", "figures": {}})
     drawn = out.getvalue()
     assert ("q4_0" in drawn and "Q4_K_M" in drawn and "100%" in drawn) if is_terminal else drawn == ""
+
+
+def test_a_lone_level_is_compared_with_the_float_file_beside_it_or_with_none(ladder: list[Artifact], tmp_path: Path):
+    lone, beside = reference_of(ladder[2:]), reference_of(ladder)
+    assert lone and beside and lone.level == beside.level == "f16"
+    paths.write_text(tmp_path / "alone" / "q4" / "m.gguf", "GGUF")
+    alone = artifacts.write(Artifact(id="alone", kind="gguf", level="q4_0", name="m"), tmp_path / "alone" / "q4")
+    assert reference_of([alone]) is None
+    paths.write_text(tmp_path / "text", "Some words.")
+    result = call("measure", str(alone.folder), "--text", str(tmp_path / "text"))
+    assert isinstance(result.exception, UserError) and "no f16 file beside it" in result.exception.problem

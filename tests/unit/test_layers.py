@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("core.paths",),
     ("core.process", "core.hubclient", "core.childio", "core.locks", "core.events"),
     ("core.data",),
-    ("core.export.artifacts", "core.export.header", "core.export.levels"),
+    ("core.export.artifacts", "core.export.header", "core.export.levels", "core.export.split"),
     (
         "core.training.recipe",
         "core.training.presets",

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from core.export import ladder
 from core.export.artifacts import Artifact, FileEntry
+from ui.models_view import level_plot
 
 
 def made(level, size_bytes, kl, top1=1.0):
@@ -63,3 +64,21 @@ def test_a_pick_is_never_beaten_by_another_level_that_fits(sizes, limit):
     fitting = [level for level in levels if level.size_bytes <= limit]
     assert (chosen is None) == (not fitting)
     assert chosen is None or chosen.id not in ladder.dominated(fitting)
+
+
+def on(text, level, size_bytes, kl, reference="f"):
+    known = made(level, size_bytes, kl)
+    return known.model_copy(update={"measured": known.measured | {"eval_sha256": text, "reference_sha256": reference}})
+
+
+def test_figures_of_different_texts_or_references_are_not_compared():
+    same = [on("a", "q8_0", 500, 0.01), on("a", "q4_0", 300, 0.2), on("a", "q4_0+imatrix", 300, 0.1)]
+    easy = [on("b", "q5_0", 290, 0.001), on("a", "Q2_K", 200, 0.0001, reference="g")]
+    levels = [*same, *easy]
+    assert ladder.comparable(levels) == same and ladder.comparable([]) == []
+    assert ladder.dominated(levels) == {"r-q4_0"}
+    assert ladder.best_within(levels, 400) == same[2] == ladder.best_in_memory(levels, 600)
+    assert ladder.smallest_with(levels, 0.5) == same[2] and ladder.smallest_close(levels).size_bytes == 300
+    assert ladder.gains(levels) == [ladder.Gain("q4_0", 0.2, 0.1)]
+    assert ladder.gains([*same[:2], on("b", "q8_0+imatrix", 500, 0.001)]) == []
+    assert level_plot(levels).count("Q2_K") == level_plot(easy).count("q5_0") == 0

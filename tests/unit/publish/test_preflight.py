@@ -197,6 +197,13 @@ def test_a_failed_proof_and_a_changed_file_are_problems(tmp_path: Path, workspac
     assert "model.safetensors of merged has changed" in problems
 
 
+def test_a_proof_that_broke_blocks_and_one_without_a_comparison_is_a_note(tmp_path: Path, workspace: Path) -> None:
+    broke = preflight([merged(tmp_path / "a", proofs={"passed": False, "error": "DECODE"})], "someone/x")
+    assert broke.problems == broke.proof_problems and "could not be made (DECODE)" in broke.problems[0]
+    bare = preflight([merged(tmp_path / "b", proofs={"passed": None, "num_positions": 3})], "someone/x")
+    assert not bare.proof_problems and any("is not proved" in note for note in bare.notes) and bare.proofs["passed"] is False
+
+
 def test_what_is_not_proved_or_has_no_weights_is_said(tmp_path: Path, workspace: Path) -> None:
     artifact = make(tmp_path, "adapter", {"adapter_config.json": "{}"}, proofs={})
     plan = preflight([artifact], "someone/x-adapter")

@@ -1,5 +1,6 @@
 """A model from elsewhere is refused with a reason, or becomes a run that has nothing to train."""
 
+import fnmatch
 import json
 
 import pytest
@@ -9,7 +10,7 @@ from core.errors import UserError
 from core.export import artifacts, taking
 from core.running import runs, steps
 from core.running import taking as runs_taking
-from core.training.models import ModelRef
+from core.training.models import FETCHED, ModelRef
 
 QUESTIONS = str(paths.EXAMPLES / "identity_eval.json")
 
@@ -58,3 +59,8 @@ def test_a_model_without_a_template_is_neither_measured_nor_proved_and_says_so(m
     steps.prove(run_dir)
     notes = runs.load(run_dir.name).notes
     assert len(notes) == 2 and all("no chat template" in note for note in notes)
+
+
+def test_every_licence_text_is_fetched():
+    wanted = ("LICENSE", "LICENCE.txt", "NOTICE", "Notice", "USE_POLICY.md", "LICENSE-MODEL")
+    assert all(any(fnmatch.fnmatchcase(name, pattern) for pattern in FETCHED) for name in wanted)
