@@ -25,7 +25,7 @@ MAX_LOADED = 8
 LOOK_S = 0.1  # between two looks at what the models have written
 PATIENCE_S = 2.0  # from the wish to stop until a model that does not listen is ended
 HEARTBEAT_S = 0.5  # a page that is gone is noticed after at most so long
-Key = tuple[str, int | None]  # engine id, context length asked for
+Key = tuple[str, int | None, str]  # engine id, context length asked for, key of an endpoint
 
 
 @dataclass
@@ -99,13 +99,13 @@ class Pool:
             UserError: too many models are in use, memory is short, or a file is damaged.
         """
         with self._lock:
-            keys = [(source.engine_id, context_length) for source in wanted]
-            fresh = {key: source for key, source in zip(keys, wanted, strict=True) if key not in self._places}
-            self._make_room(fresh, set(keys))
+            named = [(source.engine_id, context_length, keys.get(source.id, "")) for source in wanted]
+            fresh = {key: source for key, source in zip(named, wanted, strict=True) if key not in self._places}
+            self._make_room(fresh, set(named))
             require_memory(list(fresh.values()), context_length)
             for key, source in fresh.items():
                 self._places[key] = Place(open_source(source, context_length))
-            places = [self._places[key] for key in keys]
+            places = [self._places[key] for key in named]
             for place in places:
                 place.users += 1
             if self._sweeper is None:
@@ -122,7 +122,7 @@ class Pool:
     def loaded(self) -> list[str]:
         """The ids of the loaded models."""
         with self._lock:
-            return [engine_id for engine_id, _ in self._places]
+            return [engine_id for engine_id, *_ in self._places]
 
     def unload_idle(self, idle_s: float) -> None:
         with self._lock:
@@ -131,9 +131,9 @@ class Pool:
                     self._places.pop(identifier).engine.close()
 
     def _make_room(self, fresh: Mapping[Key, Source], wanted: set[Key]) -> None:
-        """Unload what is idle: the same models with another context length, and the ones used longest ago."""
+        """Unload what is idle: the same models with another context length or key, and the ones used longest ago."""
         idle = sorted((place.used_s, key) for key, place in self._places.items() if not place.users and key not in wanted)
-        again = {engine_id for engine_id, _ in fresh}
+        again = {engine_id for engine_id, *_ in fresh}
         stale = [key for _, key in idle if key[0] in again]
         oldest = [key for _, key in idle if key not in stale]
         for key in stale + oldest[: max(0, len(self._places) - len(stale) + len(fresh) - self.max_loaded)]:
@@ -197,17 +197,17 @@ class Ask:
         if self._stopped.is_set():
             return
         self._stopped.set()
-        for place in self._writing():
+        for place in self._in("loading", "writing"):
             place.engine.stop()
         threading.Thread(target=self._insist, daemon=True).start()
 
     def _insist(self) -> None:
         time.sleep(PATIENCE_S)
-        for place in self._writing():
+        for place in self._in("writing"):
             place.engine.close()
 
-    def _writing(self) -> list[Place]:
-        return [place for column, place in zip(self.columns, self._places, strict=True) if column.state == "writing"]
+    def _in(self, *states: str) -> list[Place]:
+        return [place for column, place in zip(self.columns, self._places, strict=True) if column.state in states]
 
     def _tidy(self, threads: Sequence[threading.Thread]) -> None:
         for thread in threads:
@@ -222,7 +222,10 @@ class Ask:
         try:
             column.state = "loading"
             place.engine.ready()
-            column.state = "writing"
+            column.state = "writing"  # from here on `stop` reaches the model
+            if self._stopped.is_set():
+                column.stop = "stopped"
+                return
             for piece in place.engine.stream(asked, self._sampling, with_adapter=source.with_adapter):
                 column.add(piece)
                 if self._stopped.is_set():
