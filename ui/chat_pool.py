@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -165,6 +166,10 @@ def require_memory(fresh: Sequence[Source], context_length: int | None) -> None:
         raise UserError(problem, "the models chosen", "Choose fewer models, smaller levels or a shorter context.", code="MEMORY")
 
 
+class DroppedError(Exception):
+    """The page has moved on, so that nobody waits for this answer any more."""
+
+
 class Ask:
     """One question to several models at once. Iterate `watch`; closing it, or `stop`, ends every answer."""
 
@@ -173,8 +178,9 @@ class Ask:
         self._pool, self._asked, self._sampling = pool, asked, sampling
         self._places = pool.take([source for source, _ in asked], context_length)
         self._stopped = threading.Event()
+        self.is_dropped = False
 
-    def watch(self) -> Iterator[list[Column]]:
+    def watch(self) -> Generator[list[Column]]:
         """The columns whenever they have grown, and at least twice a second; the last ones are whole."""
         threads = [threading.Thread(target=self._answer, args=(index,), daemon=True) for index in range(len(self.columns))]
         for thread in threads:
@@ -264,12 +270,22 @@ _asks: dict[str, Ask] = {}  # by page
 
 
 def ask(page: str, asked: Sequence[tuple[Source, Asked]], sampling: Sampling, context_length: int | None = None) -> Iterator[list[Column]]:
-    """Ask on behalf of `page`; a question that this page still has open is stopped first."""
+    """Ask on behalf of `page`; a question that this page still has open is stopped first.
+
+    Raises:
+        DroppedError: the page has dropped the question meanwhile.
+    """
     stop(page)
     question = Ask(_pool, asked, sampling, context_length)
     _asks[page] = question
     try:
-        yield from question.watch()
+        with closing(question.watch()) as watching:
+            for columns in watching:
+                if question.is_dropped:
+                    raise DroppedError
+                yield columns
+        if question.is_dropped:
+            raise DroppedError
     finally:
         if _asks.get(page) is question:
             del _asks[page]
@@ -279,3 +295,16 @@ def stop(page: str) -> None:
     """End what `page` has asked; it keeps what was written so far."""
     if question := _asks.get(page):
         question.stop()
+
+
+def drop(page: str) -> bool:
+    """As `stop`, but what was written is not kept either: the page's conversation has changed. Whether anything was asked."""
+    question = _asks.get(page)
+    if question:
+        question.is_dropped = True
+        question.stop()
+    return question is not None
+
+
+def is_asking(page: str) -> bool:
+    return page in _asks

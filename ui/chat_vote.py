@@ -103,7 +103,7 @@ def ask_blind(request: gr.Request, ids: list[str], prompt: str, *, caller: Calle
     asked = [(source, [*system, {"role": "user", "content": prompt}]) for source in drawn]
     waiting = tuple(gr.Button(interactive=False) for _ in VERDICTS)
     columns: list[chat_pool.Column] = []
-    for columns in chat_pool.ask(page, asked, sampling, chat_knobs.context_of(values["context_length"], caller)):
+    for columns in chat_pool.ask(f"vote-{page}", asked, sampling, chat_knobs.context_of(values["context_length"], caller)):
         yield chat_view.arena(prompt, columns), gr.Button(interactive=False), *waiting
     if any(column.error for column in columns):
         yield chat_view.arena(prompt, columns), gr.Button(interactive=True), *waiting
