@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ from ui.chat_view import Turn
 from ui.opening import opening, said
 from ui.shell import CHAT, Shell, listen_api
 
-KEPT_TURNS = 20
+KEPT_BYTES = 2_000_000  # of the conversation; a browser keeps about 5 MB of all that a page stores
 LONGEST_PROMPT = 20_000  # characters
 
 
@@ -159,6 +160,9 @@ def ask_changed(
 def _answers(
     page: str, ids: list[str], prompt: str, turns: list[Turn], values: dict[str, Any], caller: Caller, **noted: Any
 ) -> Iterator[tuple[Any, ...]]:
+    if len(json.dumps(turns, ensure_ascii=False).encode(errors="replace")) > KEPT_BYTES:
+        remedy = "Save it, then begin a new conversation, or delete some of its turns."
+        raise UserError("The conversation is as long as the browser can keep.", "the conversation", remedy)
     sampling = chat_knobs.sampling_of(caller, values)
     asked = [(source, asked_of(source, prompt, turns, values)) for source in chosen(ids, prompt, caller)]
     answers: list[chat_view.Answer] = []
@@ -176,7 +180,7 @@ def _answers(
         box = gr.Textbox(submit_btn="Ask", stop_btn=False) if is_free else gr.skip()
         yield gr.skip(), gr.skip(), box, gr.Button(interactive=True) if is_free else gr.skip()
         return
-    turns = [*turns, {"prompt": prompt, "answers": answers} | noted][-KEPT_TURNS:]
+    turns = [*turns, {"prompt": prompt, "answers": answers} | noted]
     yield chat_view.transcript(turns), turns, gr.Textbox("", submit_btn="Ask", stop_btn=False), gr.Button(interactive=True)
 
 

@@ -10,8 +10,11 @@ import pytest
 from core.chat import talks, votes
 from core.chat.engine import Piece, Rendered
 from core.chat.sampling import Sampling
+from core.data.dataset import Dataset
 from core.errors import UserError
 from core.export.artifacts import Artifact
+from tests.unit.data.files import talk
+from tests.unit.training.test_samples import imported, run_of
 from ui import chat_knobs, chat_pool, chat_sources, chat_tab, chat_talk, chat_view, chat_vote, picks
 from ui.access import Caller
 
@@ -140,6 +143,56 @@ def test_another_question_takes_the_place_of_the_one_that_is_answered(endless):
     from_page(chat_tab.stop_asking)
     *_, last = second
     assert len(last[1]) == 3 and last[1][-1]["answers"][0]["stop"] == "stopped", "Stop keeps what was written"
+
+
+def test_no_turn_is_dropped_and_a_conversation_too_long_to_keep_says_so(endless):
+    turns = [{"prompt": f"{number}?", "answers": []} for number in range(30)]
+    answering = from_page(chat_tab.ask, ["a"], "One more?", turns, **VALUES)
+    next(answering)
+    from_page(chat_tab.stop_asking)
+    *_, last = answering
+    assert [turn["prompt"] for turn in last[1]] == [*(f"{number}?" for number in range(30)), "One more?"]
+    long = [{"prompt": "你" * chat_tab.KEPT_BYTES, "answers": []}]
+    with pytest.raises(UserError, match="as long as the browser can keep"):
+        next(from_page(chat_tab.ask, ["a"], "One more?", long, **VALUES))
+
+
+def test_without_templates_a_model_goes_on_with_the_bare_text():
+    source = chat_sources.sources.Source("a", "M", "q4_0")
+    values = VALUES | {"system": "Be kind."}
+    assert chat_tab.asked_of(source, "Once", TURNS, values | {"raw": True}) == "Once"
+    asked = chat_tab.asked_of(source, "Once", TURNS, values)
+    assert [message["role"] for message in asked] == ["system", "user", "assistant", "user"] and asked[-1]["content"] == "Once"
+
+
+def test_the_memory_that_models_take_is_said_and_a_warning_when_they_do_not_fit(monkeypatch):
+    starter = chat_sources.starter()
+    monkeypatch.setattr(chat_sources, "free_bytes", lambda: 10**12)
+    assert "Loading them takes about" in chat_sources.memory_line([starter], None)
+    monkeypatch.setattr(chat_sources, "free_bytes", lambda: 10**6)
+    said = chat_sources.memory_line([starter], None)
+    assert 'class="message warning"' in said and "1.0 MB are free" in said and "Choose fewer models" in said
+    monkeypatch.setattr(chat_pool, "loaded", lambda: ["starter"])
+    assert "Loaded already." in chat_sources.memory_line([starter], None)
+    assert chat_sources.memory_line([chat_sources.sources.Source("u", "u", "endpoint", url="http://x/v1")], None) == ""
+
+
+def test_the_prompts_offered_are_those_that_were_not_trained_on_and_no_more_is_read(workspace, tmp_path, monkeypatch):
+    train = imported(tmp_path, "train.json", [talk(("human", "Trained?"), ("gpt", "Yes."), id="t")])
+    held = imported(
+        tmp_path, "held.json", [talk(("human", f"Held {number // 2}?"), ("gpt", "No."), id=str(number)) for number in range(20)]
+    )
+    run_dir = run_of(tmp_path, train, held)
+    artifact = Artifact(id="a", kind="merged", name="m", run_id="r")
+    monkeypatch.setattr(chat_sources, "find", lambda ids, caller: [chat_sources.sources.of_artifact(artifact)])
+    monkeypatch.setattr("core.running.runs.folder", lambda run_id: run_dir)
+    monkeypatch.setattr(chat_vote, "OFFERED", 3)
+    read, one = [], Dataset.__getitem__
+    monkeypatch.setattr(Dataset, "__getitem__", lambda self, row: read.append(row) or one(self, row))
+    assert [value for value, _ in call(chat_vote.offer_prompts, ["a"]).choices] == ["Held 0?", "Held 1?", "Held 2?"]
+    assert read == [0, 1, 2, 3, 4], "the whole dataset was read"
+    monkeypatch.setenv("SYSTEM", "spaces")
+    assert call(chat_vote.offer_prompts, ["a"]).choices == [], "the owner's data is not shown to visitors"
 
 
 def test_a_fork_keeps_the_whole_and_goes_on_with_a_part(workspace):
