@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ MAX_LOADED = 8
 LOOK_S = 0.1  # between two looks at what the models have written
 PATIENCE_S = 2.0  # from the wish to stop until a model that does not listen is ended
 HEARTBEAT_S = 0.5  # a page that is gone is noticed after at most so long
-Key = tuple[str, int | None]  # engine id, context length asked for
+Key = tuple[str, int | None, str]  # engine id, context length asked for, key of an endpoint
 
 
 @dataclass
@@ -99,13 +100,13 @@ class Pool:
             UserError: too many models are in use, memory is short, or a file is damaged.
         """
         with self._lock:
-            keys = [(source.engine_id, context_length) for source in wanted]
-            fresh = {key: source for key, source in zip(keys, wanted, strict=True) if key not in self._places}
-            self._make_room(fresh, set(keys))
+            named = [(source.engine_id, context_length, keys.get(source.id, "")) for source in wanted]
+            fresh = {key: source for key, source in zip(named, wanted, strict=True) if key not in self._places}
+            self._make_room(fresh, set(named))
             require_memory(list(fresh.values()), context_length)
             for key, source in fresh.items():
                 self._places[key] = Place(open_source(source, context_length))
-            places = [self._places[key] for key in keys]
+            places = [self._places[key] for key in named]
             for place in places:
                 place.users += 1
             if self._sweeper is None:
@@ -122,7 +123,7 @@ class Pool:
     def loaded(self) -> list[str]:
         """The ids of the loaded models."""
         with self._lock:
-            return [engine_id for engine_id, _ in self._places]
+            return [engine_id for engine_id, *_ in self._places]
 
     def unload_idle(self, idle_s: float) -> None:
         with self._lock:
@@ -131,9 +132,9 @@ class Pool:
                     self._places.pop(identifier).engine.close()
 
     def _make_room(self, fresh: Mapping[Key, Source], wanted: set[Key]) -> None:
-        """Unload what is idle: the same models with another context length, and the ones used longest ago."""
+        """Unload what is idle: the same models with another context length or key, and the ones used longest ago."""
         idle = sorted((place.used_s, key) for key, place in self._places.items() if not place.users and key not in wanted)
-        again = {engine_id for engine_id, _ in fresh}
+        again = {engine_id for engine_id, *_ in fresh}
         stale = [key for _, key in idle if key[0] in again]
         oldest = [key for _, key in idle if key not in stale]
         for key in stale + oldest[: max(0, len(self._places) - len(stale) + len(fresh) - self.max_loaded)]:
@@ -165,6 +166,10 @@ def require_memory(fresh: Sequence[Source], context_length: int | None) -> None:
         raise UserError(problem, "the models chosen", "Choose fewer models, smaller levels or a shorter context.", code="MEMORY")
 
 
+class DroppedError(Exception):
+    """The page has moved on, so that nobody waits for this answer any more."""
+
+
 class Ask:
     """One question to several models at once. Iterate `watch`; closing it, or `stop`, ends every answer."""
 
@@ -173,8 +178,9 @@ class Ask:
         self._pool, self._asked, self._sampling = pool, asked, sampling
         self._places = pool.take([source for source, _ in asked], context_length)
         self._stopped = threading.Event()
+        self.is_dropped = False
 
-    def watch(self) -> Iterator[list[Column]]:
+    def watch(self) -> Generator[list[Column]]:
         """The columns whenever they have grown, and at least twice a second; the last ones are whole."""
         threads = [threading.Thread(target=self._answer, args=(index,), daemon=True) for index in range(len(self.columns))]
         for thread in threads:
@@ -197,17 +203,17 @@ class Ask:
         if self._stopped.is_set():
             return
         self._stopped.set()
-        for place in self._writing():
+        for place in self._in("loading", "writing"):
             place.engine.stop()
         threading.Thread(target=self._insist, daemon=True).start()
 
     def _insist(self) -> None:
         time.sleep(PATIENCE_S)
-        for place in self._writing():
+        for place in self._in("writing"):
             place.engine.close()
 
-    def _writing(self) -> list[Place]:
-        return [place for column, place in zip(self.columns, self._places, strict=True) if column.state == "writing"]
+    def _in(self, *states: str) -> list[Place]:
+        return [place for column, place in zip(self.columns, self._places, strict=True) if column.state in states]
 
     def _tidy(self, threads: Sequence[threading.Thread]) -> None:
         for thread in threads:
@@ -222,7 +228,10 @@ class Ask:
         try:
             column.state = "loading"
             place.engine.ready()
-            column.state = "writing"
+            column.state = "writing"  # from here on `stop` reaches the model
+            if self._stopped.is_set():
+                column.stop = "stopped"
+                return
             for piece in place.engine.stream(asked, self._sampling, with_adapter=source.with_adapter):
                 column.add(piece)
                 if self._stopped.is_set():
@@ -261,12 +270,22 @@ _asks: dict[str, Ask] = {}  # by page
 
 
 def ask(page: str, asked: Sequence[tuple[Source, Asked]], sampling: Sampling, context_length: int | None = None) -> Iterator[list[Column]]:
-    """Ask on behalf of `page`; a question that this page still has open is stopped first."""
+    """Ask on behalf of `page`; a question that this page still has open is stopped first.
+
+    Raises:
+        DroppedError: the page has dropped the question meanwhile.
+    """
     stop(page)
     question = Ask(_pool, asked, sampling, context_length)
     _asks[page] = question
     try:
-        yield from question.watch()
+        with closing(question.watch()) as watching:
+            for columns in watching:
+                if question.is_dropped:
+                    raise DroppedError
+                yield columns
+        if question.is_dropped:
+            raise DroppedError
     finally:
         if _asks.get(page) is question:
             del _asks[page]
@@ -276,3 +295,16 @@ def stop(page: str) -> None:
     """End what `page` has asked; it keeps what was written so far."""
     if question := _asks.get(page):
         question.stop()
+
+
+def drop(page: str) -> bool:
+    """As `stop`, but what was written is not kept either: the page's conversation has changed. Whether anything was asked."""
+    question = _asks.get(page)
+    if question:
+        question.is_dropped = True
+        question.stop()
+    return question is not None
+
+
+def is_asking(page: str) -> bool:
+    return page in _asks

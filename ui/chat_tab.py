@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ from ui.chat_view import Turn
 from ui.opening import opening, said
 from ui.shell import CHAT, Shell, listen_api
 
-KEPT_TURNS = 20
+KEPT_BYTES = 2_000_000  # of the conversation; a browser keeps about 5 MB of all that a page stores
 LONGEST_PROMPT = 20_000  # characters
 
 
@@ -159,17 +160,27 @@ def ask_changed(
 def _answers(
     page: str, ids: list[str], prompt: str, turns: list[Turn], values: dict[str, Any], caller: Caller, **noted: Any
 ) -> Iterator[tuple[Any, ...]]:
+    if len(json.dumps(turns, ensure_ascii=False).encode(errors="replace")) > KEPT_BYTES:
+        remedy = "Save it, then begin a new conversation, or delete some of its turns."
+        raise UserError("The conversation is as long as the browser can keep.", "the conversation", remedy)
     sampling = chat_knobs.sampling_of(caller, values)
     asked = [(source, asked_of(source, prompt, turns, values)) for source in chosen(ids, prompt, caller)]
     answers: list[chat_view.Answer] = []
     box, button = gr.Textbox(submit_btn=False, stop_btn="Stop"), gr.Button(interactive=False)
-    with chat_guests.turn(caller):
-        for columns in chat_pool.ask(page, asked, sampling, chat_knobs.context_of(values["context_length"], caller)):
-            answers = chat_view.answers_of(columns)
-            shown = chat_view.transcript([*turns, {"prompt": prompt, "answers": answers}])
-            yield shown, gr.skip(), box, button
-            box = button = gr.skip()
-    turns = [*turns, {"prompt": prompt, "answers": answers} | noted][-KEPT_TURNS:]
+    try:
+        with chat_guests.turn(caller):
+            chat_pool.drop(page)
+            for columns in chat_pool.ask(page, asked, sampling, chat_knobs.context_of(values["context_length"], caller)):
+                answers = chat_view.answers_of(columns)
+                shown = chat_view.transcript([*turns, {"prompt": prompt, "answers": answers}])
+                yield shown, gr.skip(), box, button
+                box = button = gr.skip()
+    except chat_pool.DroppedError:  # what the page shows now is another handler's
+        is_free = not chat_pool.is_asking(page)
+        box = gr.Textbox(submit_btn="Ask", stop_btn=False) if is_free else gr.skip()
+        yield gr.skip(), gr.skip(), box, gr.Button(interactive=True) if is_free else gr.skip()
+        return
+    turns = [*turns, {"prompt": prompt, "answers": answers} | noted]
     yield chat_view.transcript(turns), turns, gr.Textbox("", submit_btn="Ask", stop_btn=False), gr.Button(interactive=True)
 
 
@@ -200,8 +211,9 @@ def chosen(ids: list[str], prompt: str, caller: Caller) -> list[Source]:
 
 @allowed("public")
 def take_back(request: gr.Request, turns: list[Turn]) -> tuple[str, list[Turn], Any]:
-    """The conversation without its last turn, whose question is back in the box."""
-    chat_pool.stop(str(request.session_hash))
+    """The conversation without its last turn, whose question is back in the box. While one is answered, that is the last one."""
+    if chat_pool.drop(str(request.session_hash)):
+        return chat_view.transcript(turns), turns, gr.skip()
     if not turns:
         return "", [], gr.skip()
     return chat_view.transcript(turns[:-1]), turns[:-1], turns[-1]["prompt"]
@@ -225,7 +237,7 @@ def stop_asking(request: gr.Request) -> tuple[()]:
 
 @allowed("public")
 def forget(request: gr.Request) -> tuple[str, list[Turn], str]:
-    chat_pool.stop(str(request.session_hash))
+    chat_pool.drop(str(request.session_hash))
     return "", [], ""
 
 

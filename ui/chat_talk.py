@@ -1,4 +1,7 @@
-"""What one can do with a conversation: change, delete, fork, save, open again, write out, train on."""
+"""What one can do with a conversation: change, delete, fork, save, open again, write out, train on.
+
+What changes the conversation drops the question that is being answered, which belongs to the conversation as it was.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import gradio as gr
 from core.chat import talks, turns
 from core.data import writer
 from core.errors import UserError
-from ui import chat_sources, chat_view, downloads, picks
+from ui import chat_pool, chat_sources, chat_view, downloads, picks
 from ui.access import Caller, allowed
 from ui.chat_view import Turn
 from ui.shell import DATASET, Shell
@@ -110,11 +113,12 @@ def show_words(message: str, of: list[Turn]) -> str:
 
 
 @allowed("public")
-def keep_words(of: list[Turn], message: str, words: str) -> tuple[str, list[Turn]]:
+def keep_words(request: gr.Request, of: list[Turn], message: str, words: str) -> tuple[str, list[Turn]]:
     """Other words in one message; the rest stays as it is, and the models read the change from the next question on."""
     index, source_id = place_of(message, of)
     if not words.strip():
         raise UserError("A message cannot be empty.", "its words", "Write something, or delete the turn.")
+    chat_pool.drop(str(request.session_hash))
     changed = (
         turns.with_answer(of, index, source_id, words) if source_id else [*of[:index], of[index] | {"prompt": words}, *of[index + 1 :]]
     )
@@ -122,18 +126,20 @@ def keep_words(of: list[Turn], message: str, words: str) -> tuple[str, list[Turn
 
 
 @allowed("public")
-def delete_turn(of: list[Turn], message: str) -> tuple[str, list[Turn]]:
+def delete_turn(request: gr.Request, of: list[Turn], message: str) -> tuple[str, list[Turn]]:
     index, _ = place_of(message, of)
+    chat_pool.drop(str(request.session_hash))
     left = turns.without(of, index)
     return chat_view.transcript(left), left
 
 
 @allowed("owner")
-def fork(of: list[Turn], message: str, models: list[str], system: str) -> tuple[str, list[Turn], gr.Dropdown]:
+def fork(request: gr.Request, of: list[Turn], message: str, models: list[str], system: str) -> tuple[str, list[Turn], gr.Dropdown]:
     """Save the whole conversation, and go on from here with a copy that ends after the chosen turn."""
     index, _ = place_of(message, of)
     talks.save(of, system=system, models=models or ())
     kept = of[: index + 1]
+    chat_pool.drop(str(request.session_hash))
     return chat_view.transcript(kept), kept, _saved()
 
 
@@ -153,8 +159,9 @@ def save(of: list[Turn], models: list[str], system: str) -> gr.Dropdown:
 
 
 @allowed("owner")
-def open_saved(identifier: str, caller: Caller) -> tuple[str, list[Turn], gr.Dropdown, str]:
+def open_saved(request: gr.Request, identifier: str, caller: Caller) -> tuple[str, list[Turn], gr.Dropdown, str]:
     talk = talks.load(identifier)
+    chat_pool.drop(str(request.session_hash))
     choices = chat_sources.everything(caller)
     models = picks.known(talk.models, choices)
     return chat_view.transcript(talk.turns), list(talk.turns), gr.Dropdown(choices, value=models, multiselect=True), talk.system

@@ -69,18 +69,20 @@ def build(shell: Shell, models: Any, knobs: dict[str, Any], slot: Any) -> None:
 def offer_prompts(picked: list[str], caller: Caller) -> gr.Dropdown:
     """First questions of the conversations that the first model was not trained on; the owner's data is shown to the owner."""
     from core.running import runs
-    from core.training.samples import conversations_of
+    from core.training.samples import held_out_of
 
     found = chat_sources.find(picked or [], caller)
     run_id = next((source.artifact.run_id for source in found if source.artifact and source.artifact.run_id), None)
     if not run_id or not caller.may("owner"):
         return gr.Dropdown([], value=None)
     try:
-        _, held_out = conversations_of(runs.folder(run_id))
+        asked = (next((turn.content for turn in one.turns if turn.role == "user"), "") for one in held_out_of(runs.folder(run_id)))
+        questions: dict[str, None] = {}  # in order, each once
+        while len(questions) < OFFERED and (question := next(asked, None)) is not None:
+            questions |= {question: None} if question else {}
     except (UserError, OSError):
         return gr.Dropdown([], value=None)  # the dataset, or the run's folder, is gone
-    questions = [next((turn.content for turn in one.turns if turn.role == "user"), "") for one in held_out]
-    return gr.Dropdown(list(dict.fromkeys(question for question in questions if question))[:OFFERED], value=None)
+    return gr.Dropdown(list(questions), value=None)
 
 
 @allowed("public")
@@ -103,7 +105,7 @@ def ask_blind(request: gr.Request, ids: list[str], prompt: str, *, caller: Calle
     asked = [(source, [*system, {"role": "user", "content": prompt}]) for source in drawn]
     waiting = tuple(gr.Button(interactive=False) for _ in VERDICTS)
     columns: list[chat_pool.Column] = []
-    for columns in chat_pool.ask(page, asked, sampling, chat_knobs.context_of(values["context_length"], caller)):
+    for columns in chat_pool.ask(f"vote-{page}", asked, sampling, chat_knobs.context_of(values["context_length"], caller)):
         yield chat_view.arena(prompt, columns), gr.Button(interactive=False), *waiting
     if any(column.error for column in columns):
         yield chat_view.arena(prompt, columns), gr.Button(interactive=True), *waiting

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.chat.engine import Messages
+from core.chat.engine import Answering, Messages
 from core.chat.sampling import Sampling
 from core.chat.sources import Source
 from core.errors import UserError
@@ -89,15 +89,26 @@ def answers(
     """
     total = len(sources) * len(prompts)
     for number, source in enumerate(sources):
-        engine = source.open(key=key)
+        failed, engine = _opened(source, key)
         try:
             for index, messages in enumerate(prompts):
                 record = {"artifact": source.id, "level": source.level, "index": index, "prompt": messages[-1]["content"], "answer": ""}
-                yield record | _answer(engine.stream(messages, sampling, with_adapter=source.with_adapter))
+                if engine:
+                    yield record | _answer(engine.stream(messages, sampling, with_adapter=source.with_adapter))
+                else:
+                    yield record | failed
                 if on_progress:
                     on_progress(number * len(prompts) + index + 1, total)
         finally:
-            engine.close()
+            if engine:
+                engine.close()
+
+
+def _opened(source: Source, key: str) -> tuple[dict[str, Any], Answering | None]:
+    try:
+        return {}, source.open(key=key)
+    except UserError as error:
+        return {"error": error.as_dict()}, None
 
 
 def _answer(pieces: Iterator[Any]) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -29,13 +30,9 @@ class Endpoint:
     """
 
     def __init__(self, url: str, model: str = "", key: str = "") -> None:
-        self.url, self.model = checked_url(url), model
-        self._client = httpx.Client(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(SILENCE_S, connect=CONNECT_S),
-            follow_redirects=False,
-            trust_env=False,
-        )
+        self.url, self.model, self._key = checked_url(url), model, key
+        self._client = self._new_client()
+        self._socket: socket.socket | None = None  # of the request that goes on
         self._stopped = False
 
     def __enter__(self) -> Self:
@@ -45,11 +42,14 @@ class Endpoint:
         self.close()
 
     def ready(self) -> Self:
-        """Ask the endpoint for its models; the first one is taken when none was named.
+        """Ask the endpoint for its models; the first one is taken when none was named. What was closed is opened again.
 
         Raises:
             UserError: it does not answer, refuses the key, or has no model.
         """
+        self._stopped = False
+        if self._client.is_closed:
+            self._client = self._new_client()
         if not self.model:
             named = [str(entry.get("id", "")) for entry in self._json("/models").get("data", []) if isinstance(entry, dict)]
             if not named:
@@ -60,7 +60,6 @@ class Endpoint:
     def stream(self, asked: Asked, sampling: Sampling | None = None, *, with_adapter: bool = True) -> Iterator[Piece]:
         """As `core.chat.engine.Engine.stream`; `with_adapter` has no meaning here."""
         self.ready()
-        self._stopped = False
         knobs = sampling or Sampling()
         path, body = _request(asked, self.model, knobs)
         stats = Stats(0, 0, 0)
@@ -69,9 +68,8 @@ class Endpoint:
         with ExitStack() as stack:
             for event in self._events(stack, path, body):
                 if self._stopped:
-                    done = "stopped"
                     break
-                text, ended = _read(event)
+                text, ended = self._read(event)
                 done = STOPS.get(ended, ended) if ended else done
                 if not text:
                     continue
@@ -82,7 +80,7 @@ class Endpoint:
                 elif now > first_at:
                     stats.tokens_per_s = (stats.generated_tokens - 1) / (now - first_at)
                 yield Piece(text)
-        yield Piece("", done=done, stats=asdict(stats))
+        yield Piece("", done="stopped" if self._stopped else done, stats=asdict(stats))
 
     def rendered(self, asked: Asked) -> Rendered:
         """Raises UserError, except for a raw text: an endpoint does not tell how it renders."""
@@ -91,24 +89,43 @@ class Endpoint:
         raise UserError("An endpoint does not say how it renders a conversation.", self.url, "Ask a model of this machine.")
 
     def stop(self) -> None:
-        """The stream ends at its next piece."""
+        """Hang up: what is being asked ends at once, even where nothing comes; to close a connection would not wake its reader."""
         self._stopped = True
+        if self._socket:
+            with suppress(OSError):  # it has ended by itself
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._client.close()
 
+    def _new_client(self) -> httpx.Client:
+        return httpx.Client(
+            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+            timeout=httpx.Timeout(SILENCE_S, connect=CONNECT_S),
+            limits=httpx.Limits(max_keepalive_connections=0),  # each request has a connection of its own, which `stop` can end
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+    def _connected(self, event: str, info: dict[str, Any]) -> None:
+        """Hear from httpx which socket the request has (https://www.encode.io/httpcore/extensions/#trace)."""
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            self._socket = info["return_value"].get_extra_info("socket")
+            if self._stopped:
+                self.stop()
+
     def _json(self, path: str) -> dict[str, Any]:
         try:
-            answer = self._client.get(self.url + path)
+            answer = self._client.get(self.url + path, extensions={"trace": self._connected})
             self._check(answer)
             found = answer.json()
         except (httpx.HTTPError, ValueError):
             raise self._silent() from None
         return found if isinstance(found, dict) else {}
 
-    def _events(self, stack: ExitStack, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def _events(self, stack: ExitStack, path: str, body: dict[str, Any]) -> Iterator[Any]:
         try:
-            answer = stack.enter_context(self._client.stream("POST", self.url + path, json=body))
+            answer = stack.enter_context(self._client.stream("POST", self.url + path, json=body, extensions={"trace": self._connected}))
             if answer.status_code != 200:
                 answer.read()
             self._check(answer)
@@ -126,6 +143,23 @@ class Endpoint:
         if answer.status_code != 200:
             said = answer.text[:200]
             raise UserError(f"The endpoint answered {answer.status_code}: {said}", self.url, "Check its address and its model.", code="NET")
+
+    def _read(self, event: Any) -> tuple[str, str]:
+        """(text, why it ended or empty) of one event.
+
+        Raises:
+            UserError: the event tells of an error, or is nothing that an endpoint of this kind sends.
+        """
+        if isinstance(event, dict) and (error := event.get("error")):
+            said = str(error.get("message") or error) if isinstance(error, dict) else str(error)
+            raise UserError(f"The endpoint broke off: {said[:200]}", self.url, "Ask again; its own log says more.", code="NET")
+        choices = event.get("choices") or [{}] if isinstance(event, dict) else None
+        choice = choices[0] if isinstance(choices, list) else None
+        delta = (choice.get("delta") or {}) if isinstance(choice, dict) else None
+        if not isinstance(choice, dict) or not isinstance(delta, dict):
+            remedy = "Check that its address is that of an OpenAI-compatible endpoint."
+            raise UserError("The endpoint sent something that is no part of an answer.", self.url, remedy, code="NET")
+        return str(delta.get("content") or choice.get("text") or ""), str(choice.get("finish_reason") or "")
 
     def _silent(self) -> UserError:
         return UserError("The endpoint does not answer.", self.url, "Check that it runs and that the address ends in /v1.", code="NET")
@@ -167,10 +201,3 @@ def _request(asked: Asked, model: str, sampling: Sampling) -> tuple[str, dict[st
     if isinstance(asked, str):
         return "/completions", body | {"prompt": asked}
     return "/chat/completions", body | {"messages": asked}
-
-
-def _read(event: dict[str, Any]) -> tuple[str, str]:
-    """(text, why it ended or empty) of one event."""
-    choice = next(iter(event.get("choices") or ()), {})
-    text = (choice.get("delta") or {}).get("content") or choice.get("text") or ""
-    return str(text), str(choice.get("finish_reason") or "")

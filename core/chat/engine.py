@@ -21,6 +21,7 @@ from core.export.artifacts import Artifact
 from core.export.header import gguf_header
 from core.paths import PROJECT
 from core.process import child_environment, describe_exit
+from core.training import models
 
 __all__ = ["Answering", "Asked", "Engine", "Messages", "Piece", "Rendered", "Sampling", "batch_answers", "open_engine"]
 
@@ -270,15 +271,24 @@ def child_payload(artifact: Artifact, context_length: int, threads: int | None =
         return wanted | {"path": str(artifact.gguf_path)}
     if artifact.kind == "merged":
         return wanted | {"folder": str(artifact.folder), "adapter": None, "tokenizer": str(artifact.folder)}
-    base = Path(artifact.base_path or "")
-    if not artifact.base_path or not (base / "config.json").is_file():
+    base = base_here(artifact)
+    if base is None:
+        named = artifact.base_model or artifact.base_path or ""
+        fetch = f"Fetch it with `hf download {named}`" if models.HUB_ID.fullmatch(named) else "Fetch the base model"
         raise UserError(
-            f"The base model of {artifact.name} is not on this machine.",
-            str(artifact.base_path or artifact.base_model),
-            "Fetch the base model first, or merge the adapter where it is.",
+            f"The base model of {artifact.name} is not on this machine.", named, f"{fetch} first, or merge the adapter where its base is."
         )
     tokenizer = artifact.folder if (artifact.folder / "tokenizer.json").is_file() else base
     return wanted | {"folder": str(base), "adapter": str(artifact.folder), "tokenizer": str(tokenizer)}
+
+
+def base_here(adapter: Artifact) -> Path | None:
+    """The folder of an adapter's base: where it lay in training, or in the Hub's cache; nothing is fetched for a chat."""
+    if adapter.base_path and (Path(adapter.base_path) / "config.json").is_file():
+        return Path(adapter.base_path)
+    if adapter.base_model and models.HUB_ID.fullmatch(adapter.base_model):
+        return models.here(adapter.base_model, adapter.base_revision)
+    return None
 
 
 def batch_answers(artifact: Artifact, prompts: Sequence[Messages], max_tokens: int, *, log: Path | None = None) -> list[str]:

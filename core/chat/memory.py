@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from core import paths
-from core.chat.engine import CONTEXT_LENGTH
+from core.chat.engine import CONTEXT_LENGTH, base_here
 from core.chat.sources import Source
 from core.export.artifacts import Artifact
 from core.export.header import cache_bytes, gguf_header
@@ -28,7 +28,7 @@ def _artifact_bytes(artifact: Artifact, context_length: int) -> int:
         header = gguf_header(artifact.gguf_path)
         length = min(context_length, header.context_length or context_length)
         return LLAMA_BYTES + artifact.size_bytes + cache_bytes(header, length)
-    base = Path(artifact.base_path) if artifact.kind == "adapter" and artifact.base_path else artifact.folder
+    base = (base_here(artifact) or Path(artifact.base_path or artifact.folder)) if artifact.kind == "adapter" else artifact.folder
     config = _config(base)
     weights = sum(file.stat().st_size for file in base.glob("*.safetensors")) if base.is_dir() else 0
     stored_bytes = 4 if (config.get("dtype") or config.get("torch_dtype")) == "float32" else 2

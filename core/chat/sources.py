@@ -6,14 +6,19 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from core import paths
 from core.chat.endpoint import Endpoint, checked_url
 from core.chat.engine import Answering, open_engine
 from core.errors import UserError
 from core.export import artifacts
-from core.export.artifacts import Artifact
+from core.export.artifacts import Artifact, FileEntry
+from core.export.split import PART
+from core.hubclient import api
+from core.training import models
 from core.training.models import HUB_ID
 
 BASE = "@base"  # behind an adapter's id: the same process with the adapter switched off
+MOST_NAMED = 5  # files of a repository in a hint
 HUB_FILE = re.compile(r"([\w.-]+/[\w.-]+)/([\w./-]+\.gguf)")
 
 
@@ -44,6 +49,14 @@ class Source:
         return Endpoint(self.url, self.model, key)
 
 
+def _resolved(reference: str) -> Artifact:
+    """As `artifacts.resolve`; what lies outside this workspace's runs goes by its path, because its manifest's id may be taken."""
+    artifact = artifacts.resolve(reference)
+    if artifact.folder.resolve().is_relative_to(paths.runs_dir().resolve()):
+        return artifact
+    return artifact.model_copy(update={"id": str(artifact.gguf_path if artifact.kind == "gguf" else artifact.folder)})
+
+
 def of_artifact(artifact: Artifact, *, with_adapter: bool = True) -> Source:
     if artifact.kind == "adapter" and not with_adapter:
         return Source(artifact.id + BASE, artifact.name, "adapter off", artifact, with_adapter=False)
@@ -67,7 +80,7 @@ def resolve(reference: str, token: str | None = None, *, allow_paths: bool = Tru
         return Source(f"{url}#{model}", model or url, "endpoint", url=url, model=model)
     wanted, at, rest = reference.rpartition("@")
     if at + rest == BASE:
-        artifact = artifacts.resolve(wanted)
+        artifact = _resolved(wanted)
         if artifact.kind != "adapter":
             raise UserError(f"{wanted} is a {artifact.kind} artifact.", reference, "Only an adapter can be switched off.")
         return of_artifact(artifact, with_adapter=False)
@@ -75,23 +88,48 @@ def resolve(reference: str, token: str | None = None, *, allow_paths: bool = Tru
         if found := HUB_FILE.fullmatch(reference):
             return of_artifact(_hub_file(found[1], found[2], token))
         if HUB_ID.fullmatch(reference):
-            from core.training.models import resolve as fetch
-
-            model = fetch(reference, token=token)
-            return of_artifact(artifacts.resolve(str(model.path)).model_copy(update={"name": reference}))
+            return of_artifact(_hub_model(reference, token).model_copy(update={"name": reference}))
     if not allow_paths:
         raise UserError(f"{reference!r} is not the name of a model on the Hub.", "the model", "Give it as USER/NAME.")
-    return of_artifact(artifacts.resolve(reference))
+    return of_artifact(_resolved(reference))
+
+
+def _hub_model(repo: str, token: str | None) -> Artifact:
+    try:
+        return _resolved(str(models.resolve(repo, token=token).path))
+    except UserError:
+        named = _gguf_files(repo, token)
+        if not named:
+            raise
+        some = ", ".join(f"{repo}/{name}" for name in named[:MOST_NAMED]) + (" ..." if len(named) > MOST_NAMED else "")
+        raise UserError(f"{repo} holds GGUF files; one of them has to be named.", repo, f"Name one: {some}") from None
+
+
+def _gguf_files(repo: str, token: str | None) -> list[str]:
+    """The GGUF files of a repository, each split one by its first part; none where the Hub does not say."""
+    import httpx
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    try:
+        found = sorted(api(token).list_repo_files(repo))
+    except (OfflineModeIsEnabled, HFValidationError, HfHubHTTPError, httpx.HTTPError, OSError):
+        return []
+    parts = {name: PART.search(name) for name in found if name.endswith(".gguf")}
+    return [name for name, part in parts.items() if part is None or int(part[1]) == 1]
 
 
 def _hub_file(repo: str, name: str, token: str | None) -> Artifact:
+    """A GGUF file of the Hub; all parts of one that is split."""
     import httpx
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    part = PART.search(name)
+    names = [f"{name[: part.start()]}-{number:05}-of-{part[2]}.gguf" for number in range(1, int(part[2]) + 1)] if part else [name]
     try:
-        path = hf_hub_download(repo, name, token=token)
+        fetched = [Path(hf_hub_download(repo, each, token=token)) for each in names]
     except (HFValidationError, HfHubHTTPError, httpx.HTTPError, OSError):
         remedy = "Check the spelling and the network; a private or gated model needs `hf auth login`."
         raise UserError(f"{name} of {repo} could not be fetched from the Hub.", repo, remedy, code="NET") from None
-    return artifacts.resolve(path)
+    files = tuple(FileEntry(name=path.name, size_bytes=path.stat().st_size, sha256="") for path in fetched)
+    return _resolved(str(fetched[0])).model_copy(update={"files": files})

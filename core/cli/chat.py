@@ -91,7 +91,10 @@ def compare(
     max_tokens: MaxTokens = 256,
     json: Json = False,
 ) -> None:
-    """Write every model's answer to every prompt as JSONL, and show how often the models agree with the first one."""
+    """Write every model's answer to every prompt as JSONL, and show how often the models agree with the first one.
+
+    Ctrl-C ends it and keeps the answers that are there.
+    """
     import orjson
 
     from core.chat import compare as comparing
@@ -103,11 +106,15 @@ def compare(
     sampling = Sampling(temperature=temperature, seed=seed, max_tokens=max_tokens)
     screen = console(json)
     records: list[dict[str, Any]] = []
+    total = len(found) * len(questions)
     with replacing(out.absolute()) as partial, partial.open("wb") as file, screen.status("Asking") as status:
-        for record in comparing.answers(found, questions, sampling, key=os.environ.get(KEY_VARIABLE, "")):
-            file.write(orjson.dumps(record) + b"\n")
-            records.append(record)
-            status.update(f"{len(records):,} of {len(found) * len(questions):,} answers")
+        try:
+            for record in comparing.answers(found, questions, sampling, key=os.environ.get(KEY_VARIABLE, "")):
+                file.write(orjson.dumps(record) + b"\n")
+                records.append(record)
+                status.update(f"{len(records):,} of {total:,} answers")
+        except KeyboardInterrupt:
+            screen.print(f"Ended after {len(records):,} of {total:,} answers, which are kept.", markup=False)
     lines = comparing.agreement(found, records)
     table = Table("model", "same answer", "same beginning", "tokens/s", "failed", box=None, pad_edge=False)
     for source, line in zip(found, lines, strict=True):
@@ -117,7 +124,7 @@ def compare(
         )
     screen.print(table)
     screen.print(f"{len(records):,} answers written to {out}", markup=False)
-    failed = any(line.errors for line in lines)
+    failed = len(records) < total or any(line.errors for line in lines)
     finish(json, {"out": str(out), "prompts": len(questions), "agreement": [vars(line) for line in lines]}, 1 if failed else 0)
 
 

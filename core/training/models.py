@@ -112,6 +112,18 @@ def tokenizer_here(name: str) -> Path | None:
         return None
 
 
+def here(name: str, revision: str | None = None) -> Path | None:
+    """The folder of the Hub model `name`, without asking the Hub; None where it has not been fetched, or not as a whole."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=FETCHED, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    return folder if is_whole(folder) else None
+
+
 def _fetch(name: str, revision: str | None, token: str | None) -> ModelRef:
     folder = _snapshot(name, revision, token, FETCHED)
     return ModelRef(name, check_folder(folder), revision=folder.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,12 @@ def conversations_of(run_dir: Path) -> tuple[list[Conversation], list[Conversati
     """The conversations that the run trains on, and those it never trains on."""
     (train, train_rows), (held_out, eval_rows) = _sides(run_dir)
     return [train[row] for row in train_rows], [held_out[row] for row in eval_rows]
+
+
+def held_out_of(run_dir: Path) -> Iterator[Conversation]:
+    """The conversations that the run never trains on, each read when it is asked for."""
+    _, (held_out, rows) = _sides(run_dir)
+    return (held_out[row] for row in rows)
 
 
 def rows_of(run_dir: Path, tokenizer: ChatTokenizer) -> tuple[Rows, Rows]:

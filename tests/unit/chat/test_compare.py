@@ -5,11 +5,13 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from core.chat.compare import agreement, answers, read_prompts, shared_words
 from core.chat.engine import Engine
 from core.chat.sampling import Sampling
 from core.chat.sources import Source
+from core.cli.app import app
 from core.data.tokenizer import VICUNA_TEMPLATE
 from core.errors import UserError
 from core.export.artifacts import Artifact
@@ -20,6 +22,8 @@ class Toy(Source):
     """A source whose model runs in the toy child."""
 
     def open(self, **_):
+        if self.name == "homeless":
+            raise UserError("The base model of homeless is not on this machine.", "org/base", "Fetch it.")
         payload = {"template": VICUNA_TEMPLATE} | ({"crash": True} if self.name == "broken" else {})
         return Engine(Artifact(id=self.id, kind="gguf", name=self.name), TOY, payload)
 
@@ -67,6 +71,27 @@ def test_answers_and_agreement_of_models_one_of_which_fails():
     assert all(record["error"]["code"] == "CRASH" for record in records[4:]) and done[-1] == (6, 6)
     lines = agreement(sources, records)
     assert [(line.same, line.answers, line.errors) for line in lines] == [(2, 2, 0), (2, 2, 0), (0, 0, 2)]
+
+
+def test_a_model_that_cannot_be_opened_fails_alone():
+    sources = [Toy("a", "A", "q8_0"), Toy("b", "homeless", "adapter"), Toy("c", "C", "q4_0")]
+    records = list(answers(sources, [[{"role": "user", "content": "one"}]], Sampling()))
+    assert [record["answer"] for record in records] == ["one", "", "one"]
+    assert "not on this machine" in records[1]["error"]["problem"]
+    assert [line.errors for line in agreement(sources, records)] == [0, 1, 0]
+
+
+def test_answers_are_kept_when_the_comparison_is_interrupted(tmp_path, monkeypatch):
+    def interrupted(found, questions, *_, **__):
+        yield {"artifact": "a", "level": "q8_0", "index": 0, "prompt": "one", "answer": "one"}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("core.chat.compare.answers", interrupted)
+    monkeypatch.setattr("core.cli.chat._resolve", lambda references: [Toy("a", "A", "q8_0"), Toy("b", "B", "q4_0")])
+    out = tmp_path / "answers.jsonl"
+    ran = CliRunner().invoke(app, ["compare", str(write(tmp_path, '"one"')), "a", "b", "-o", str(out)])
+    assert ran.exit_code == 1 and json.loads(out.read_text(encoding="utf-8"))["answer"] == "one"
+    assert "Ended after 1 of 2 answers" in ran.output
 
 
 def test_the_share_of_a_common_beginning():

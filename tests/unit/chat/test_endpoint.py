@@ -13,7 +13,7 @@ from core.errors import UserError
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Says back the last message, word by word; ``forever`` does not end, ``broken`` breaks off."""
+    """Says back the last message, word by word; ``forever`` does not end, ``broken`` breaks off, ``silent`` says nothing after a word."""
 
     def log_message(self, *_):
         pass
@@ -35,12 +35,19 @@ class Handler(BaseHTTPRequestHandler):
             return self.end_headers()
         self.send_response(200)
         self.end_headers()
+        if said.startswith(("{", "[")):
+            self.wfile.write(b"data: " + said.encode() + b"\n\n")
+            return None
         words = iter(lambda: "word", None) if said == "forever" else said.split()
         try:
             for word in words:
                 choice = {"text": word + " "} if "prompt" in body else {"delta": {"content": word + " "}}
                 self.wfile.write(b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n")
                 self.wfile.flush()
+                if said == "silent":
+                    self.connection.settimeout(30)
+                    self.server.left.set() if not self.rfile.read(1) else None
+                    return None
                 if said == "broken":
                     self.wfile.write(b"data: {not json\n\n")
                 time.sleep(0.01)
@@ -102,6 +109,30 @@ def test_stopping_ends_the_answer_and_hangs_up(endpoint, server):
             endpoint.stop()
     assert pieces[-1].done == "stopped" and len(pieces) < 10
     assert server.left.wait(10)
+
+
+def test_stopping_wakes_an_endpoint_that_says_nothing_and_it_answers_again(endpoint, server):
+    pieces = []
+    for piece in endpoint.stream(ask("silent")):
+        pieces.append(piece)
+        if piece.text:
+            threading.Timer(0.2, endpoint.stop).start()
+    assert [piece.text for piece in pieces] == ["silent ", ""] and pieces[-1].done == "stopped"
+    assert server.left.wait(10), "the endpoint was not hung up on"
+    endpoint.model = ""  # so that it is asked for its models once more
+    endpoint.close()  # as the pool does with what does not listen
+    assert [piece.done for piece in endpoint.ready().stream(ask("again"))][-1] == "eos"
+
+
+@pytest.mark.parametrize(
+    ("event", "problem"),
+    [('{"error": {"message": "out of memory"}}', "broke off: out of memory"), ('{"error": "busy"}', "broke off: busy"),
+     ("[1]", "no part of an answer"), ('{"choices": {"a": 1}}', "no part of an answer"), ('{"choices": [7]}', "no part of an answer"),
+     ('{"choices": [{"delta": "x"}]}', "no part of an answer")],
+)  # fmt: skip
+def test_an_event_of_an_error_or_of_something_else_becomes_a_sentence(endpoint, event, problem):
+    with pytest.raises(UserError, match=problem):
+        list(endpoint.stream(ask(event)))
 
 
 @pytest.mark.parametrize(

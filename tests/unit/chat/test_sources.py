@@ -1,13 +1,20 @@
 """Whatever one may chat with is found by its name, and nothing else is."""
 
 import json
+import shutil
 
 import pytest
 
+from core import hubclient
 from core.chat import memory, sources
+from core.cli import chat
 from core.errors import UserError
+from core.export import artifacts
 from core.export.artifacts import Artifact
 from core.paths import STARTER
+from tests.hub.repos import Repo
+from tests.hub.server import Hub
+from tests.unit.export.gguf_files import GOOD
 
 
 @pytest.fixture
@@ -44,6 +51,50 @@ def test_an_endpoint_is_named_by_its_address_and_model():
 def test_other_addresses_are_refused(address):
     with pytest.raises(UserError, match="not the address of an endpoint"):
         sources.resolve(address)
+
+
+def test_folders_outside_the_runs_are_told_apart_by_their_paths(workspace, tmp_path):
+    """Both manifests say the same id, as does that of a run's own artifact."""
+    run = workspace / "runs" / "r" / "artifacts" / "merged"
+    for folder in (tmp_path / "one", tmp_path / "two", run):
+        shutil.copytree(STARTER, folder)
+        artifacts.write(Artifact(id="merged", kind="merged", name="m"), folder)
+    found = [sources.resolve(str(folder)) for folder in (tmp_path / "one", tmp_path / "two", run)]
+    assert [source.id for source in found] == [str(tmp_path / "one"), str(tmp_path / "two"), "merged"]
+    assert len({source.engine_id for source in found}) == 3
+    assert len(chat._resolve([str(tmp_path / "one"), str(tmp_path / "two"), str(tmp_path / "one")])) == 2
+
+
+@pytest.fixture
+def hub(tmp_path, workspace, monkeypatch):
+    from huggingface_hub import constants
+
+    parts = {f"q4-0000{number}-of-00003.gguf": GOOD for number in (1, 2, 3)}
+    repos = [
+        Repo("org/ggufs", parts | {"f16.gguf": GOOD, "README.md": b"#"}, kind="models"),
+        Repo("org/none", {"README.md": b"#"}, kind="models"),
+    ]
+    with Hub(repos) as running:
+        monkeypatch.setattr(hubclient, "FIRST_WAIT_S", 0.01)
+        monkeypatch.setattr(constants, "ENDPOINT", running.url)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.url + "/{repo_id}/resolve/{revision}/{filename}")
+        yield running
+
+
+def test_all_parts_of_a_split_file_are_fetched(hub):
+    artifact = sources.resolve("org/ggufs/q4-00002-of-00003.gguf").artifact
+    assert artifact.gguf_path.name == "q4-00001-of-00003.gguf"
+    assert len(list(artifact.folder.glob("q4-*.gguf"))) == 3 and artifact.size_bytes == 3 * artifact.gguf_path.stat().st_size
+    assert [file.name for file in sources.resolve("org/ggufs/f16.gguf").artifact.files] == ["f16.gguf"]
+
+
+def test_a_repository_of_gguf_files_asks_for_one_of_them(hub):
+    with pytest.raises(UserError, match="one of them has to be named") as refusal:
+        sources.resolve("org/ggufs")
+    assert refusal.value.remedy == "Name one: org/ggufs/f16.gguf, org/ggufs/q4-00001-of-00003.gguf"
+    with pytest.raises(UserError, match="config"):
+        sources.resolve("org/none")
 
 
 @pytest.mark.parametrize("reference", ["nothing-here", "../../etc", "", "a/b/c", "me/../../x.gguf"])

@@ -11,7 +11,11 @@ import huggingface_hub
 import pytest
 
 from core import hubclient, paths
+from core.chat.engine import base_here, child_payload
+from core.chat.memory import needed_bytes
+from core.chat.sources import of_artifact
 from core.errors import UserError
+from core.export.artifacts import Artifact
 from core.running import runs
 from core.training import models
 from core.training.presets import demo
@@ -58,6 +62,19 @@ def test_what_may_be_read_is_pinned_to_its_commit(name: str, hub: Hub) -> None:
     found = models.resolve(name, token=GOOD_TOKEN)
     assert found.revision == found.path.name and models.is_whole(found.path)
     assert models.tokenizer_here(name) == found.path
+
+
+def test_an_adapter_whose_base_is_named_by_its_hub_id_is_chatted_with_once_the_base_is_fetched(hub: Hub, tmp_path: Path) -> None:
+    adapter = Artifact(id="a", kind="adapter", name="Mine", base_model="org/open", base_path="org/open", folder=tmp_path)
+    with pytest.raises(UserError, match="base model of Mine is not on this machine") as caught:
+        child_payload(adapter, 64)
+    assert "`hf download org/open`" in caught.value.remedy and not hub.asked, "nothing is fetched for a chat"
+    models.outline("org/open")  # without the weights
+    assert base_here(adapter) is None
+    base = models.resolve("org/open").path
+    assert child_payload(adapter, 64)["folder"] == str(base) and base_here(adapter) == base
+    without = needed_bytes([of_artifact(adapter.model_copy(update={"base_model": None}))])
+    assert needed_bytes([of_artifact(adapter)]) > without
 
 
 def test_a_tokenizer_that_nobody_has_fetched_is_not_asked_for(hub: Hub) -> None:

@@ -100,6 +100,29 @@ def test_a_model_that_does_not_listen_is_ended_when_the_person_stops_it(pool, mo
     assert column.stop == "stopped" and column.error is None and column.text == "a "
 
 
+def test_a_model_that_is_stopped_while_it_loads_is_asked_nothing(pool):
+    question = ask(pool, ["a"], "one two")
+    loading, is_loaded = threading.Event(), threading.Event()
+    (place,) = question._places
+    place.engine.ready = lambda: (loading.set(), is_loaded.wait(30))
+    watching = question.watch()
+    next(watching)
+    assert loading.wait(30)
+    question.stop()
+    is_loaded.set()
+    *_, (column,) = watching
+    assert column.stop == "stopped" and place.engine.said == []
+
+
+def test_a_corrected_key_is_used_at_once(pool, monkeypatch):
+    monkeypatch.setattr(chat_pool, "keys", {"a": "wrong"})
+    (old,) = pool.take([model("a")])
+    pool.give_back([old])
+    chat_pool.keys["a"] = "right"
+    (new,) = pool.take([model("a")])
+    assert new is not old and old.engine.is_closed and pool.loaded() == ["a"]
+
+
 def test_closing_the_page_stops_the_models_within_two_seconds(pool):
     watching = ask(pool, ["a"], "word " * 2000).watch()
     next(watching)

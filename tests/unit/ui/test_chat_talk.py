@@ -1,15 +1,20 @@
 """What the Chat tab does with a conversation, without a page."""
 
 import json
+import threading
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
 from core.chat import talks, votes
-from core.chat.engine import Rendered
+from core.chat.engine import Piece, Rendered
 from core.chat.sampling import Sampling
+from core.data.dataset import Dataset
 from core.errors import UserError
 from core.export.artifacts import Artifact
+from tests.unit.data.files import talk
+from tests.unit.training.test_samples import imported, run_of
 from ui import chat_knobs, chat_pool, chat_sources, chat_tab, chat_talk, chat_view, chat_vote, picks
 from ui.access import Caller
 
@@ -45,15 +50,15 @@ def test_a_message_is_chosen_shown_changed_and_deleted():
     choices = call(chat_talk.list_messages, TURNS)[0].choices
     assert [value for _, value in choices] == ["0", "0:a", "1"] and choices[1][0] == "1. q4_0: I am M."
     assert call(chat_talk.show_words, "0:a", TURNS) == "I am M." and call(chat_talk.show_words, "1", TURNS) == "And now?"
-    _, changed = call(chat_talk.keep_words, TURNS, "0:a", "I am mended.")
+    _, changed = from_page(chat_talk.keep_words, TURNS, "0:a", "I am mended.")
     assert changed[0]["answers"][0]["text"] == "I am mended." and TURNS[0]["answers"][0]["text"] == "I am M."
-    shown, left = call(chat_talk.delete_turn, TURNS, "0")
+    shown, left = from_page(chat_talk.delete_turn, TURNS, "0")
     assert [turn["prompt"] for turn in left] == ["And now?"] and "Who are you" not in shown
     for nonsense in (None, "", "7", "x", "-1", "0x"):
         with pytest.raises(UserError, match="No message is chosen"):
-            call(chat_talk.delete_turn, TURNS, nonsense)
+            from_page(chat_talk.delete_turn, TURNS, nonsense)
     with pytest.raises(UserError, match="cannot be empty"):
-        call(chat_talk.keep_words, TURNS, "0", " ")
+        from_page(chat_talk.keep_words, TURNS, "0", " ")
 
 
 def test_undo_puts_the_question_back():
@@ -62,10 +67,138 @@ def test_undo_puts_the_question_back():
     assert from_page(chat_tab.take_back, [])[1] == []
 
 
+class Endless:
+    """A model that goes on until it is stopped."""
+
+    def __init__(self):
+        self._stop = threading.Event()
+
+    def ready(self):
+        return self
+
+    def stream(self, asked, sampling, *, with_adapter=True):
+        self._stop.clear()
+        while not self._stop.wait(0.01):
+            yield Piece("word ", token_id=1)
+        yield Piece("", done="stopped")
+
+    def stop(self):
+        self._stop.set()
+
+    def close(self):
+        self.stop()
+
+
+VALUES = {"system": "", "context_length": 0, "temperature": 0, "seed": 0, "raw": False}
+
+
+@pytest.fixture
+def endless(monkeypatch):
+    source = chat_sources.sources.Source("a", "M", "q4_0", url="http://127.0.0.1:9/v1")
+    monkeypatch.setattr(chat_sources, "find", lambda ids, caller: [source])
+    monkeypatch.setattr(chat_pool, "_pool", chat_pool.Pool())
+    monkeypatch.setattr(chat_pool, "open_source", lambda source, _: Endless())
+
+
+def writing():
+    """The Chat tab's answer to a third question, which has begun."""
+    answering = from_page(chat_tab.ask, ["a"], "Third?", TURNS, **VALUES)
+    while "word" not in str(next(answering)[0]):
+        continue
+    return answering
+
+
+SKIPPED = gr.skip()
+
+
+@pytest.mark.parametrize(
+    ("handler", "values"),
+    [(chat_tab.take_back, (TURNS,)), (chat_tab.forget, ()), (chat_talk.delete_turn, (TURNS, "0")),
+     (chat_talk.keep_words, (TURNS, "0", "x")), (chat_talk.fork, (TURNS, "0", ["a"], ""))],
+)  # fmt: skip
+def test_what_changes_the_conversation_while_a_model_answers_is_not_reverted(workspace, endless, handler, values):
+    answering = writing()
+    from_page(handler, *values)
+    (last,) = answering
+    assert last[:2] == (SKIPPED, SKIPPED), "the answer is written into a conversation that is not there any more"
+    assert last[2].submit_btn == "Ask" and last[2].stop_btn is False and last[3].interactive, "one can ask again"
+
+
+def test_a_saved_conversation_opened_while_a_model_answers_stays(workspace, endless):
+    identifier = talks.save(TURNS[:1])
+    answering = writing()
+    assert from_page(chat_talk.open_saved, identifier)[1] == TURNS[:1]
+    assert [step[:2] for step in answering] == [(SKIPPED, SKIPPED)]
+
+
+def test_undo_while_a_model_answers_takes_that_question_back(endless):
+    answering = writing()
+    assert from_page(chat_tab.take_back, TURNS)[1:] == (TURNS, SKIPPED)
+    list(answering)
+
+
+def test_another_question_takes_the_place_of_the_one_that_is_answered(endless):
+    first, second = writing(), writing()
+    assert list(first) == [(SKIPPED,) * 4], "the page belongs to the second question"
+    from_page(chat_tab.stop_asking)
+    *_, last = second
+    assert len(last[1]) == 3 and last[1][-1]["answers"][0]["stop"] == "stopped", "Stop keeps what was written"
+
+
+def test_no_turn_is_dropped_and_a_conversation_too_long_to_keep_says_so(endless):
+    turns = [{"prompt": f"{number}?", "answers": []} for number in range(30)]
+    answering = from_page(chat_tab.ask, ["a"], "One more?", turns, **VALUES)
+    next(answering)
+    from_page(chat_tab.stop_asking)
+    *_, last = answering
+    assert [turn["prompt"] for turn in last[1]] == [*(f"{number}?" for number in range(30)), "One more?"]
+    long = [{"prompt": "你" * chat_tab.KEPT_BYTES, "answers": []}]
+    with pytest.raises(UserError, match="as long as the browser can keep"):
+        next(from_page(chat_tab.ask, ["a"], "One more?", long, **VALUES))
+
+
+def test_without_templates_a_model_goes_on_with_the_bare_text():
+    source = chat_sources.sources.Source("a", "M", "q4_0")
+    values = VALUES | {"system": "Be kind."}
+    assert chat_tab.asked_of(source, "Once", TURNS, values | {"raw": True}) == "Once"
+    asked = chat_tab.asked_of(source, "Once", TURNS, values)
+    assert [message["role"] for message in asked] == ["system", "user", "assistant", "user"] and asked[-1]["content"] == "Once"
+
+
+def test_the_memory_that_models_take_is_said_and_a_warning_when_they_do_not_fit(monkeypatch):
+    starter = chat_sources.starter()
+    monkeypatch.setattr(chat_sources, "free_bytes", lambda: 10**12)
+    assert "Loading them takes about" in chat_sources.memory_line([starter], None)
+    monkeypatch.setattr(chat_sources, "free_bytes", lambda: 10**6)
+    said = chat_sources.memory_line([starter], None)
+    assert 'class="message warning"' in said and "1.0 MB are free" in said and "Choose fewer models" in said
+    monkeypatch.setattr(chat_pool, "loaded", lambda: ["starter"])
+    assert "Loaded already." in chat_sources.memory_line([starter], None)
+    assert chat_sources.memory_line([chat_sources.sources.Source("u", "u", "endpoint", url="http://x/v1")], None) == ""
+
+
+def test_the_prompts_offered_are_those_that_were_not_trained_on_and_no_more_is_read(workspace, tmp_path, monkeypatch):
+    train = imported(tmp_path, "train.json", [talk(("human", "Trained?"), ("gpt", "Yes."), id="t")])
+    held = imported(
+        tmp_path, "held.json", [talk(("human", f"Held {number // 2}?"), ("gpt", "No."), id=str(number)) for number in range(20)]
+    )
+    run_dir = run_of(tmp_path, train, held)
+    artifact = Artifact(id="a", kind="merged", name="m", run_id="r")
+    monkeypatch.setattr(chat_sources, "find", lambda ids, caller: [chat_sources.sources.of_artifact(artifact)])
+    monkeypatch.setattr("core.running.runs.folder", lambda run_id: run_dir)
+    monkeypatch.setattr(chat_vote, "OFFERED", 3)
+    read, one = [], Dataset.__getitem__
+    monkeypatch.setattr(Dataset, "__getitem__", lambda self, row: read.append(row) or one(self, row))
+    assert [value for value, _ in call(chat_vote.offer_prompts, ["a"]).choices] == ["Held 0?", "Held 1?", "Held 2?"]
+    assert read == [0, 1, 2, 3, 4], "the whole dataset was read"
+    monkeypatch.setenv("SYSTEM", "spaces")
+    assert call(chat_vote.offer_prompts, ["a"]).choices == [], "the owner's data is not shown to visitors"
+
+
 def test_a_fork_keeps_the_whole_and_goes_on_with_a_part(workspace):
-    _, kept, saved = call(chat_talk.fork, TURNS, "0", ["a"], "be kind")
+    _, kept, saved = from_page(chat_talk.fork, TURNS, "0", ["a"], "be kind")
     assert len(kept) == 1 and len(saved.choices) == 1
-    _, opened, _, system = call(chat_talk.open_saved, saved.choices[0][1])
+    _, opened, _, system = from_page(chat_talk.open_saved, saved.choices[0][1])
     assert opened == TURNS and system == "be kind"
     assert call(chat_talk.remove, saved.choices[0][1]).choices == []
     with pytest.raises(UserError, match="no such conversation"):
@@ -89,7 +222,7 @@ def test_a_visitor_sees_no_saved_conversations_and_changes_nothing(workspace, mo
     monkeypatch.setenv("SYSTEM", "spaces")
     assert call(chat_talk.list_saved).choices == [] and call(chat_vote.show_results) == ""
     for handler, values in (
-        (chat_talk.save, (TURNS, [], "")), (chat_talk.fork, (TURNS, "0", [], "")), (chat_talk.open_saved, ("x",)),
+        (chat_talk.save, (TURNS, [], "")), (chat_talk.fork, (REQUEST, TURNS, "0", [], "")), (chat_talk.open_saved, (REQUEST, "x")),
         (chat_talk.remove, ("x",)), (chat_talk.make_dataset, (TURNS, "")), (chat_vote.vote, (REQUEST, "Both bad")),
         (chat_tab.add_model, ([], "starter", "")),
     ):  # fmt: skip
