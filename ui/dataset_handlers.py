@@ -6,9 +6,9 @@ from typing import Any
 
 import gradio as gr
 
+from core import process
 from core.data.dataset import Dataset
 from core.data.render import LossOn
-from core.data.validate import validate
 from core.errors import UserError
 from ui import clean_form, dataset_findings, dataset_rows, dataset_statistics, handles, origin_view, shares, split_view, upload_shares
 from ui import dataset_data as data
@@ -19,6 +19,7 @@ from ui.shell import TRAIN
 
 NO_DATA = "Choose a dataset first."
 LISTED_BY_API = 1000  # findings that one call of the endpoint returns
+CHECK_S = 120.0  # that such a call may take
 Shown = dict[str, Any]  # values by the names of the tab's outputs
 
 
@@ -84,7 +85,7 @@ def validate_dataset(file: gr.FileData, caller: Caller) -> dict[str, Any]:
     path = data.uploaded(file)
     try:
         shares.require_size(path.stat().st_size, caller)
-        report = validate(path).model_dump(mode="json")
+        asked = {"path": str(path), "num_issues": LISTED_BY_API}
+        return process.call_child("core.data.validate_child", asked, step="Checking the file", timeout_s=CHECK_S)
     finally:
         upload_shares.drop(path, caller)
-    return report | {"issues": report["issues"][:LISTED_BY_API]}
