@@ -168,7 +168,10 @@ ELSEWHERE = {
     "undecodable-bytes": "the files are good UTF-8, as is everything in this repository",
     "record-too-long": "its record alone would have 16 MB",
     "template-refused": "the starter's template takes every conversation that can be trained",
+    "too-many-turns": "its conversation alone would have 10,001 turns",
+    "too-many-keys": "its record alone would have 1,001 keys",
     "eval-leak": "it needs a second file",
+    "near-eval-leak": "it needs a second file",
     "eval-empty": "it needs a second file",
 }
 

@@ -71,6 +71,8 @@ def test_planted_faults_are_found_in_their_place_in_every_encoding(
     assert found == [(row, *written.places[row], FAULTS[fault][1]) for row, fault in enumerate(chosen) if fault]
     assert report.num_rows == len(records) + 1 == report.num_valid + report.num_rejected
     of_the_file = {issue.code for issue in report.issues if issue.row is None}
+    if "no conversations" in chosen:
+        of_the_file.discard("unknown-layout")  # where most rows that can be read have it
     assert of_the_file == {code for code, is_there in whole_file(encoding, end, layout).items() if is_there}
 
 

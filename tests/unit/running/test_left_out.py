@@ -23,7 +23,9 @@ def recipe_for(folder: Path, rows: list[object], max_length: int) -> Recipe:
     (folder / "talks.json").write_text(dump(rows), encoding="utf-8")
     dataset = import_dataset(folder / "talks.json")
     return build(
-        demo().model_dump() | {"dataset": dataset.id, "max_length": max_length, "eval_fraction": 0.0, "micro_batch_size": 1}, "a test"
+        demo().model_dump()
+        | {"dataset": dataset.id, "eval_dataset": "", "max_length": max_length, "eval_fraction": 0.0, "micro_batch_size": 1},
+        "a test",
     )
 
 
