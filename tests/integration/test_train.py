@@ -60,13 +60,18 @@ METHODS = {
 }
 
 
+def proved_without_levels(method: str) -> bool | None:
+    """A merge is compared with its adapter; where the whole model was trained, there is nothing else to compare it with."""
+    return True if method in ("lora", "qlora") else None
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_each_method_trains_lowers_the_loss_and_leaves_a_proved_model(name):
     knobs, first = METHODS[name]
     run = finished(start(**knobs))
     assert run.state == "done", log_of(run.run_id)
     assert run.facts["eval_loss_after"] < run.facts["eval_loss_before"]
-    assert run.facts["proofs"]["passed"]
+    assert run.facts["proofs"]["passed"] is proved_without_levels(knobs["method"])
     made = {artifact.folder.name: artifact for artifact in artifacts.of_run(runs.folder(run.run_id))}
     assert set(made) == {first, "merged"}
     assert all(paths.sha256_file(artifact.folder / file.name) == file.sha256 for artifact in made.values() for file in artifact.files)
@@ -94,7 +99,7 @@ def test_an_evaluation_takes_no_gradient_away_from_a_4_bit_base():
 def test_bf16_on_a_cpu_trains_to_about_the_losses_of_float32(method):
     shared = {"method": method, "learning_rate": 1e-4, "max_steps": 3, "save_steps": 0, "packing": True, "micro_batch_size": 2}
     whole, half = (finished(start(**shared, dtype=dtype)) for dtype in ("auto", "bf16"))
-    assert half.state == "done" and half.facts["proofs"]["passed"], log_of(half.run_id)
+    assert half.state == "done" and half.facts["proofs"]["passed"] is proved_without_levels(method), log_of(half.run_id)
     assert [half.losses[step] for step in (1, 2, 3)] == pytest.approx([whole.losses[step] for step in (1, 2, 3)], rel=0.05)
     assert half.losses != whole.losses
 
@@ -136,7 +141,7 @@ def test_two_ranks_see_the_rows_of_one_rank_with_twice_the_batch(name):
     assert two.facts["num_processes"] == 2
     assert [two.losses[step] for step in (1, 2, 3)] == pytest.approx([one.losses[step] for step in (1, 2, 3)], rel=2e-3)
     assert two.facts["eval_loss_after"] == pytest.approx(one.facts["eval_loss_after"], rel=2e-3)
-    assert two.facts["proofs"]["passed"]
+    assert two.facts["proofs"]["passed"] is proved_without_levels(method)
     first = runs.folder(two.run_id) / "artifacts" / ("merged" if method == "fft" else "adapter")
     assert all(
         weight.numel() and torch.isfinite(weight).all() for file in first.glob("*.safetensors") for weight in load_file(file).values()
