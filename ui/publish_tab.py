@@ -115,7 +115,7 @@ def build(shell: Shell) -> None:
     shell.listen(
         anew.click,
         write_anew,
-        inputs=[*chosen, *about, *given],
+        inputs=[*chosen, *about, sending.pasted],
         outputs=[*complete, shell.publish_card],
         slot=slot,
         concurrency_limit=4,
@@ -282,7 +282,6 @@ def write_anew(
     license: str | None,
     languages: str | None,
     pasted: str | None,
-    kept: dict[str, Any],
     caller: Caller,
 ) -> tuple[Any, ...]:
     """As `prepare`, without what was edited."""

@@ -76,9 +76,7 @@ def hub(tmp_path, workspace, monkeypatch):
     ]
     with Hub(repos) as running:
         monkeypatch.setattr(hubclient, "FIRST_WAIT_S", 0.01)
-        monkeypatch.setattr(constants, "ENDPOINT", running.url)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.url + "/{repo_id}/resolve/{revision}/{filename}")
         yield running
 
 

@@ -34,7 +34,6 @@ SECRET = "hf_" + "CANARYcanary0123456789abcd"
 def hub(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> Iterator[Hub]:
     with Hub() as running:
         monkeypatch.setenv("HF_ENDPOINT", running.url)
-        monkeypatch.setattr(constants, "ENDPOINT", running.url)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(hubclient, "FIRST_WAIT_S", 0.01)
         yield running

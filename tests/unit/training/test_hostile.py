@@ -67,9 +67,7 @@ def hub(mark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     from huggingface_hub import constants
 
     with Hub(repos(mark)) as running:
-        monkeypatch.setattr(constants, "ENDPOINT", running.url)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.url + "/{repo_id}/resolve/{revision}/{filename}")
         yield running
 
 

@@ -33,9 +33,7 @@ def hub(tmp_path: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
     with Hub(REPOS) as running:
         monkeypatch.setattr(hubclient, "FIRST_WAIT_S", 0.01)
-        monkeypatch.setattr(constants, "ENDPOINT", running.url)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.url + "/{repo_id}/resolve/{revision}/{filename}")
         yield running
 
 
