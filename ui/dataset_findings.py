@@ -84,7 +84,7 @@ def _page(dataset: Dataset, severity: str, code: str, page: float | None) -> Sho
     last = max(1, -(-len(found) // view.PAGE_ROWS))
     number = max(1, min(int(page or 1), last))
     return {
-        "table": view.findings(found, number),
+        "table": view.findings(found, number, dataset.manifest.origin),
         "page": number,
         "pages": f'<span class="quiet">of {last:,}</span>',
         "pager": gr.Row(visible=last > 1),
@@ -133,7 +133,7 @@ def _saved(dataset: Dataset, severity: str, code: str, suffix: str) -> Iterator[
     """The findings that are shown, all pages of them, as a file for the browser."""
     found = dataset.findings(code or "", severity or "")
     path = downloads.place(f"{dataset.name}-findings", suffix)
-    yield from downloads.sent(path, lambda: export(found, path), "saving")
+    yield from downloads.sent(path, lambda: export(found, path, origin=dataset.manifest.origin), "saving")
 
 
 @allowed("owner")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from core.data.findings import Findings
+from core.data.origin import Origin
 from core.data.rules import RULES, Issue, Severity
 from core.data.validate import Report
 from ui.mask_view import TONES
@@ -57,8 +58,8 @@ def codes(report: Report, severity: str) -> list[tuple[str, str]]:
     return [("Every kind", ""), *((f"{RULES[code].title} {report.counts[code]:,}", code) for code in ordered)]
 
 
-def findings(found: Findings, page: int) -> str:
-    """A page (counted from 1) of the findings, each with a button that opens its row."""
+def findings(found: Findings, page: int, origin: Origin) -> str:
+    """A page (counted from 1) of the findings, each with a button that opens its row; where there were several files, with its file."""
     if not len(found):
         return '<p class="quiet">No findings: every row can be read and trained.</p>'
     first = (page - 1) * PAGE_ROWS
@@ -66,7 +67,7 @@ def findings(found: Findings, page: int) -> str:
     is_long = len(found) > PAGE_ROWS
     where = f"Findings {first + 1:,} to {first + len(shown):,} of {len(found):,}" if is_long else count(len(found), "finding")
     return f'<p class="quiet" role="status">{where}</p>' + table(
-        ("Row", "Line", "Finding", "What to do"), (_finding(issue) for issue in shown), "Findings", numeric=(1,)
+        ("Row", "Line", "Finding", "What to do"), (_finding(issue, origin) for issue in shown), "Findings", numeric=(1,)
     )
 
 
@@ -75,8 +76,15 @@ def row_button(row: int) -> str:
     return f'<button type="button" class="jump" data-row="{row}" aria-label="Open row {row}">{row:,}</button>'
 
 
-def _finding(issue: Issue) -> tuple[str, ...]:
+def stood(origin: Origin, row: int) -> str:
+    """In which of several files a row stood, and where; nothing when there was one file."""
+    place = origin.place(row)
+    return f"row {place.row:,} of {place.file}" if place else ""
+
+
+def _finding(issue: Issue, origin: Origin) -> tuple[str, ...]:
     row = "file" if issue.row is None else row_button(issue.row)
     turn = f", turn {issue.turn}" if issue.turn is not None else ""
-    head = f"{chip(RULES[issue.code].title, TONES[issue.severity])} <span class='quiet'>{WORDS[issue.severity]}{turn}</span>"
+    in_file = f", {text(where)}" if issue.row is not None and (where := stood(origin, issue.row)) else ""
+    head = f"{chip(RULES[issue.code].title, TONES[issue.severity])} <span class='quiet'>{WORDS[issue.severity]}{turn}{in_file}</span>"
     return row, f"{issue.line:,}", f"{head}<p>{text(issue.problem)}</p>", f"<p>{text(issue.remedy)}</p>"

@@ -15,30 +15,38 @@ from core import paths
 from core.data.datafile import DataFile
 from core.data.findings import Findings, writing
 from core.data.mapping import ColumnMapping
+from core.data.origin import Origin
 from core.data.rules import Issue
 from core.data.writer import full_disk_said, require_writable, write_lines
 
 T = TypeVar("T")
 COLUMNS = ("row", "turn", "line", "byte", "code", "severity", "problem", "remedy")
-RAW = "raw"
+RAW, PLACE = "raw", ("file", "row_in_file")
 SUFFIXES = (".csv", ".jsonl")
 # What makes a cell a formula in a spreadsheet: such a text gets an apostrophe before it.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def export(issues: Iterable[Issue], path: Path, source: Path | None = None, mapping: ColumnMapping | None = None) -> int:
+def export(
+    issues: Iterable[Issue], path: Path, source: Path | None = None, mapping: ColumnMapping | None = None, origin: Origin | None = None
+) -> int:
     """Write the findings to a `.csv` or `.jsonl` file, by the suffix of `path`; returns their number.
 
     Args:
         issues: in the order of their rows, as `Dataset.findings` and a report have them.
         source: the file they are about; with it every finding has the text of its row.
         mapping: what the columns of `source` mean.
+        origin: where the dataset came from; when that was several files, every finding names its file and the row in it.
 
     Raises:
         UserError: another suffix, no such folder, or a full disk.
     """
-    records = _records(issues) if source is None else _with_raw(_records(issues), source, mapping)
-    return export_records(COLUMNS if source is None else (*COLUMNS, RAW), records, path)
+    columns, records = COLUMNS, _records(issues)
+    if origin and origin.first_rows:
+        columns, records = (*columns, *PLACE), _with_place(records, origin)
+    if source:
+        columns, records = (*columns, RAW), _with_raw(records, source, mapping)
+    return export_records(columns, records, path)
 
 
 def export_records(columns: tuple[str, ...], records: Iterable[dict[str, Any]], path: Path) -> int:
@@ -69,6 +77,12 @@ def _records(issues: Iterable[Issue]) -> Iterator[dict[str, Any]]:
     for issue in issues:
         fields = issue.model_dump()
         yield {name: fields[name] for name in COLUMNS}
+
+
+def _with_place(records: Iterable[dict[str, Any]], origin: Origin) -> Iterator[dict[str, Any]]:
+    for record in records:
+        place = None if record["row"] is None else origin.place(record["row"])
+        yield {**record, **dict(zip(PLACE, place or ("", None), strict=True))}
 
 
 def _with_raw(records: Iterable[dict[str, Any]], source: Path, mapping: ColumnMapping | None) -> Iterator[dict[str, Any]]:

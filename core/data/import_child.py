@@ -89,7 +89,9 @@ def _on_sigterm(_number: int, _frame: FrameType | None) -> None:
 
 
 def _import(job_dir: Path, files: tuple[Path, ...], source: ImportSource, origin: Origin) -> str:
-    file = join(files, job_dir / "hub")
+    file, first_rows = join(files, job_dir / "hub")
+    if len(files) > 1:
+        origin = origin.model_copy(update={"first_rows": first_rows})
     told_s, rows = 0.0, 0
 
     def count(number: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core import paths
 from core.data.csvrows import dialect_of, read_csv
@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 WITHOUT_ROWS = ("empty-file", "no-records")  # a file without rows takes none with it
 
 
-def join(files: tuple[Path, ...], folder: Path) -> Path:
+class Joined(NamedTuple):
+    file: Path
+    first_rows: tuple[int, ...]  # for each of the files the row with which it begins
+
+
+def join(files: tuple[Path, ...], folder: Path) -> Joined:
     """The rows of `files`, in this order, as one file in `folder`; a single file stays as it is.
 
     JSON becomes JSONL, each record on one line and otherwise as it was written, also a broken one. Parquet stays Parquet, decoded a few rows
@@ -33,24 +38,28 @@ def join(files: tuple[Path, ...], folder: Path) -> Path:
         UserError: the files are not of one kind, or not of the same columns, one of them cannot be read to its end, or the disk is full.
     """
     if len(files) == 1:
-        return files[0]
+        return Joined(files[0], (0,))
     kinds = {container_of(file) for file in files}
     if len(kinds) > 1:
         raise _unlike(files[0], "several formats")
     kind = kinds.pop()
     out = folder / ("joined.jsonl" if kind == "json" else f"joined.{kind}")
+    first_rows: list[int] = []
     with full_disk_said(out):
         if kind == "parquet":
-            _join_parquet(files, out)
+            _join_parquet(files, out, first_rows)
         else:
-            write_lines(_csv_lines(files) if kind == "csv" else _json_lines(files), out)
-    return out
+            write_lines(_csv_lines(files, first_rows) if kind == "csv" else _json_lines(files, first_rows), out)
+    return Joined(out, tuple(first_rows))
 
 
-def _json_lines(files: tuple[Path, ...]) -> Iterator[bytes]:
+def _json_lines(files: tuple[Path, ...], first_rows: list[int]) -> Iterator[bytes]:
+    row = 0
     for file in files:
+        first_rows.append(row)
         hear = _refuser(file)
         for record in read_records(file, hear):
+            row += 1
             codes = {finding.code: finding for finding in record.findings}
             if "truncated-file" in codes:
                 hear(FileFinding(codes["truncated-file"], record.line, record.byte))
@@ -73,14 +82,17 @@ def _refuser(file: Path) -> Callable[[FileFinding], None]:
     return hear
 
 
-def _csv_lines(files: tuple[Path, ...]) -> Iterator[bytes]:
+def _csv_lines(files: tuple[Path, ...], first_rows: list[int]) -> Iterator[bytes]:
     first = dialect_of(files[0])
     yield _csv_cells(first.header, first.delimiter)
+    row = 0
     for file in files:
+        first_rows.append(row)
         dialect = dialect_of(file)
         if (dialect.header, dialect.delimiter) != (first.header, first.delimiter):
             raise _unlike(file, "other columns")
         for record in read_csv(file, on_finding=_refuser(file)):
+            row += 1
             yield record.raw + b"\n"
 
 
@@ -89,17 +101,20 @@ def _csv_cells(cells: tuple[str, ...], delimiter: str) -> bytes:
     return delimiter.join('"' + cell.replace('"', '""') + '"' for cell in cells).encode("utf-8", "surrogatepass") + b"\n"
 
 
-def _join_parquet(files: tuple[Path, ...], out: Path) -> None:
+def _join_parquet(files: tuple[Path, ...], out: Path, first_rows: list[int]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with _unreadable_said(files[0]), pq.ParquetFile(files[0]) as first:
         schema = first.schema_arrow.remove_metadata()
+    row = 0
     with pq.ParquetWriter(out, schema) as writer:
         for file in files:
+            first_rows.append(row)
             with _unreadable_said(file), open_parquet(file) as opened:
                 if opened.schema_arrow.names != schema.names:
                     raise _unlike(file, "other columns")
+                row += opened.metadata.num_rows
                 for batch in _bounded(opened):
                     writer.write_table(pa.Table.from_batches([batch]).cast(schema))
                     paths.require_disk(out.parent, CHECKED_BYTES, "Joining the files")

@@ -31,6 +31,23 @@ def upload(page, path: Path) -> None:
     page.locator("#dataset-upload input[type=file]").set_input_files(path)
 
 
+def drop(page, path: Path) -> None:
+    """Let a file fall onto the place for files, as a person does who drags it there."""
+    files = page.evaluate_handle(
+        "([text, name]) => { const held = new DataTransfer(); held.items.add(new File([text], name)); return held; }",
+        [path.read_text(encoding="utf-8"), path.name],
+    )
+    page.locator("#dataset-upload button").first.dispatch_event("drop", {"dataTransfer": files})
+
+
+def name_path(page, path: Path) -> None:
+    """Import a file by its path."""
+    open_section(page, "Paste text, fetch")
+    open_tab(page, "This machine")
+    page.get_by_role("textbox", name="Path of a data file").fill(str(path))
+    page.get_by_role("button", name="Import the file").click()
+
+
 def findings(page) -> str:
     return page.locator("#dataset-findings").inner_text()
 
@@ -159,11 +176,30 @@ def test_a_file_of_unknown_layout_asks_for_its_columns(page, tmp_path):
     says(page, "odd: 40 conversations, all of them can be trained")
 
 
+def test_a_file_is_dropped_onto_the_page(page, tmp_path):
+    turns = [{"from": "human", "value": "Dropped?"}, {"from": "gpt", "value": "Yes, it fell here."}]
+    rows = [{"id": str(number), "conversations": turns[: 1 + number % 2]} for number in range(6)]
+    (tmp_path / "fallen.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    drop(page, tmp_path / "fallen.jsonl")
+    says(page, "fallen: 6 conversations, 3 cannot be trained")
+
+
+def test_an_import_is_stopped_and_nothing_of_it_stays(page, million, app):
+    def seen() -> set[str]:
+        return {path.name for path in (app.home / "datasets").iterdir()}
+
+    before = seen()
+    name_path(page, million)
+    page.locator("#import-progress [role=progressbar]").wait_for()
+    page.get_by_role("button", name="Stop the import").click()
+    wait_until(lambda: "stopped" in page.locator("#import-said").inner_text().lower(), 60, "the word that it was stopped")
+    assert not page.get_by_role("button", name="Stop the import").is_visible()
+    assert seen() == before
+    says(page, "fallen: 6 conversations")  # what was open is still open
+
+
 def test_a_million_rows_are_imported_while_the_page_is_reloaded(page, million):
-    open_section(page, "Paste text, fetch")
-    open_tab(page, "This machine")
-    page.get_by_role("textbox", name="Path of a data file").fill(str(million))
-    page.get_by_role("button", name="Import the file").click()
+    name_path(page, million)
     page.locator("#import-progress [role=progressbar]").wait_for()
     page.get_by_role("button", name="Stop the import").wait_for()
     page.reload()

@@ -1,4 +1,4 @@
-"""A person publishes by clicks, to a Hub on this machine."""
+"""A person takes a dataset from a Hub on this machine, and publishes to it, by clicks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from core import events, paths
 from core.data.dataset import import_dataset
 from core.export import artifacts
 from core.export.artifacts import Artifact
-from tests.browser.steps import open_tab, says, visit
+from tests.browser.steps import open_section, open_tab, says, visit
 from tests.hub.repos import GOOD_TOKEN, Repo
 from tests.hub.server import Hub
 from tests.page import App, free_port
@@ -26,7 +26,8 @@ MINE = "A sentence of my own."
 
 @pytest.fixture(scope="module")
 def hub():
-    with Hub([Repo("org/theirs", {"README.md": b"theirs"}, kind="models")]) as running:
+    talks = {f"data/train-0000{part}.jsonl": b"".join(map(line, numbers)) for part, numbers in enumerate(((0, 1, 2), (3, None)))}
+    with Hub([Repo("org/theirs", {"README.md": b"theirs"}, kind="models"), Repo("org/talks", talks)]) as running:
         yield running
 
 
@@ -50,6 +51,12 @@ def page(hub, browser, tmp_path_factory):
     app.kill()
 
 
+def line(number):
+    """A conversation as a line of a file; without a number it lacks its answer."""
+    turns = [{"from": "human", "value": f"Which, {number}?"}, {"from": "gpt", "value": f"This, {number}."}]
+    return json.dumps({"id": str(number), "conversations": turns[: 2 if number is not None else 1]}).encode() + b"\n"
+
+
 def finished_run():
     """A run that is done, whose model is the starter."""
     run_dir = paths.runs_dir() / RUN_ID
@@ -60,6 +67,18 @@ def finished_run():
     events.append(run_dir, "created", run_id=RUN_ID, name="Starter", method="fft", steps=["train"], publish_to=MEANT)
     events.append(run_dir, "artifact", id=made.id, kind_of="merged", path="artifacts/merged")
     events.append(run_dir, "finished", state="done")
+
+
+def test_a_dataset_of_two_files_is_fetched_and_its_findings_name_the_file(page):
+    open_tab(page, "Dataset")
+    open_section(page, "Paste text, fetch")
+    open_tab(page, "Hugging Face Hub")
+    page.get_by_role("textbox", name="Dataset", exact=True).fill("org/talks")
+    page.get_by_role("button", name="Fetch and import").click()
+    says(page, "org/talks train: 5 conversations, 1 cannot be trained")
+    says(page, "row 1 of data/train-00001.jsonl")
+    page.get_by_role("button", name="Open row 4", exact=True).first.click()
+    says(page, "This is row 1 of data/train-00001.jsonl")
 
 
 def prepare(page, repo_id):

@@ -105,6 +105,11 @@ def test_the_shards_of_a_split_are_one_table_in_order(server: Hub) -> None:
     dataset = brought("org/shards")
     assert (len(dataset), dataset.source.name) == (400, "source.parquet")
     assert dataset[0].turns[0].content == "Question 0?" and dataset[399].turns[0].content == "Question 399?"
+    origin = dataset.manifest.origin
+    assert origin.first_rows == (0, 200)
+    assert origin.place(199) == ("data/train-00000-of-00002.parquet", 199)
+    assert origin.place(200) == ("data/train-00001-of-00002.parquet", 0)
+    assert brought("org/one").manifest.origin.place(0) is None
     assert any(path.startswith("/cdn/") for path in server.paths())
 
 

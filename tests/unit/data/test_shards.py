@@ -43,8 +43,10 @@ def test_a_part_that_cannot_be_read_to_its_end_is_refused_by_its_name(tmp_path: 
 def test_what_is_broken_in_a_part_is_broken_in_the_whole(tmp_path: Path) -> None:
     broken = b'[{"id": "x", "conversations": [{"from": "human", "value": "a\nb"}, {"from": "gpt", "value": "c"}]}]'
     long = dump(record(2, note="x" * MAX_RECORD_BYTES)).encode() + b"\n"
-    report = validate(join(written(tmp_path, lines(0), broken, long + lines(3), b""), tmp_path))
+    joined = join(written(tmp_path, lines(0), broken, long + lines(3), b""), tmp_path)
+    report = validate(joined.file)
     assert (report.num_rows, report.num_valid) == (4, 2)
+    assert joined.first_rows == (0, 1, 2, 4)
     assert [(issue.row, issue.code) for issue in report.issues if issue.severity == "error"] == [(1, "broken-json"), (2, "record-too-long")]
 
 
@@ -54,7 +56,9 @@ def test_parquet_is_joined_a_few_decoded_bytes_at_a_time(tmp_path: Path, monkeyp
     for file in files:
         pq.write_table(pa.table({"conversations": turns, "id": [str(number) for number in range(100)]}), file)
     monkeypatch.setattr(shards, "BATCH_BYTES", 2000)
-    assert pq.read_table(join(files, tmp_path)).column("conversations").to_pylist() == turns * 2
+    joined = join(files, tmp_path)
+    assert pq.read_table(joined.file).column("conversations").to_pylist() == turns * 2
+    assert joined.first_rows == (0, 100)
     monkeypatch.setattr(shards, "BATCH_BYTES", 100)
     with pytest.raises(UserError, match="row 0 takes more") as refused:
         join(files, tmp_path)

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
+from core import paths
 from core.conversation import Conversation, Turn
-from core.data.dataset import Dataset, import_dataset
+from core.data.dataset import MANIFEST, Dataset, import_dataset, open_dataset
+from core.data.findings_export import export
+from core.data.origin import Origin
 from core.data.render import LossOn, tokenize
 from core.errors import UserError
 from ui import dataset_data, dataset_findings, dataset_handlers, dataset_rows, dataset_view, mask_view, shares
@@ -121,6 +124,19 @@ def test_findings_are_listed_by_page_severity_and_code_and_lead_to_their_rows(da
         assert shown["page"] == page
         rows |= set(re.findall(r'data-row="(\d+)"', shown["table"]))
     assert {int(row) for row in rows} == {issue.row for issue in dataset.findings()}
+
+
+def test_of_several_files_each_row_and_finding_names_its_own(dataset: Dataset, tmp_path: Path) -> None:
+    origin = Origin(kind="hub", files=("a.json", "b.json"), first_rows=(0, 6))
+    shown = dataset_view.findings(dataset.findings("unknown-role"), 1, origin)
+    assert "row 1 of b.json" in shown and "row 1 of b.json" not in dataset_view.findings(dataset.findings("unknown-role"), 1, Origin())
+    paths.write_json(dataset.folder / MANIFEST, dataset.manifest.model_copy(update={"origin": origin}).model_dump(mode="json"))
+    joined = open_dataset(dataset.id)
+    assert "This is row 5 of a.json." in dataset_rows._row(joined, 5, "", "starter", 64, "answers", OWNER)["found_here"]
+    assert "of the files joined" in dataset_rows._row(joined, 6, "", "starter", 64, "answers", OWNER)["chat"]
+    export(joined.findings("unknown-role"), tmp_path / "found.jsonl", origin=origin)
+    (line,) = map(json.loads, (tmp_path / "found.jsonl").read_text(encoding="utf-8").splitlines())
+    assert (line["row"], line["file"], line["row_in_file"]) == (7, "b.json", 1)
 
 
 @pytest.mark.parametrize(("asked", "page"), [(0, 1), (-5, 1), (None, 1), (10**9, 4)])
