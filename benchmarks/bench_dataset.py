@@ -21,6 +21,7 @@ sys.path.insert(0, str(PROJECT))
 RESULT = PROJECT / "benchmarks" / "results" / "dataset.json"
 SIZES = {"10MB": 10**7, "100MB": 10**8, "1GB": 10**9}
 THROWN_AWAY = ("fschat==0.2.36", "gguf==0.19.0")  # installed without their dependencies for the time of the benchmark
+REOPENED = ("1", "1000000000", "4000000000")  # bytes that the file of built rows has at least
 INDEX_BYTES = 16  # that the index of duplicates may take for each row
 VALIDATION = {
     "ours": "Transmute, every rule, line and byte",
@@ -151,9 +152,19 @@ def tokenization(folder: Path, count: int, runs: int) -> dict[str, Any]:
             each["times_slower_than_built"] = medians["rows-built"]["rows_per_cpu_s"] / each["rows_per_cpu_s"]
             speeds = f"{each['times_slower']:14.2f}{each['times_slower_than_built']:10.2f}"
             print(f"{title:34}{each['rows_per_cpu_s']:13,.0f}{each['loss_tokens']:18,}{speeds}")
-        print(f"the built rows open again in {1000 * medians['rows-built']['reopen_s']:.1f} ms")
         found[name] = medians
+    found["reopened"] = reopened(folder, runs, path, vocabulary)
     return found
+
+
+def reopened(folder: Path, runs: int, path: Path, vocabulary: str) -> dict[str, Any]:
+    """How long built rows take to open again, by the size of their file."""
+    kinds = {size: ["rows-reopened", str(path), vocabulary, size] for size in REOPENED}
+    medians = interleaved(folder, runs, kinds)
+    for each in medians.values():
+        size, opened_ms = each["file_bytes"] / 1e9, 1000 * each["reopen_s"]
+        print(f"{each['rows']:,} built rows in {size:.2f} GB open again, and the last is read, in {opened_ms:.1f} ms")
+    return medians
 
 
 def machine() -> dict[str, Any]:

@@ -170,18 +170,45 @@ def rows_built(path: Path, vocabulary: Path) -> Work:
     os.environ["TRANSMUTE_HOME"] = home.name
     from core.data.dataset import import_dataset
     from core.data.tokenizer import load_tokenizer
-    from core.data.tokens import built_rows, token_rows
+    from core.data.tokens import token_rows
 
     dataset, tokenizer = import_dataset(path), load_tokenizer(vocabulary)
 
     def work() -> dict[str, Any]:
         with home:
             rows = token_rows(dataset, tokenizer, MAX_LENGTH)
+            return {"rows": len(rows), "loss_tokens": int(rows.num_loss_tokens.sum())}
+
+    return work
+
+
+def rows_reopened(path: Path, vocabulary: Path, size_bytes: Path) -> Work:
+    """Rows that were built, opened again, and the last of them read. Their file holds the same rows over and over, to `size_bytes`."""
+    import os
+
+    import pyarrow as pa
+
+    home = tempfile.TemporaryDirectory(dir=path.parent)
+    os.environ["TRANSMUTE_HOME"] = home.name
+    from core.data.dataset import import_dataset
+    from core.data.tokenizer import load_tokenizer
+    from core.data.tokens import built_rows, token_rows
+
+    dataset, tokenizer = import_dataset(path), load_tokenizer(vocabulary)
+    rows = token_rows(dataset, tokenizer, MAX_LENGTH)
+    batches = pa.ipc.open_stream(rows.file.read_bytes()).read_all().to_batches()
+    with pa.OSFile(str(rows.file), "wb") as sink, pa.ipc.new_stream(sink, batches[0].schema) as writer:
+        while sink.tell() < int(size_bytes.name):
+            for batch in batches:
+                writer.write_batch(batch)
+    file_bytes = rows.file.stat().st_size
+
+    def work() -> dict[str, Any]:
+        with home:
             began = time.perf_counter()
             again = built_rows(dataset, tokenizer, MAX_LENGTH)
-            reopened_s = time.perf_counter() - began
-            assert again
-            return {"rows": len(rows), "loss_tokens": int(rows.num_loss_tokens.sum()), "reopen_s": reopened_s}
+            assert again and len(again[len(again) - 1].input_ids)
+            return {"reopen_s": time.perf_counter() - began, "rows": len(again), "file_bytes": file_bytes}
 
     return work
 
@@ -249,6 +276,7 @@ KINDS: dict[str, Callable[..., Work]] = {
     "rows-ours": rows_ours,
     "rows-exact": rows_exact,
     "rows-built": rows_built,
+    "rows-reopened": rows_reopened,
     "rows-fastchat": rows_fastchat,
     "rows-trl": rows_trl,
 }
