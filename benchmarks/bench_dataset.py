@@ -21,6 +21,7 @@ sys.path.insert(0, str(PROJECT))
 RESULT = PROJECT / "benchmarks" / "results" / "dataset.json"
 SIZES = {"10MB": 10**7, "100MB": 10**8, "1GB": 10**9}
 THROWN_AWAY = ("fschat==0.2.36", "gguf==0.19.0")  # installed without their dependencies for the time of the benchmark
+REOPENED_ROWS = 8000  # conversations, again and again
 REOPENED = ("1", "1000000000", "4000000000")  # bytes that the file of built rows has at least
 INDEX_BYTES = 16  # that the index of duplicates may take for each row
 VALIDATION = {
@@ -42,7 +43,7 @@ ROWS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", action="append", choices=SIZES, help="of the generated files; 100MB when not given")
-    parser.add_argument("--part", choices=("validation", "rows", "all"), default="all")
+    parser.add_argument("--part", choices=("validation", "rows", "reopened", "all"), default="all")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--rows", type=int, default=2000, help="conversations to tokenize")
     parser.add_argument("--quick", action="store_true", help="10 MB, 100 conversations, one run")
@@ -53,10 +54,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="transmute-bench-") as name:
         folder = Path(name)
         install(folder / "site")
-        if options.part != "rows":
+        if options.part in ("validation", "all"):
             result["validation"] = {size: validation(folder, SIZES[size], runs) for size in sizes}
-        if options.part != "validation":
+        if options.part in ("rows", "all"):
             result["rows"] = tokenization(folder, rows, runs)
+        if options.part in ("reopened", "all"):
+            result["reopened"] = reopened(folder, runs)
     if options.save:
         RESULT.parent.mkdir(exist_ok=True)
         kept = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
@@ -127,12 +130,10 @@ def validation(folder: Path, size: int, runs: int) -> dict[str, Any]:
 
 
 def tokenization(folder: Path, count: int, runs: int) -> dict[str, Any]:
-    from benchmarks.dataset import corpus, vocabularies
+    from benchmarks.dataset import vocabularies
 
     vocabularies.make(folder / "vocabularies")
-    path = folder / "talks.jsonl"
-    records = corpus.conversations(count)
-    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+    path = talks(folder, count)
     found: dict[str, Any] = {"file_bytes": path.stat().st_size}
     for name in vocabularies.NAMES:
         vocabulary = str(folder / "vocabularies" / name)
@@ -153,13 +154,22 @@ def tokenization(folder: Path, count: int, runs: int) -> dict[str, Any]:
             speeds = f"{each['times_slower']:14.2f}{each['times_slower_than_built']:10.2f}"
             print(f"{title:34}{each['rows_per_cpu_s']:13,.0f}{each['loss_tokens']:18,}{speeds}")
         found[name] = medians
-    found["reopened"] = reopened(folder, runs, path, vocabulary)
     return found
 
 
-def reopened(folder: Path, runs: int, path: Path, vocabulary: str) -> dict[str, Any]:
+def talks(folder: Path, count: int) -> Path:
+    """So many conversations as a file."""
+    from benchmarks.dataset import corpus
+
+    path = folder / "talks.jsonl"
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in corpus.conversations(count)), encoding="utf-8")
+    return path
+
+
+def reopened(folder: Path, runs: int) -> dict[str, Any]:
     """How long built rows take to open again, by the size of their file."""
-    kinds = {size: ["rows-reopened", str(path), vocabulary, size] for size in REOPENED}
+    path = talks(folder, REOPENED_ROWS)
+    kinds = {size: ["rows-reopened", str(path), str(PROJECT / "examples" / "starter"), size] for size in REOPENED}
     medians = interleaved(folder, runs, kinds)
     for each in medians.values():
         size, opened_ms = each["file_bytes"] / 1e9, 1000 * each["reopen_s"]

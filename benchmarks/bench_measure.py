@@ -33,6 +33,9 @@ from core.paths import EXAMPLES, STARTER
 RESULT = Path(__file__).parent / "results" / "measure.json"
 LEVELS = ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "Q4_K_M", "Q2_K")
 WITHIN = 0.02
+BASE_SAYS = {"perplexity": r"Final estimate: PPL = ([\d.]+)"}
+LEVEL_SAYS = {"perplexity": r"Mean PPL\(Q\)\s*:\s*([\d.]+)", "kl": r"Mean\s+KLD:\s*(-?[\d.]+)", "top1": r"Same top p:\s*([\d.]+)"}
+TRIES = 10
 
 
 def main() -> None:
@@ -79,7 +82,7 @@ def compared(perplexity: Path, folder: Path) -> list[dict[str, Any]]:
         is_base = artifact.id == made[0].id
         argv = [str(perplexity), "-m", str(artifact.gguf_path), "-c", str(TEXT_WINDOW), "-t", "2", "--kl-divergence-base", str(base)]
         argv += ["-f", str(file)] if is_base else ["--kl-divergence"]
-        theirs = read(subprocess.run(argv, capture_output=True, text=True, check=True), is_base)
+        theirs = run_theirs(argv, is_base)
         figures = ours[artifact.id]
         rows.append(
             {
@@ -100,23 +103,24 @@ def compared(perplexity: Path, folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def read(done: subprocess.CompletedProcess[str], is_base: bool) -> dict[str, float]:
-    """The figures that llama-perplexity prints."""
-    said = done.stdout + done.stderr
-    if is_base:
-        return {"perplexity": number(r"Final estimate: PPL = ([\d.]+)", said), "kl": 0.0, "top1": 1.0}
-    return {
-        "perplexity": number(r"Mean PPL\(Q\)\s*:\s*([\d.]+)", said),
-        "kl": number(r"Mean\s+KLD:\s*(-?[\d.]+)", said),
-        "top1": number(r"Same top p:\s*([\d.]+)", said) / 100,
-    }
+def run_theirs(argv: list[str], is_base: bool) -> dict[str, float]:
+    """The figures that llama-perplexity prints. It may end before the thread that writes its log: then the last lines are lost."""
+    said = ""
+    for _ in range(TRIES):
+        done = subprocess.run(argv, capture_output=True, text=True, check=True)
+        said = done.stdout + done.stderr
+        if found := read(said, is_base):
+            return found
+    sys.exit(said[-3000:])
 
 
-def number(pattern: str, said: str) -> float:
-    found = re.search(pattern, said)
-    if not found:
-        sys.exit(said[-3000:])
-    return float(found[1])
+def read(said: str, is_base: bool) -> dict[str, float] | None:
+    """The figures in llama-perplexity's log; None when they are not all there."""
+    found = {name: re.search(pattern, said) for name, pattern in (BASE_SAYS if is_base else LEVEL_SAYS).items()}
+    values = {name: float(match[1]) for name, match in found.items() if match}
+    if len(values) < len(found):
+        return None
+    return {"kl": 0.0, "top1": 1.0} | values | ({} if is_base else {"top1": values["top1"] / 100})
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def _dataset(found: dict[str, Any]) -> Iterator[Figure]:
                 f"`load_dataset` {loaded['times_our_wall']:.1f} times, {size(loaded['peak_bytes'])}",
             )
     for name, ways in found.get("rows", {}).items():
-        if name in ("file_bytes", "reopened"):
+        if name == "file_bytes":
             continue
         ours, trl, plain = ways["rows-built"], ways["rows-trl"], ways["rows-fastchat plain"]
         yield (
@@ -60,7 +60,7 @@ def _dataset(found: dict[str, Any]) -> Iterator[Figure]:
             f"{ours['rows_per_cpu_s']:,.0f} rows per CPU second",
             f"FastChat's `preprocess` {plain['rows_per_cpu_s']:,.0f}, TRL {trl['rows_per_cpu_s']:,.0f}",
         )
-    if reopened := found.get("rows", {}).get("reopened"):
+    if reopened := found.get("reopened"):
         ways = ", ".join(f"{size(each['file_bytes'])} in {1000 * each['reopen_s']:.1f} ms" for each in reopened.values())
         yield "built rows opened again, the last one read", ways, ""
 
