@@ -59,7 +59,7 @@ class Hardware:
     def from_dict(kept: dict[str, Any]) -> Hardware:
         """What `dataclasses.asdict` made of one, also when it has been JSON meanwhile."""
         gpus = tuple(Gpu(**gpu | {"compute_capability": tuple(gpu["compute_capability"])}) for gpu in kept["gpus"])
-        return Hardware(**kept | {"gpus": gpus, "torch": TorchBuild(**kept["torch"])})
+        return Hardware(kept["cpu_count"], kept["ram_bytes"], gpus, TorchBuild(**kept["torch"]))
 
 
 @dataclass(frozen=True)
