@@ -106,6 +106,7 @@ class Run:
     samples: dict[int, tuple[dict[str, str], ...]] = field(default_factory=dict[int, tuple[dict[str, str], ...]])  # answers by step
     beats: tuple[tuple[int, float], ...] = ()  # (step, when) of the newest logged points of this attempt
     error: dict[str, str] | None = None
+    change: dict[str, Any] = field(default_factory=dict[str, Any])  # what would make it fit where memory ran out: knobs, and what they mean
     heard_s: float = 0.0  # when the last event was written
     created_s: float = 0.0
     started_s: float = 0.0
@@ -157,6 +158,7 @@ def described(run: Run) -> dict[str, Any]:
         "steps": {step.name: {"state": step.state, "elapsed_s": step.elapsed_s} for step in run.steps},
         "facts": run.facts,
         "queue_place": run.progress.get("place"),
+        "change": run.change,
     }
 
 
@@ -164,10 +166,14 @@ def stalled_s(run: Run, now: float) -> float | None:
     """How long a training has said nothing, once that is at least 5 minutes and 20 of its steps; None while all is well."""
     if run.state not in ("running", "stopping") or run.stage != "train":
         return None
-    pairs = zip(run.beats, run.beats[1:], strict=False)
-    paces = [(later[1] - earlier[1]) / max(1, later[0] - earlier[0]) for earlier, later in pairs]
     silent_s = now - run.heard_s
-    return silent_s if silent_s > max(SILENT_S, SILENT_STEPS * statistics.median(paces) if paces else 0.0) else None
+    return silent_s if silent_s > max(SILENT_S, SILENT_STEPS * step_s(run)) else None
+
+
+def step_s(run: Run) -> float:
+    """Seconds of one of its newest steps; 0 before there are two."""
+    pairs = zip(run.beats, run.beats[1:], strict=False)
+    return statistics.median([(later[1] - earlier[1]) / max(1, later[0] - earlier[0]) for earlier, later in pairs] or [0.0])
 
 
 def _apply(run: Run, event: Event) -> Run:
@@ -184,7 +190,7 @@ def _heard(run: Run, event: Event, at: float) -> Run:
             also = {"owner": event.get("owner", ""), "publish_to": event.get("publish_to", "")}
             return replace(run, steps=steps, created_s=at, **named, **also)
         case "queued":
-            return replace(run, state="queued", error=None, progress=_waits(event))
+            return replace(run, state="queued", error=None, change={}, progress=_waits(event))
         case "waiting":  # a word of the supervisor, which changes nothing else: somebody may have asked it to stop meanwhile
             return replace(run, progress=_waits(event))
         case "started":
@@ -244,7 +250,8 @@ def _heard(run: Run, event: Event, at: float) -> Run:
             steps = run.steps
             if event["state"] != "done":
                 steps = tuple(replace(step, state="failed") if step.state == "running" else step for step in steps)
-            return replace(run, state=event["state"], steps=steps, error=event.get("error"), ended_s=at, progress={})
+            ended = {"error": event.get("error"), "change": event.get("change") or {}, "ended_s": at}
+            return replace(run, state=event["state"], steps=steps, progress={}, **ended)
         case _:
             return run  # written by a newer version
 

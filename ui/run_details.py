@@ -138,7 +138,12 @@ def save_remark(run_id: str, remark: str) -> gr.Accordion:
 @allowed("owner")
 def clone(run_id: str, dataset_id: str) -> tuple[dict[str, Any], gr.Tabs]:
     """The run's recipe in the Train tab's form."""
-    values = form.to_values(runs.recipe_of(picks.shown_run(run_id)))
+    return in_form(picks.shown_run(run_id), dataset_id)
+
+
+def in_form(run_id: str, dataset_id: str, knobs: dict[str, Any] | None = None) -> tuple[dict[str, Any], gr.Tabs]:
+    """The recipe of a run with `knobs` changed, handed over to the Train tab's form, and that tab."""
+    values = form.to_values(runs.recipe_of(run_id).model_copy(update=knobs or {}))
     return {"preset": DEFAULT, "values": values, "carried": dataset_id, HANDED_OVER: True}, gr.Tabs(selected=TRAIN)
 
 

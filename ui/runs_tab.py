@@ -11,10 +11,11 @@ from core import usage
 from core.errors import UserError
 from core.events import Run, described
 from core.jobs import dispatch
-from core.running import care, live, runs
+from core.running import care, live, relief, runs
 from ui import feedback, first_run, gpu_panel, picks, run_details, run_kept, run_view
 from ui.access import Caller, allowed
 from ui.shell import MODELS, RUNS, Shell, listen_api
+from ui.train_estimate import knobs_said
 from ui.view import empty
 
 NO_RUNS = empty("No run yet.", "Choose a dataset and a model under Train; the run appears here the moment it starts, and stays.")
@@ -28,6 +29,7 @@ def build(shell: Shell) -> None:
             to_train = gr.Button(first_run.VERB, variant="primary", visible=False)
             move = gr.Button("Move up in the queue", visible=False, elem_id="runs-move")
             stop = gr.Button("Stop run", variant="stop", visible=False, elem_id="runs-stop")
+            fit = gr.Button("Resume with what fits", variant="primary", visible=False, elem_id="runs-fit")
             resume = gr.Button("Resume run", variant="primary", visible=False, elem_id="runs-resume")
             to_models = gr.Button("See its models", variant="primary", visible=False, elem_id="runs-models")
     slot = feedback.slot()
@@ -43,7 +45,7 @@ def build(shell: Shell) -> None:
             details = run_details.build(shell, slot)
     back = run_kept.build_back(shell, slot)
     seen = gr.State("")  # what this page shows already: ids and offsets only
-    buttons = {"to_train": to_train, "move": move, "stop": stop, "resume": resume, "to_models": to_models}
+    buttons = {"to_train": to_train, "move": move, "stop": stop, "fit": fit, "resume": resume, "to_models": to_models}
     views = {"lead": lead, "body": body, "chosen": chosen, "status": status, "plots": plots, "log_title": log_title, "log": log}
     views["back"] = back
     live_slot = feedback.slot()
@@ -59,6 +61,7 @@ def build(shell: Shell) -> None:
     shell.listen(move.click, move_up, inputs=shell.run_id, slot=slot)
     shell.listen(stop.click, stop_chosen, inputs=shell.run_id, slot=slot, concurrency_limit=4)
     shell.listen(resume.click, resume_chosen, inputs=shell.run_id, slot=slot)
+    shell.listen(fit.click, resume_fitting, inputs=[shell.run_id, shell.dataset_id], outputs=[shell.form, shell.tabs], slot=slot)
     shell.listen(to_train.click, first_run.open_train, outputs=shell.tabs, slot=slot, queue=False)
     shell.listen(to_models.click, open_models, outputs=shell.tabs, slot=slot, queue=False)
     listen_api(run_status, "run_status")
@@ -103,7 +106,7 @@ def look(run_id: str, seen: str, caller: Caller) -> dict[str, Any]:
 
 
 def _no_buttons() -> dict[str, gr.Button]:
-    return {name: gr.Button(visible=False) for name in ("move", "stop", "resume", "to_models")}
+    return {name: gr.Button(visible=False) for name in ("move", "stop", "fit", "resume", "to_models")}
 
 
 def _buttons_of(run: Run) -> str:
@@ -120,9 +123,16 @@ def _buttons(run: Run) -> dict[str, gr.Button]:
     return {
         "move": gr.Button(visible=run.state == "queued" and int(run.progress.get("place") or 0) > 1),
         "stop": gr.Button(stop, visible=can_stop or run.state == "stopping", interactive=can_stop),
-        "resume": gr.Button(f"Resume{from_step}", visible=can_resume),
+        "fit": gr.Button(_fitting(run), visible=bool(run.change)),
+        "resume": gr.Button(f"Resume{from_step}", visible=can_resume, variant="secondary" if run.change else "primary"),
         "to_models": gr.Button(visible=bool(run.artifacts) and run.is_terminal, variant="primary" if run.state == "done" else "secondary"),
     }
+
+
+def _fitting(run: Run) -> str:
+    """The button that takes the change with which a run would fit."""
+    knobs: dict[str, Any] = run.change.get("knobs") or {}
+    return f"{'Resume' if relief.is_in_place(knobs) else 'Set up a run'} with {knobs_said(knobs)}"
 
 
 @allowed("public")
@@ -149,6 +159,17 @@ def stop_chosen(run_id: str, caller: Caller) -> tuple[()]:
 def resume_chosen(run_id: str, caller: Caller) -> tuple[()]:
     runs.start(picks.shown_run(run_id), caller.token)
     return ()
+
+
+@allowed("owner")
+def resume_fitting(run_id: str, dataset_id: str, caller: Caller) -> tuple[Any, Any]:
+    """Go on with the change that fits; where a run cannot go on with it, its recipe with the change is in the Train tab's form."""
+    run_id = picks.shown_run(run_id)
+    knobs: dict[str, Any] = live.watch(run_id).run.change.get("knobs") or {}
+    if not relief.is_in_place(knobs) or runs.is_elsewhere(runs.folder(run_id)):
+        return run_details.in_form(run_id, dataset_id, knobs)
+    runs.start(run_id, caller.token, fit=True)
+    return gr.skip(), gr.skip()
 
 
 @allowed("public")

@@ -19,6 +19,7 @@ from core.running import runs
 from core.training import accelerated, checks, launch, models
 from core.training import recipe as recipes
 from core.training.hardware import Hardware, detect
+from core.training.launch import Node
 from core.training.recipe import Recipe
 from ui import form, handles, train_rented
 from ui.access import Caller, refusal
@@ -116,13 +117,15 @@ def start(
     place: str = "",
     on_progress: OnProgress = lambda done, total: None,
     rented: Rented | None = None,
+    node: Node | None = None,
 ) -> str:
-    """Create the run, which fetches what is missing with the caller's token and audits the data, and start it at `place`; returns its id."""
+    """Create the run, which fetches what is missing with the caller's token and audits the data, and start it at `place`, or
+    as this machine's part of a training on several; returns its id."""
     recipe = recipe_of(values, caller)
     if place:
         run_id = dispatch.create(recipe, train_rented.wanted(place, rented or {}), caller.token, caller.name, on_progress)
     else:
-        run_id = runs.create(recipe, token=caller.token, owner=caller.name, on_progress=on_progress)
+        run_id = runs.create(recipe, token=caller.token, owner=caller.name, node=node, on_progress=on_progress)
     runs.start(run_id, caller.token)
     return run_id
 
@@ -176,7 +179,7 @@ def yaml_text(values: dict[str, Any]) -> str:
     return Recipe.model_validate(form.to_recipe(values)).to_yaml().replace(f"{paths.EXAMPLES}/", form.EXAMPLES)
 
 
-def command_text(values: dict[str, Any], place: str = "", distribution: str = "", flags: str = "") -> str:
+def command_text(values: dict[str, Any], place: str = "", distribution: str = "", flags: str = "", node: Node | None = None) -> str:
     """The command line that does the same, and the worker's own command on this machine; `distribution` is what `auto` comes to."""
     if form.problems(values):
         return ""
@@ -185,8 +188,10 @@ def command_text(values: dict[str, Any], place: str = "", distribution: str = ""
         return f"{note}\npython -m core train recipe.yaml --on {place}{flags}"
     recipe = Recipe.model_validate(form.to_recipe(values))
     threads = max(1, machine().cpu_count // max(1, recipe.num_processes or len(machine().gpus) or 1))
-    spread = recipe.model_copy(update={"accelerate_config": distribution or recipe.accelerate_config})
-    made = launch.command(Path("RUN"), spread, machine(), threads)
+    if recipe.accelerate_config == "auto" and distribution in launch.SHARDED:  # what needs nothing to be shared the launcher finds itself
+        recipe = recipe.model_copy(update={"accelerate_config": launch.across(distribution, node)})
+    made = launch.command(Path("RUN"), recipe, machine(), threads, node=node)
+    line = launch.node_commands(node, ["recipe.yaml"])[node.rank] if node else "python -m core train recipe.yaml"
     words = [word.replace(sys.executable, "python").replace(f"{paths.PROJECT}/", "") for word in made.argv]
     env = " ".join(f"{name}={value!r}" if not value else f"{name}={value}" for name, value in made.env.items())
-    return f"{note}\npython -m core train recipe.yaml\n\n# Which starts this worker for the training:\n{env} \\\n{' '.join(words)}"
+    return f"{note}\n{line}\n\n# Which starts this worker for the training:\n{env} \\\n{' '.join(words)}"

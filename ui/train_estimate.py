@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,11 +16,12 @@ from core.data.tokenizer import ChatTokenizer
 from core.errors import UserError
 from core.export import artifacts
 from core.jobs import target
-from core.training import fits, forecast, launch, models, prepare, prospect, shapes, workload
+from core.training import fits, forecast, launch, models, others, prepare, prospect, shapes, workload
 from core.training.architecture import read_config
 from core.training.hardware import prices_read
 from core.training.memory import IMPORTS, Part
 from core.training.recipe import Method, Recipe
+from core.training.setting import setting_of
 from core.training.shapes import Shapes
 from core.training.workload import Workload
 from core.units import usd
@@ -69,6 +71,7 @@ def estimate(recipe: dict[str, Any], caller: Caller) -> dict[str, Any]:
         "here": found.estimate.as_dict() if found.estimate else None,
         "refused": found.refused.problem if found.refused else None,
         "change": change.knobs if change else None,
+        "others": [asdict(each) for each in others.opinions(chosen, found.model, setting_of(chosen, data.machine()))],
         "flavours": [offer.as_dict() for offer in offers],
     }
 
@@ -139,7 +142,8 @@ def estimated(values: dict[str, Any], caller: Caller, place: str = "") -> str:
     there = forecast.of_shapes(recipe, model, data.machine_at(place), work)
     change = None if there.fits else fits.smallest_change(recipe, model, data.machine_at(place), work)
     figures = _figures(there, fits.cheapest(offers), place)
-    return _verdict(there, change, place) + _bar(there) + figures + _honest(there) + _flavours(offers)
+    said = _honest(there) + _others(recipe, model, place)
+    return _verdict(there, change, place) + _bar(there) + figures + said + _flavours(offers)
 
 
 def _on(place: str) -> str:
@@ -206,17 +210,20 @@ def _verdict(here: forecast.Estimate, change: fits.Change | None, place: str = "
     label = chip("Fits", "good") if here.fits else chip("Does not fit", "warning")
     rest = ""
     if not here.fits:
-        rest = f"It would fit with {knobs_said(change)}. {change.said}" if change else "No change of batch, length or method makes it fit."
+        rest = (
+            f"It would fit with {knobs_said(change.knobs)}. {change.said}"
+            if change
+            else "No change of batch, length or method makes it fit."
+        )
     return f'<p class="estimate-lead">{label} <b>{text(lead)}</b> {text(rest)}</p>'
 
 
-def knobs_said(change: fits.Change) -> str:
+def knobs_said(knobs: dict[str, Any]) -> str:
     """The knobs by their titles, as the form has them: ``micro batch size 2, gradient checkpointing on``."""
     titles = form.rows()
     shown = {True: "on", False: "off"}
     return ", ".join(
-        f"{titles[name]['title'].lower()} {shown.get(value, value) if isinstance(value, bool) else value}"
-        for name, value in change.knobs.items()
+        f"{titles[name]['title'].lower()} {shown.get(value, value) if isinstance(value, bool) else value}" for name, value in knobs.items()
     )
 
 
@@ -267,6 +274,16 @@ def _honest(here: forecast.Estimate) -> str:
     else:
         said = "Counted from the model's shapes; no run of this method was measured here yet. Time is a rough guess until then."
     return f'<p class="quiet fine">{text(said)}</p>'
+
+
+def _others(recipe: Recipe, model: Shapes, place: str) -> str:
+    """What `accelerate estimate-memory` and LLaMA-Factory's table say of the same model."""
+    found = others.opinions(recipe, model, setting_of(recipe, data.machine_at(place)))
+    rows = [(text(each.whose), text(each.said), size(each.size_bytes)) for each in found]
+    made = table(("Whose", "Which figure", "Memory of a GPU"), rows, "What others say", numeric=(2,))
+    beyond = '<p class="quiet fine">They know the size of the model only: no batch, no length, no checkpointing.</p>'
+    said = ", ".join(f"{each.whose} {size(each.size_bytes)}" for each in found)
+    return f'<details class="machines others"><summary>{text(f"Others say: {said}")}</summary>{made}{beyond}</details>'
 
 
 def _flavours(offers: list[fits.Offer]) -> str:

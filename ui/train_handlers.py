@@ -11,7 +11,7 @@ from core.errors import UserError
 from core.training import prospect
 from core.training.presets import PRESETS, preset
 from core.training.recipe import ADAPTER_METHODS, Recipe
-from ui import background, form, methods, train_estimate, train_origin, train_rented
+from ui import background, form, methods, train_estimate, train_machines, train_origin, train_rented
 from ui import train_data as data
 from ui.access import Caller, allowed
 from ui.opening import said_by_name
@@ -22,14 +22,16 @@ DEFAULT = "demo"
 FREE = [name for name in form.rows() if form.is_free(name)]  # fields into which something wrong can be put
 IDENTITY = form.EXAMPLES + "identity.json"
 Shown = dict[str, Any]
-# {"preset": name, "values": {...}, "carried": the dataset id taken over last, "place": where it runs, "rented": see `train_rented`};
+# {"preset": name, "values": {...}, "carried": the dataset id taken over last, "place": where it runs, "rented": see `train_rented`,
+# "machines": see `train_machines`};
 # with HANDED_OVER another tab has changed it, and the fields do not show that yet
 Kept = dict[str, Any]
 HANDED_OVER = "handed over"
 
 
 def fresh() -> Kept:
-    return {"preset": DEFAULT, "values": form.to_values(preset(DEFAULT)), "carried": "", "place": "", "rented": train_rented.known(None)}
+    where = {"place": "", "rented": train_rented.known(None), "machines": train_machines.known(None)}
+    return {"preset": DEFAULT, "values": form.to_values(preset(DEFAULT)), "carried": "", **where}
 
 
 @allowed("public")
@@ -74,6 +76,15 @@ def choose_rented(image: str, timeout: str, results: str, nodes: float | None, k
 
 
 @allowed("public")
+def choose_machines(
+    nodes: float | None, rank: float | None, address: str, port: float | None, kept: Kept, caller: Caller, **values: Any
+) -> Shown:
+    """How several machines of one's own reach each other."""
+    machines = train_machines.known({"nodes": nodes, "rank": rank, "address": address, "port": port})
+    return _judged(_typed(kept, values) | {"machines": machines}, caller)
+
+
+@allowed("public")
 def restore(dataset_id: str, kept: Kept, caller: Caller) -> Shown:
     """The page was opened: the form as the browser kept it, with a dataset chosen since then."""
     return _begun(_carried(_known(kept), dataset_id), caller)
@@ -94,8 +105,8 @@ def arrive(dataset_id: str, kept: Kept, caller: Caller, **values: Any) -> Shown:
 
 
 def _begun(known: Kept, caller: Caller) -> Shown:
-    begun = {"preset": known["preset"], "place": known["place"], **train_rented.shown(known["rented"])}
-    return begun | _filled(known, caller)
+    where = train_rented.shown(known["rented"]) | train_machines.shown(known["machines"])
+    return {"preset": known["preset"], "place": known["place"]} | where | _filled(known, caller)
 
 
 @allowed("public")
@@ -113,7 +124,7 @@ def fit(kept: Kept, caller: Caller, **values: Any) -> Shown:
     if change is None:
         return _filled(typed, caller)
     return _filled(
-        typed | {"values": typed["values"] | change.knobs}, caller, f"Changed: {train_estimate.knobs_said(change)}. {change.said}"
+        typed | {"values": typed["values"] | change.knobs}, caller, f"Changed: {train_estimate.knobs_said(change.knobs)}. {change.said}"
     )
 
 
@@ -143,7 +154,8 @@ def start(kept: Kept, caller: Caller, **values: Any) -> Iterator[Shown]:
     values, place, rented = typed["values"], typed["place"], typed["rented"]
     if reason := _why_not(typed, values, caller):
         raise reason
-    for work in background.watch(lambda tell: data.start(values, caller, place, tell, rented), patience_s=1.0):
+    node = None if place else train_machines.node(typed["machines"])
+    for work in background.watch(lambda tell: data.start(values, caller, place, tell, rented, node), patience_s=1.0):
         if work.is_finished:
             yield {"progress": "", "run_id": work.result, "tabs": gr.Tabs(selected=RUNS)}
         else:
@@ -165,6 +177,7 @@ def _known(kept: Kept | None) -> Kept:
     values = form.to_values(preset(kept["preset"]))
     values |= {name: value for name, value in kept["values"].items() if name in values}
     place = {"place": data.known_place(kept), "rented": train_rented.known(kept.get("rented"))}
+    place |= {"machines": train_machines.known(kept.get("machines"))}
     return {"preset": kept["preset"], "values": values, "carried": str(kept.get("carried") or ""), **place}
 
 
@@ -209,13 +222,15 @@ def _judged(kept: Kept, caller: Caller, note: str = "") -> Shown:
     said = f"{reason.problem} {reason.remedy}" if reason else ""
     chosen = train_estimate.distribution(values, caller, kept["place"])
     file, settings = data.files_of(values, kept["place"], chosen)
+    node = train_machines.known_node(kept["machines"])
     needs_machine = reason is not None and _why_not(kept, data.adapted(values), caller) is None
     return {
         "kept": kept,
         "comparison": methods.comparison(values, train_estimate.times(values, caller, kept["place"])),
         "yaml": data.yaml_text(values),
-        "command": data.command_text(values, kept["place"], chosen, train_rented.flags(kept["place"], kept["rented"])),
+        "command": data.command_text(values, kept["place"], chosen, train_rented.flags(kept["place"], kept["rented"]), node),
         "rented:": gr.Accordion(label=train_rented.title(kept["rented"]), visible=bool(kept["place"])),
+        **train_machines.judged(kept["machines"], kept["place"]),
         "launch_file": file,
         "launch_settings": gr.Code(settings, visible=bool(settings)),
         "adapt": gr.Button(visible=needs_machine),
@@ -231,10 +246,14 @@ def _judged(kept: Kept, caller: Caller, note: str = "") -> Shown:
 
 def _why_not(kept: Kept, values: Shown, caller: Caller) -> UserError | None:
     """The first thing that stands in the way of starting `values` where the form says, or None."""
-    if (reason := data.why_not(values, caller, kept["place"])) or not kept["place"]:
+    if reason := data.why_not(values, caller, kept["place"]):
         return reason
+    recipe = data.recipe_of(values, caller)
     try:
-        train_rented.check(kept["place"], kept["rented"], data.recipe_of(values, caller))
+        if kept["place"]:
+            train_rented.check(kept["place"], kept["rented"], recipe)
+        else:
+            train_machines.check(kept["machines"], recipe)
     except UserError as error:
         return error
     return None

@@ -7,7 +7,19 @@ from typing import Any
 import gradio as gr
 
 from core.training.presets import PRESETS
-from ui import feedback, form, methods, train_estimate, train_export, train_hub, train_origin, train_probe, train_publish, train_rented
+from ui import (
+    feedback,
+    form,
+    methods,
+    train_estimate,
+    train_export,
+    train_hub,
+    train_machines,
+    train_origin,
+    train_probe,
+    train_publish,
+    train_rented,
+)
 from ui import train_handlers as on
 from ui.opening import opening
 from ui.shell import TRAIN, Shell, listen_api
@@ -55,7 +67,7 @@ def build(shell: Shell) -> None:
             suggest = gr.Button("Suggest settings for this model and machine", size="sm", elem_id="train-suggest")
         with gr.Column(min_width=320):
             place = gr.Dropdown(places(), value=begin["place"], label="Where it runs", info=PLACE_HELP, elem_id="train-place")
-    rented = train_rented.fields()
+    where = train_rented.fields() | train_machines.fields()
     with gr.Accordion("Where this preset comes from", open=False, elem_classes=["group"], elem_id="train-origin-group"):
         origin = gr.HTML(train_origin.origin(begin["preset"]), container=False, padding=False, elem_id="train-origin")
     gr.HTML('<h2 class="part">Method</h2>', container=False, padding=False)
@@ -89,7 +101,7 @@ def build(shell: Shell) -> None:
         "kept": shell.form,
         "preset": preset,
         "place": place,
-        **rented,
+        **where,
         "comparison": comparison,
         "adapt": adapt,
         "make_fit": estimate["fit"],
@@ -124,6 +136,8 @@ def _attach(shell: Shell, made: form.Form, at: dict[str, Any], slot: gr.HTML) ->
     shell.listen(at["preset"].input, on.take_preset, **judged | {"inputs": [at["preset"], state]})
     asked = [at[f"rented {name}"] for name in train_rented.FRESH]
     shell.listen([each.input for each in asked], on.choose_rented, **judged | {"inputs": [*asked, state]})
+    machines = [at[f"machines {name}"] for name in train_machines.FRESH]
+    shell.listen([each.input for each in machines], on.choose_machines, **judged | {"inputs": [*machines, state]})
     shell.listen(at["place"].input, on.choose_place, **judged | {"inputs": [at["place"], state]})
     shell.listen(shell.demo.load, on.restore, inputs=[shell.dataset_id, state], outputs=at, slot=slot)
     shell.listen(shell.tab[TRAIN].select, on.arrive, **judged | {"inputs": [shell.dataset_id, state]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ from core.units import duration, size, usd
 
 if TYPE_CHECKING:
     from core.running.probe import Probe
-    from core.training.fits import Change, Offer
+    from core.training.fits import Offer
     from core.training.forecast import Estimate
 
 
@@ -29,9 +30,10 @@ def estimate(
 ) -> None:
     """Say what a recipe takes before it is launched: memory by part, disk, steps, time, cost, and on which machines it fits."""
     from core.cli.run import chosen_recipe, hub_token
-    from core.training import fits
+    from core.training import fits, others
     from core.training.hardware import detect, prices_read
     from core.training.prospect import prospect
+    from core.training.setting import setting_of
 
     chosen, hardware, out = chosen_recipe(recipe, preset, model, data, set_, "estimate"), detect(), console(json)
     probed = _probe(chosen, out, json) if probe else None
@@ -44,7 +46,10 @@ def estimate(
     elif found.refused:
         out.print(f"It cannot run here. {found.refused.problem} {found.refused.remedy}", markup=False)
     if change:
-        out.print(f"It would fit with {knobs(change)}. {change.said}", markup=False)
+        out.print(f"It would fit with {fits.assignments(change.knobs)}. {change.said}", markup=False)
+    opinions = others.opinions(chosen, found.model, setting_of(chosen, hardware))
+    for each in opinions:
+        out.print(f"[dim]{each.whose} says {size(each.size_bytes)} ({each.said}).[/]")
     if probed:
         out.print(
             f"Measured in the probe: peak {size(probed.peak_bytes)}, {probed.step_s:.2f} s a step; the figures above are corrected by it."
@@ -63,6 +68,7 @@ def estimate(
             "here": here.as_dict() if here else None,
             "refused": found.refused.as_dict() if found.refused else None,
             "change": {"knobs": change.knobs, "said": change.said, "peak_bytes": round(change.peak_bytes)} if change else None,
+            "others": [asdict(each) for each in opinions],
             "probe": probed.as_dict() if probed else None,
             "flavours": [offer.as_dict() for offer in offered],
         },
@@ -117,11 +123,6 @@ def _flavours(offered: list[Offer], read: str) -> Table:
         verdict = "[green]yes[/]" if known.fits else "[red]no[/]"
         table.add_row(offer.flavour.name, verdict, size(peak), size(room), duration(known.total_s), usd(offer.job_usd))
     return table
-
-
-def knobs(change: Change) -> str:
-    """``micro_batch_size=2 gradient_accumulation_steps=8``, as ``--set`` takes them."""
-    return " ".join(f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in change.knobs.items())
 
 
 VERBS = {"estimate": estimate}

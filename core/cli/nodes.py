@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import socket
 import sys
 
 from rich.console import Console
 
 from core.errors import UserError
-from core.training.launch import Node
+from core.training.launch import Node, node_commands
 
 OURS = ("--nodes", "--rank", "--address", "--port", "--detach", "--json")
 
@@ -35,8 +34,7 @@ def commands(node: Node, arguments: list[str]) -> list[str]:
                 next(words, None)
             continue
         kept.append(word)
-    placed = ["--nodes", str(node.count), "--address", node.address, "--port", str(node.port)]
-    return [shlex.join(["python", "-m", "core", "train", *kept, *placed, "--rank", str(rank)]) for rank in range(node.count)]
+    return node_commands(node, kept)
 
 
 def tell(node: Node, out: Console) -> list[str]:

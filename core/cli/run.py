@@ -145,7 +145,14 @@ def hub_token() -> str | None:
     return get_token()
 
 
-def resume(run_id: RunId, detach: Detach = False, json: Json = False) -> None:
+def resume(
+    run_id: RunId,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Where memory ran out: with the smallest change that fits, which `show` names.")
+    ] = False,
+    detach: Detach = False,
+    json: Json = False,
+) -> None:
     """Go on with a run that was stopped, killed or failed, from its last whole checkpoint; USER/transmute-RUN brings one back from the Hub."""
     from core.running import runs
 
@@ -153,7 +160,7 @@ def resume(run_id: RunId, detach: Detach = False, json: Json = False) -> None:
         from core.jobs import safekeeping
 
         run_id = safekeeping.bring_back(run_id, hub_token())
-    runs.start(run_id, hub_token())
+    runs.start(run_id, hub_token(), fit=fit)
     _watch_or_leave(run_id, detach, json)
 
 

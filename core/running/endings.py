@@ -1,12 +1,13 @@
-"""How a run's processes ended, in words: the kernel's count of processes it killed for memory, exit statuses, last lines of a log."""
+"""How a run's processes end: how long they are waited for, what the kernel killed for memory, exit statuses and last lines of a log in words."""
 
 from __future__ import annotations
 
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
-from core import events, process
+from core import events, paths, process
 from core.errors import UserError
 from core.redact import redact
 from core.training.failures import disk_full, lower
@@ -17,6 +18,9 @@ BEGIN = "== started "  # begins a line of that log, once per start
 TAIL_BYTES = 8192
 FULL_BYTES = 2**20  # a disk with less than this left takes no event any more
 KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
+STOP_GRACE_S = 33.0  # what a worker that is asked to stop has, and the times beneath
+SAVED_BYTES_PER_S = 50e6  # a checkpoint is written, read again for its hashes and synced; a slow network disk
+STEPS_TO_END = 2.0  # the one that goes on when it is asked, and as much again for a long one
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -35,6 +39,14 @@ def oom_kills(own: Path = Path("/proc/self/cgroup"), root: Path = CGROUPS, machi
 def _counted(file: Path) -> int:
     words = [line.split() for line in file.read_text().splitlines()]
     return next((int(pair[1]) for pair in words if pair[:1] == ["oom_kill"] and len(pair) == 2), 0)
+
+
+def stop_grace_s(run_dir: Path) -> float:
+    """How long a worker has to end its step and write a checkpoint before it is killed: longer for large models and slow steps."""
+    launch = run_dir / "launch.json"
+    estimate: dict[str, Any] = (paths.read_json(launch).get("estimate") if launch.is_file() else None) or {}
+    step_s = events.step_s(events.fold(events.read(run_dir)))
+    return STOP_GRACE_S + float(estimate.get("checkpoint_bytes", 0)) / SAVED_BYTES_PER_S + STEPS_TO_END * step_s
 
 
 def of_worker(run_dir: Path, recipe: Recipe, returncode: int, was_oom_killed: bool) -> UserError:

@@ -1,6 +1,7 @@
-"""Who comes next on a device: one line per device, first come first served, kept on disk and changed under a lock.
+"""Who comes next: one line for a machine's GPUs and one for its CPU, first come first served, kept on disk and changed under a lock.
 
-An entry counts while its run's lock is held, so whoever dies has left the line. The first entry has the device or is about to take it.
+An entry counts while its run's lock is held, so whoever dies has left the line. Those that have their devices come first; those that wait
+follow in their order. A run waits for nobody who wants other GPUs than it may be given, so that runs on disjoint sets go on at once.
 """
 
 from __future__ import annotations
@@ -12,10 +13,29 @@ from typing import Any
 from core import paths
 from core.errors import UserError
 from core.locks import FileLock, alone, is_held
+from core.training.hardware import GPU_LOCK, installed_gpus
 
 RUN_LOCK = "run.lock"  # in a run's folder
 MAX_PER_OWNER = 16  # runs of one person that wait or go on at the same time
+Entry = dict[str, Any]
 ORDINALS = ("", "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What a run was given: held by this process until `release` or its end."""
+
+    names: tuple[str, ...]
+    locks: tuple[FileLock, ...]
+
+    def release(self) -> None:
+        for lock in self.locks:
+            lock.release()
+
+    @property
+    def visible(self) -> str:
+        """The GPUs among them, as ``CUDA_VISIBLE_DEVICES`` names them."""
+        return ",".join(name.removeprefix(GPU_LOCK) for name in self.names if name.startswith(GPU_LOCK))
 
 
 @dataclass(frozen=True)
@@ -34,7 +54,7 @@ def ordinal(number: int) -> str:
 
 
 def device_lock(device: str) -> Path:
-    """Held by the one run that uses the device."""
+    """Held by the one run that uses the device: a GPU, or a machine without one."""
     return paths.home() / "locks" / f"{device}.lock"
 
 
@@ -44,50 +64,105 @@ def join(device: str, run_id: str, name: str, owner: str) -> None:
     Raises:
         UserError: `owner` has as many runs waiting and running as one person may have.
     """
+    mine = _entry(device, run_id, name, owner)
     with _changing(device):
         line = [entry for entry in _line(device) if entry["run_id"] != run_id]
         if sum(entry["owner"] == owner for entry in line) >= MAX_PER_OWNER:
             raise UserError(f"{MAX_PER_OWNER} of your runs wait or go on.", "the queue", "Let one end, or stop one, then start this one.")
-        _write(device, [*line, {"run_id": run_id, "name": name, "owner": owner}])
+        _write(device, [*line, mine])
 
 
-def take(device: str, run_id: str) -> FileLock | None:
-    """The lock of the device when it is this run's turn and no other run and no orphaned worker uses it; None until then."""
+def take(device: str, run_id: str) -> Devices | None:
+    """As many devices as the run needs, when it is its turn and no other run and no orphaned worker uses them; None until then."""
     with _changing(device):
         line = _line(device)
-        if all(entry["run_id"] != run_id for entry in line):  # the file was lost
-            line.append({"run_id": run_id, "name": run_id, "owner": ""})
+        mine = next((entry for entry in line if entry["run_id"] == run_id), None)
+        if mine is None:  # the file was lost
+            mine = _entry(device, run_id, run_id, "")
+            line.append(mine)
             _write(device, line)
-        lock = FileLock(device_lock(device))
-        if line[0]["run_id"] != run_id or not lock.acquire():
+        rest = [entry for entry in line if entry is not mine]
+        ahead = line[: line.index(mine)]
+        if any(_is_waiting(entry) and _among(entry) & _among(mine) for entry in ahead):
             return None
-        if _has_workers(device):
-            lock.release()
-            return None
-        return lock
+        taken = _take(mine)
+        if taken:
+            mine["has"] = list(taken.names)
+            _write(device, [*(entry for entry in rest if not _is_waiting(entry)), mine, *filter(_is_waiting, rest)])
+        return taken
+
+
+def _take(entry: Entry) -> Devices | None:
+    """The first free devices that the entry may be given, if there are enough of them."""
+    locks: dict[str, FileLock] = {}
+    for name in entry["among"]:
+        lock = FileLock(device_lock(name))
+        if len(locks) < entry["count"] and lock.acquire():
+            if _has_workers(name):
+                lock.release()
+            else:
+                locks[name] = lock
+    found = Devices(tuple(locks), tuple(locks.values()))
+    if len(locks) == entry["count"]:
+        return found
+    found.release()
+    return None
 
 
 def move(device: str, run_id: str, number: int) -> None:
-    """Give a waiting run the place `number` (1 is the next one).
+    """Give a waiting run the place `number` (1 is the next one) among those that wait for the same devices.
 
     Raises:
         UserError: the run does not wait.
     """
     with _changing(device):
         line = _line(device)
-        at = next((index for index, entry in enumerate(line) if entry["run_id"] == run_id), 0)
-        if at == 0:
+        rivals, at, served = _standing(line, run_id)
+        if at < served:
             raise UserError(f"Run {run_id} does not wait in the queue.", run_id, "Only a run that waits can be moved.")
-        entry = line.pop(at)
-        line.insert(max(1, min(number, len(line))), entry)
+        mine = rivals.pop(at)
+        line.remove(mine)
+        behind = rivals[max(served, min(number + served - 1, len(rivals))) - 1]
+        line.insert(line.index(behind) + 1, mine)
         _write(device, line)
 
 
 def place(device: str, run_id: str) -> Place | None:
     """Where a waiting run stands; None when it is its turn, or it does not wait."""
-    line = _line(device)
-    at = next((index for index, entry in enumerate(line) if entry["run_id"] == run_id), 0)
-    return Place(at, line[at - 1]["name"]) if at else None
+    rivals, at, served = _standing(_line(device), run_id)
+    return Place(at - served + 1, rivals[at - 1]["name"]) if at >= served else None
+
+
+def _standing(line: list[Entry], run_id: str) -> tuple[list[Entry], int, int]:
+    """(those that want what the run may be given, itself among them; its index there; how many of them are served). One that comes first
+    without having its devices yet is about to take them.
+    """
+    mine = next((entry for entry in line if entry["run_id"] == run_id), None)
+    if mine is None:
+        return [], 0, 1
+    rivals = [entry for entry in line if _among(entry) & _among(mine)]
+    return rivals, rivals.index(mine), max(1, sum(not _is_waiting(entry) for entry in rivals))
+
+
+def _entry(device: str, run_id: str, name: str, owner: str) -> Entry:
+    """What the line keeps of a run: how many devices it needs, among which, and later which it has.
+
+    It may be given the GPUs that are visible to whoever starts it; a run that moved here, or woke up elsewhere, had others before.
+    """
+    path = paths.runs_dir() / run_id / "launch.json"
+    launch: dict[str, Any] = paths.read_json(path) if path.is_file() else {}
+    among = [f"{GPU_LOCK}{gpu.uuid or gpu.index}" for gpu in installed_gpus()] if device == "gpu" else []
+    among = among or [device]
+    count = min(len(among), launch.get("num_gpus") or len(among))
+    return {"run_id": run_id, "name": name, "owner": owner, "among": among, "count": count, "has": []}
+
+
+def _among(entry: Entry) -> set[str]:
+    return set(entry["among"])
+
+
+def _is_waiting(entry: Entry) -> bool:
+    return not entry["has"]
 
 
 def _changing(device: str) -> Any:
@@ -98,7 +173,7 @@ def _file(device: str) -> Path:
     return paths.home() / "locks" / f"{device}.queue.json"
 
 
-def _line(device: str) -> list[dict[str, str]]:
+def _line(device: str) -> list[Entry]:
     """Every entry whose run is alive, in order."""
     try:
         entries = paths.read_json(_file(device))
@@ -107,7 +182,7 @@ def _line(device: str) -> list[dict[str, str]]:
     return [entry for entry in entries if is_held(paths.runs_dir() / entry["run_id"] / RUN_LOCK)]
 
 
-def _write(device: str, line: list[dict[str, str]]) -> None:
+def _write(device: str, line: list[Entry]) -> None:
     paths.write_json(_file(device), line)
 
 

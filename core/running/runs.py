@@ -25,14 +25,14 @@ from core.data.tokenizer import save_tokenizer
 from core.errors import UserError
 from core.events import Run
 from core.locks import FileLock, is_held
-from core.running import endings, queue
+from core.running import endings, queue, relief
 from core.running.queue import RUN_LOCK
 from core.training import accelerated, models, prepare
 from core.training.checks import check, check_disk, check_nodes
 from core.training.estimate import left_out, predicted
 from core.training.failures import disk_full, is_disk_full, unless_full
 from core.training.hardware import Hardware, detect
-from core.training.launch import SHARDED, Node, command
+from core.training.launch import SHARDED, Node, across, command, num_processes
 from core.training.recipe import Recipe
 from core.training.recipe import load as load_recipe
 
@@ -40,7 +40,7 @@ STOP_FILE = "stop"
 NEEDS_BASE = ("train", "merge", "take")  # steps that read the base model
 LOG = "worker.log"
 JOB = "job.json"  # in the folder of a run that happens on a rented machine
-STOP_GRACE_S = 33.0
+BEYOND_GRACE_S = 10.0  # for the supervisor itself, after its worker's
 LOOKED_AT_S = 0.5  # a lock that is ours to take may be looked at by others for an instant
 GONE_S = 5.0
 
@@ -127,6 +127,7 @@ def create(
             "accelerate_config": launch.accelerate_config,
             "num_processes": launch.num_processes,
             "device": "gpu" if hardware.gpus else "cpu",
+            "num_gpus": num_processes(recipe, hardware) if hardware.gpus else 0,
             "model": dataclasses.asdict(model) | {"path": str(model.path)},
             "hardware": dataclasses.asdict(hardware),
             "transmute": core.__version__,
@@ -143,11 +144,11 @@ def create(
 
 
 def _spread(recipe: Recipe, estimate: dict[str, Any] | None, node: Node | None) -> Recipe:
-    """`recipe` with what its `auto` comes to for a model that does not fit whole on each GPU; several machines have no common disk for fsdp2."""
+    """`recipe` with what its `auto` comes to for a model that does not fit whole on each GPU."""
     found = estimate["accelerate_config"] if estimate else ""
     if recipe.accelerate_config != "auto" or found not in SHARDED:
         return recipe
-    return recipe.model_copy(update={"accelerate_config": "zero3" if node and found == "fsdp2" else found})
+    return recipe.model_copy(update={"accelerate_config": across(found, node)})
 
 
 def dataset_entry(dataset: Dataset) -> dict[str, Any]:
@@ -169,14 +170,15 @@ def recipe_of(run_id: str) -> Recipe:
     return load_recipe(folder(run_id) / "recipe.yaml")
 
 
-def start(run_id: str, token: str | None = None) -> None:
-    """Start, or start again, the supervisor of a run; it outlives this process.
+def start(run_id: str, token: str | None = None, *, fit: bool = False) -> None:
+    """Start, or start again, the supervisor of a run; it outlives this process. With `fit` the change that it was offered when memory ran
+    out is made first, see `core.running.relief`.
 
     The run's lock is taken here and handed down, so at no moment is a started run without a holder. A run on a rented machine is looked
     after by `core.jobs.follower`, which asks the Hub with the caller's `token` and gets it through its standard input.
 
     Raises:
-        UserError: the run is already going on, or is done, or its base model is gone.
+        UserError: the run is already going on, or is done, or its base model is gone, or no change is known that fits.
     """
     run_dir = folder(run_id)
     lock = FileLock(run_dir / RUN_LOCK)
@@ -189,6 +191,10 @@ def start(run_id: str, token: str | None = None) -> None:
         is_job = is_elsewhere(run_dir)
         if not is_job and any(step.name in NEEDS_BASE and step.state not in ("done", "skipped") for step in run.steps):
             _require_base(run_dir, token)
+        if fit and is_job:
+            raise UserError("A rented machine has its own recipe.", run_id, "Start a new run with the change.")
+        if fit:
+            relief.apply(run_dir, run)
         device = "" if is_job else str(paths.read_json(run_dir / "launch.json")["device"])
         if not is_job:
             queue.join(device, run_id, run.name, run.owner)
@@ -290,14 +296,17 @@ def _supervisor(run_id: str) -> process.Identity | None:
     return process.Identity(**paths.read_json(path)) if path.exists() else None
 
 
-def stop(run_id: str, wait_s: float = STOP_GRACE_S + 10) -> Run:
-    """Ask the run to save a checkpoint and end; kill its whole process tree when it has not ended after `wait_s`."""
+def stop(run_id: str, wait_s: float | None = None) -> Run:
+    """Ask the run to save a checkpoint and end; kill its whole process tree when it has not ended after `wait_s`.
+
+    By default that is a little more than what its supervisor leaves the worker, see `endings.stop_grace_s`.
+    """
     run_dir = folder(run_id)
     if load(run_id).is_terminal:
         raise UserError(f"Run {run_id} is not going on.", run_id, "Nothing has to be stopped.")
     living = _processes(run_id)
     ask_to_stop(run_dir)
-    deadline = time.monotonic() + wait_s
+    deadline = time.monotonic() + (endings.stop_grace_s(run_dir) + BEYOND_GRACE_S if wait_s is None else wait_s)
     signalled = False
     while is_held(run_dir / RUN_LOCK) and time.monotonic() < deadline:
         known = _supervisor(run_id)

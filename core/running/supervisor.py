@@ -14,14 +14,16 @@ import time
 import traceback
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from core import events, paths, process
 from core.errors import UserError
-from core.locks import FileLock
-from core.running import endings, queue, steps
-from core.running.runs import LOG, STOP_FILE, STOP_GRACE_S
+from core.running import endings, queue, relief, steps
+from core.running.queue import Devices
+from core.running.runs import LOG, STOP_FILE
 from core.training import checkpoints, measured
 from core.training.failures import FULL, as_user_error, unless_full
+from core.training.fits import Change
 from core.training.recipe import load as load_recipe
 
 LOOK_S = 0.25
@@ -55,7 +57,9 @@ def main(run_dir: Path) -> int:
     except Exception as error:  # noqa: BLE001 - the last line of defence: whatever it was, the run must not stay "running"
         process.kill_descendants()
         known_error = _explained(error, run_dir)
-        _finish(run_dir, "interrupted" if known_error.code in ("KILLED", "CRASH") else "failed", known_error)
+        change = relief.change_for(run_dir) if known_error.code == "OOM" else None
+        state = "interrupted" if known_error.code in ("KILLED", "CRASH") else "failed"
+        _finish(run_dir, state, relief.told(known_error, change) if change else known_error, change)
         return 1
     _finish(run_dir, "done")
     return 0
@@ -73,9 +77,11 @@ def _explained(error: Exception, run_dir: Path) -> UserError:
     )
 
 
-def _finish(run_dir: Path, state: events.State, error: UserError | None = None) -> None:
+def _finish(run_dir: Path, state: events.State, error: UserError | None = None, change: Change | None = None) -> None:
     """Write the run's last event, also on a disk that is full."""
-    fields = {"error": error.as_dict()} if error else {}
+    fields: dict[str, Any] = {"error": error.as_dict()} if error else {}
+    if change:
+        fields["change"] = {"knobs": change.knobs, "said": change.said}
     try:
         events.append(run_dir, "finished", state=state, **fields)
     except OSError as refused:
@@ -91,10 +97,10 @@ def _on_sigterm(_number: int, _frame: FrameType | None) -> None:
     raise StopRequested
 
 
-def _wait_for_device(run_dir: Path, device: str) -> FileLock:
-    """The lock of the device once it is this run's turn and nobody else uses it."""
+def _wait_for_device(run_dir: Path, device: str) -> Devices:
+    """What the run needs of the device once it is its turn and nobody else uses it; of its GPUs nobody below us sees any other."""
     said = False
-    while (lock := queue.take(device, run_dir.name)) is None:
+    while (taken := queue.take(device, run_dir.name)) is None:
         if not said:
             events.append(run_dir, "waiting", waiting_for=f"another run on the {device}", device=device)
             said = True
@@ -102,7 +108,9 @@ def _wait_for_device(run_dir: Path, device: str) -> FileLock:
         time.sleep(LOOK_S)
     _stop_if_asked(run_dir)
     (run_dir / STOP_FILE).unlink(missing_ok=True)  # left by an earlier attempt, whose workers are gone now
-    return lock
+    if taken.visible:
+        os.environ["CUDA_VISIBLE_DEVICES"] = taken.visible
+    return taken
 
 
 def _stop_if_asked(run_dir: Path) -> None:
@@ -147,10 +155,11 @@ def _train(run_dir: Path) -> None:
     except StopRequested:
         with unless_full():
             (run_dir / STOP_FILE).touch()
+        grace_s = endings.stop_grace_s(run_dir)
         try:
-            worker.wait(STOP_GRACE_S)
+            worker.wait(grace_s)
         except subprocess.TimeoutExpired:
-            events.append(run_dir, "note", text=f"The worker did not end within {STOP_GRACE_S:.0f} s and was killed.")
+            events.append(run_dir, "note", text=f"The worker did not end within {grace_s:.0f} s and was killed.")
         raise
     process.kill_descendants()  # the ranks of a launcher that died
     if returncode:

@@ -19,6 +19,7 @@ from core.training.architecture import read_config
 from core.training.hardware import Hardware, detect
 from core.training.models import ModelRef
 from core.training.recipe import Recipe
+from core.training.shapes import shapes as of_config
 
 AUDITED_AT_ONCE = 10_000  # conversations, a few seconds; more are audited in a child, and only for somebody who waits for it
 
@@ -78,7 +79,8 @@ def predicted(
     A GPU's memory is without the CUDA context, which no measurement has in it.
     """
     try:
-        found = forecast.estimate(recipe, read_config(model), hardware, workload.of_dataset(dataset, tokenizer, recipe, evaluated))
+        shapes = of_config(read_config(model))
+        found = forecast.of_shapes(recipe, shapes, hardware, workload.of_dataset(dataset, tokenizer, recipe, evaluated))
     except UserError:
         return None
     time = found.duration
@@ -88,5 +90,6 @@ def predicted(
         "peak_bytes": round(found.memory.measurable_bytes),
         "accelerate_config": found.accelerate_config,
         "disk": found.disk,
+        "checkpoint_bytes": round(forecast.checkpoint_bytes(recipe, shapes)),
         "train_s": round(time.train_s + time.evaluate_s, 2),
     }

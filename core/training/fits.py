@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -94,15 +96,29 @@ def hardware_of(flavour: Flavour) -> Hardware:
     return Hardware(flavour.cpus, flavour.ram_gb * 10**9, gpus, TorchBuild("", "any" if gpus else None))
 
 
-def smallest_change(recipe: Recipe, model: Shapes, hardware: Hardware, work: Workload) -> Change | None:
+def smallest_change(
+    recipe: Recipe,
+    model: Shapes,
+    hardware: Hardware,
+    work: Workload,
+    below_bytes: float = math.inf,
+    only: AbstractSet[str] | None = None,
+) -> Change | None:
     """The change to `recipe` that costs least and makes it fit on `hardware`; None where it fits already, or nothing helps.
 
     First what only takes time (smaller micro batches with the same sum or the next above it, checkpointing), then what changes the arithmetic (8-bit
     optimizer), the data (shorter rows), and last the method.
+
+    Args:
+        below_bytes: what the peak of a process may be besides, where a run has shown that there is less room, or that it takes more.
+        only: the knobs that may change; any of them by default.
     """
-    if of_shapes(recipe, model, hardware, work).fits:
+    now = of_shapes(recipe, model, hardware, work)
+    if now.fits and now.peak_bytes <= below_bytes:
         return None
     for _, knobs in sorted(_candidates(recipe, hardware), key=lambda candidate: candidate[0]):
+        if only is not None and not only >= knobs.keys():
+            continue
         changed = recipe.model_copy(update=knobs)
         try:
             checks.check_machine(changed, hardware)
@@ -113,9 +129,14 @@ def smallest_change(recipe: Recipe, model: Shapes, hardware: Hardware, work: Wor
             length = min(work.longest, changed.max_length)
             shorter = work.packed(length) if recipe.packing else replace(work, longest=length)
         found = of_shapes(changed, model, hardware, shorter)
-        if found.fits:
+        if found.fits and found.peak_bytes <= below_bytes:
             return Change(knobs, said(recipe, knobs), found.peak_bytes)
     return None
+
+
+def assignments(knobs: dict[str, Any]) -> str:
+    """``micro_batch_size=2 gradient_accumulation_steps=8``, as ``--set`` takes them."""
+    return " ".join(f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in knobs.items())
 
 
 def _candidates(recipe: Recipe, hardware: Hardware) -> Iterator[tuple[float, dict[str, Any]]]:

@@ -129,15 +129,20 @@ def _as_chosen(recipe: Recipe, model: Shapes, hardware: Hardware, work: Workload
     )
 
 
+def checkpoint_bytes(recipe: Recipe, model: Shapes) -> float:
+    """Of one checkpoint: what learns, or the whole model where it is no adapter, and Adam's two moments."""
+    learning = trainable(recipe, model)
+    return (learning if recipe.is_adapter else model.total) * FP32 + learning * 2 * FP32
+
+
 def disk(recipe: Recipe, model: Shapes) -> dict[str, float]:
     """Bytes that a run leaves, by part; while it rotates there is one checkpoint more than it keeps."""
     learning = trainable(recipe, model)
-    saved = learning * FP32 if recipe.is_adapter else model.total * FP32
     result = model.total * model.stored_bytes + (learning * FP32 if recipe.is_adapter else 0)
     bits = {level.name: level.bits for level in OFFERED} | FLOAT_LEVELS
     asked = {*recipe.levels, "f16"} if recipe.levels else set[str]()  # the others are made from it
     return {
-        "checkpoints": (saved + learning * 2 * FP32) * (recipe.save_total_limit + 1) if recipe.save_steps else 0.0,
+        "checkpoints": checkpoint_bytes(recipe, model) * (recipe.save_total_limit + 1) if recipe.save_steps else 0.0,
         "result": float(result),
         "levels": sum(model.total * bits[name] / 8 for name in asked if name in bits),
     }

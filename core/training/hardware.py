@@ -13,11 +13,13 @@ import subprocess
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from core.paths import SPACES
 
 BF16_CAPABILITY = (8, 0)  # Ampere, NVIDIA CUDA C++ programming guide, table of arithmetic throughput
 CGROUP = Path("/sys/fs/cgroup")
+GPU_LOCK = "gpu-"  # begins the name of a GPU's lock; what CUDA_VISIBLE_DEVICES calls it follows
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,12 @@ class Hardware:
     @property
     def has_bf16(self) -> bool:
         return bool(self.gpus) and all(gpu.has_bf16 for gpu in self.gpus)
+
+    @staticmethod
+    def from_dict(kept: dict[str, Any]) -> Hardware:
+        """What `dataclasses.asdict` made of one, also when it has been JSON meanwhile."""
+        gpus = tuple(Gpu(**gpu | {"compute_capability": tuple(gpu["compute_capability"])}) for gpu in kept["gpus"])
+        return Hardware(kept["cpu_count"], kept["ram_bytes"], gpus, TorchBuild(**kept["torch"]))
 
 
 @dataclass(frozen=True)

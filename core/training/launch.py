@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,6 +56,12 @@ class Node:
             raise UserError(f"{self.port} is no port.", "--port", "Give 1 to 65535, for example 29500.")
 
 
+def node_commands(node: Node, arguments: list[str]) -> list[str]:
+    """The command line that trains with `arguments`, the same on every machine but for its rank: one for each of them."""
+    placed = ["--nodes", str(node.count), "--address", node.address, "--port", str(node.port)]
+    return [shlex.join(["python", "-m", "core", "train", *arguments, *placed, "--rank", str(rank)]) for rank in range(node.count)]
+
+
 @dataclass(frozen=True)
 class Launch:
     """A worker's start: `argv` never passes through a shell, `env` is added to the allow-listed environment."""
@@ -77,6 +84,11 @@ def config_of(recipe: Recipe, hardware: Hardware, node: Node | None = None) -> s
     if num_processes(recipe, hardware) > 1 or node:
         return "ddp"
     return "single_gpu" if hardware.gpus else "cpu"
+
+
+def across(config: str, node: Node | None) -> str:
+    """What `auto` came to on one machine, as several take it: they have no common disk, which fsdp2 needs."""
+    return "zero3" if node and config == "fsdp2" else config
 
 
 def file_of(config: str, hardware: Hardware) -> Path:

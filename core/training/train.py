@@ -39,13 +39,15 @@ TRLS_LOSS = "The loss is TRL's own here: the quicker one, at labelled tokens onl
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-def train(run_dir: Path) -> None:
+def train(run_dir: Path, peak: Peak | None = None) -> None:
     """Train the run's recipe, or go on from its newest whole checkpoint, and leave the adapter or the full model as an artifact.
+
+    `peak` has measured since before the model was read, for whoever asks what was held when this fails.
 
     Raises:
         UserError: nothing to learn in the data, no memory left, a loss that is not a number, a full disk.
     """
-    peak = Peak()
+    peak = peak or Peak()
     recipe = load_recipe(run_dir / "recipe.yaml")
     launch = paths.read_json(run_dir / "launch.json")
     base = Path(launch["model"]["path"])

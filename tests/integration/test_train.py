@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from core import paths
+from core import events, paths
 from core.export import artifacts
 from core.running import runs
 from core.training import checkpoints, exports
@@ -228,3 +228,25 @@ def test_a_stopped_run_saves_frees_the_device_and_resumes_from_where_it_stood():
     wait_for_step(run_id, stopped.optimizer_step + 1)
     assert min(runs.load(run_id).losses) == 1
     runs.stop(run_id)
+
+
+def test_a_run_goes_on_from_its_checkpoint_with_smaller_micro_batches_to_the_losses_of_the_larger():
+    """The change that a run is offered when memory runs out: half the rows at a time, twice as many times."""
+    knobs = {"method": "lora", "max_steps": 6, "save_steps": 2, "lora_dropout": 0.0, "packing": False, "gradient_accumulation_steps": 1}
+    whole = finished(start(**knobs))
+    assert whole.state == "done", log_of(whole.run_id)
+    run_id = start(**knobs)
+    wait_for_step(run_id, 3)
+    runs.stop(run_id)
+    run_dir = runs.folder(run_id)
+    step = checkpoints.step_of(checkpoints.all_of(run_dir / "checkpoints")[0])
+    assert 3 <= step < 6
+    change = {"knobs": {"micro_batch_size": 2, "gradient_accumulation_steps": 2}, "said": "A little slower."}
+    events.append(run_dir, "finished", state="failed", error=None, change=change)
+    runs.start(run_id, fit=True)
+    done = finished(run_id)
+    assert done.state == "done", log_of(run_id)
+    begun = [event["step"] for event in events.read(run_dir) if event["kind"] == "train_began"]
+    assert begun == [0, step]
+    assert [done.losses[at] for at in range(1, 7)] == pytest.approx([whole.losses[at] for at in range(1, 7)], rel=2e-3)
+    assert runs.recipe_of(run_id).micro_batch_size == 2

@@ -10,8 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-from core import events, process
-from core.worker import hold_device
+from core import events, paths, process
+from core.worker import devices, hold_device
 
 
 def main(run_dir: Path, behaviour: str) -> int:
@@ -19,7 +19,8 @@ def main(run_dir: Path, behaviour: str) -> int:
         ranks = [subprocess.Popen([sys.executable, "-m", "tests.unit.running.a_worker", str(run_dir), "rank"]) for _ in range(2)]
         return max(rank.wait() for rank in ranks)
     process.die_with_parent(signal.SIGKILL if behaviour in ("deaf", "rank") else signal.SIGTERM)
-    lock = hold_device("test")
+    locks = [hold_device(name) for name in devices(str(paths.read_json(run_dir / "launch.json")["device"]))]
+    events.append(run_dir, "facts", facts={"visible": os.environ.get("CUDA_VISIBLE_DEVICES")})
     events.append(run_dir, "train_began", step=0, max_steps=1000)
     if behaviour == "family":
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
@@ -37,7 +38,8 @@ def main(run_dir: Path, behaviour: str) -> int:
         if behaviour != "deaf" and (run_dir / "stop").exists():
             events.append(run_dir, "checkpoint", step=step)
             break
-    os.close(lock)
+    for lock in locks:
+        os.close(lock)
     return 0
 
 

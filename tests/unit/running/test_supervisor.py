@@ -1,5 +1,6 @@
 """A run survives its starter, ends in the state that is true, and leaves no process behind."""
 
+import json
 import os
 import signal
 
@@ -8,7 +9,10 @@ import pytest
 
 from core import events, paths, process
 from core.errors import UserError
-from core.running import care, runs
+from core.running import care, endings, runs
+from core.training.architecture import read_config
+from core.training.presets import demo
+from core.training.shapes import shapes
 from tests.unit.running.waiting import is_training, wait_for
 
 
@@ -190,6 +194,29 @@ def test_a_run_is_deleted_with_everything_but_not_while_it_goes_on(make_run):
     assert care.delete(run_id) == expected > 0
     with pytest.raises(UserError, match="There is no run"):
         runs.load(run_id)
+
+
+def test_a_worker_that_has_much_to_write_has_longer_before_it_is_killed(make_run):
+    small = make_run("well")
+    large = make_run("well", estimate={"checkpoint_bytes": 80 * 10**9})
+    slow = make_run("well")
+    for step in range(3):
+        events.append(runs.folder(slow), "train_log", step=step + 1, loss=1.0)
+    lines = [json.loads(line) for line in (runs.folder(slow) / events.FILE_NAME).read_text().splitlines()]
+    paced = [line | ({"t": 100.0 * line["step"]} if "step" in line else {}) for line in lines]
+    (runs.folder(slow) / events.FILE_NAME).write_text("".join(json.dumps(line) + "\n" for line in paced))
+    grace = {run_id: endings.stop_grace_s(runs.folder(run_id)) for run_id in (small, large, slow)}
+    assert grace[small] == endings.STOP_GRACE_S == 33
+    assert grace[large] >= 33 + 80e9 / 100e6, "a disk that writes and reads 100 MB a second"
+    assert grace[slow] >= 33 + 100
+
+
+def test_a_run_that_trains_a_large_model_knows_how_much_a_checkpoint_is(workspace):
+    """A full fine-tune of the starter: its weights and Adam's two moments in float32, whether it saves on the way or not."""
+    recipe = demo().model_copy(update={"method": "fft", "save_steps": 0, "levels": ()})
+    run_dir = runs.folder(runs.create(recipe))
+    weights = shapes(read_config(paths.STARTER)).total
+    assert paths.read_json(run_dir / "launch.json")["estimate"]["checkpoint_bytes"] == 3 * 4 * weights
 
 
 def test_what_the_owner_writes_stays_with_the_run_and_is_no_novel(make_run):

@@ -12,6 +12,7 @@ from core.export import artifacts
 from core.export.artifacts import Artifact
 from core.locks import FileLock
 from core.running import compare, live, queue
+from core.training.presets import demo
 from core.training.recipe import Recipe
 from ui import models_tab, picks, publish_tab, run_details, run_kept, run_sync, runs_tab
 
@@ -126,6 +127,32 @@ def test_a_training_without_a_word_is_flagged_again_every_minute(run_dir, monkey
     lock.release()
 
 
+def ran_out(run_id, knobs):
+    """A run whose memory ran out, and that was offered these knobs."""
+    folder = make_run(run_id, "failed")
+    paths.write_text(folder / "recipe.yaml", demo().to_yaml())
+    paths.write_json(folder / "launch.json", {"device": "test"})
+    events.append(folder, "finished", state="failed", error=None, change={"knobs": knobs, "said": "A little slower."})
+    return folder
+
+
+def test_where_memory_ran_out_the_change_that_fits_is_the_first_button(workspace):
+    ran_out("r-1", {"micro_batch_size": 2, "gradient_accumulation_steps": 8})
+    shown = look("r-1")
+    assert shown["fit"].visible and shown["fit"].value == "Resume with micro batch size 2, gradient accumulation 8"
+    assert shown["resume"].visible and shown["resume"].variant == "secondary"
+    make_run("r-2", "failed")
+    assert not look("r-2")["fit"].visible and look("r-2")["resume"].variant == "primary"
+
+
+def test_a_change_that_a_run_cannot_go_on_with_is_set_up_in_the_form(workspace):
+    ran_out("r-1", {"method": "lora", "learning_rate": 0.002})
+    assert look("r-1")["fit"].value.startswith("Set up a run with method lora")
+    kept, _ = runs_tab.resume_fitting(None, None, "r-1", "")
+    assert (kept["values"]["method"], kept["values"]["learning_rate"]) == ("lora", 0.002)
+    assert live.watch("r-1").run.state == "failed", "nothing was started"
+
+
 def test_answers_are_shown_by_step_as_text(run_dir):
     for step in range(1, 21):
         events.append(run_dir, "samples", step=step, samples=[{"prompt": "Who <b>are</b> you?", "answer": f"<img src=x> {step}"}])
@@ -200,6 +227,7 @@ def test_only_the_owner_may_stop_or_quantise(run_dir, monkeypatch):
     for handler, values in (
         (runs_tab.stop_run, ("r-1",)),
         (runs_tab.resume_chosen, ("r-1",)),
+        (runs_tab.resume_fitting, ("r-1", "")),
         (runs_tab.move_up, ("r-1",)),
         (run_details.save_remark, ("r-1", "mine")),
         (run_details.clone, ("r-1", "")),

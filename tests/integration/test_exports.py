@@ -1,0 +1,147 @@
+"""Every export of every method really trains: what is written is run as a person would run it, and leaves weights that learnt."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from core import paths
+from core.process import child_environment
+from core.running import runs
+from core.training import exports
+from core.training.hardware import detect
+from core.training.presets import demo
+from core.training.recipe import Recipe
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600), pytest.mark.usefixtures("workspace")]
+
+METHODS = ("qlora", "lora", "sft", "fft")
+every_method = pytest.mark.parametrize("method", METHODS)
+# A notebook's cells one after the other in one namespace, as a kernel runs them; what begins with % is the kernel's own.
+KERNEL = """
+import json, sys, types
+sys.modules["ipykernel"] = types.ModuleType("ipykernel")
+cells = json.load(open(sys.argv[1], encoding="utf-8"))["cells"]
+sys.argv[1:] = ["-f", "kernel.json"]
+for number, source in enumerate("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"):
+    if not source.startswith("%"):
+        exec(compile(source, f"cell {number}", "exec"), globals())
+"""
+SBATCH = """#!/bin/sh
+[ "$(head -n 1 "$1")" = '#!/bin/bash' ] || exit 2
+grep -q '^#SBATCH --job-name=' "$1" || exit 3
+echo "Submitted batch job 1"
+exec bash "$1"
+"""
+
+
+def recipe(method: str) -> Recipe:
+    knobs = {"name": f"two-steps-{method}", "method": method, "max_steps": 2, "levels": (), "save_steps": 0, "eval_dataset": ""}
+    knobs |= {"eval_fraction": 0.02, "micro_batch_size": 2, "gradient_accumulation_steps": 2, "packing": False}
+    return demo().model_copy(update=knobs | ({"learning_rate": 1e-4} if method in ("sft", "fft") else {}))
+
+
+def environment(*programs: Path) -> dict[str, str]:
+    """What a shell has: this Python's programs on the path, after `programs`; of Transmute only its folder."""
+    found = child_environment({"TRANSMUTE_HOME": str(paths.home())})
+    del found["PYTHONPATH"]
+    return found | {"PATH": os.pathsep.join([*map(str, programs), str(Path(sys.executable).parent), found["PATH"]])}
+
+
+def run(argv: list[str], folder: Path, *programs: Path) -> str:
+    done = subprocess.run(argv, cwd=folder, env=environment(*programs), capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with what an export names of Transmute's own in it."""
+    for name in ("spaces", "examples"):
+        (tmp_path / name).symlink_to(paths.PROJECT / name)
+    return tmp_path
+
+
+def write(chosen: Recipe, to: exports.To, folder: Path) -> Path:
+    file = folder / exports.file_name(chosen, to)
+    file.write_text(exports.export(chosen, to, detect(), exports.known_estimate(chosen, detect())), encoding="utf-8")
+    return file
+
+
+def require_learnt(chosen: Recipe, folder: Path) -> None:
+    """What TRL left in the recipe's folder: an adapter that is no longer zero, or weights that are not the starter's."""
+    result = folder / chosen.name
+    if chosen.is_adapter:
+        lora_b = {name: weight for name, weight in load_file(result / "adapter_model.safetensors").items() if "lora_B" in name}
+        assert lora_b and all(weight.abs().max() > 0 for weight in lora_b.values())
+        return
+    before, after = load_file(paths.STARTER / "model.safetensors"), load_file(result / "model.safetensors")
+    changed = {name for name, weight in after.items() if not torch.equal(before[name].float(), weight.float())}
+    assert changed and (chosen.method == "fft") == any(".layers.0." in name for name in changed)
+
+
+@every_method
+def test_the_command_trains_the_script(method: str, folder: Path) -> None:
+    chosen = recipe(method)
+    write(chosen, "script", folder)
+    said = run(["sh", str(write(chosen, "command", folder))], folder)
+    assert "294 conversations to train on, 6 to measure on" in said and "train_loss" in said and "eval_loss" in said
+    require_learnt(chosen, folder)
+
+
+@every_method
+def test_the_notebook_trains_cell_by_cell(method: str, folder: Path) -> None:
+    chosen = recipe(method)
+    said = run([sys.executable, "-W", "ignore", "-c", KERNEL, str(write(chosen, "notebook", folder))], folder)
+    assert "294 conversations to train on, 6 to measure on" in said and "train_loss" in said
+    require_learnt(chosen, folder)
+
+
+@every_method
+def test_the_yaml_trains_with_the_command_line(method: str, tmp_path: Path) -> None:
+    chosen = recipe(method)
+    file = write(chosen, "yaml", tmp_path)
+    said = json.loads(run([sys.executable, "-m", "core", "train", str(file), "--json"], paths.PROJECT).splitlines()[-1])
+    assert (said["state"], said["step"]) == ("done", 2)
+    assert runs.recipe_of(said["run_id"]) == exports.portable(chosen)
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """A folder for the path with an `sbatch` that runs the job at once, and reads no option but its name."""
+    shim = tmp_path / "bin" / "sbatch"
+    shim.parent.mkdir()
+    shim.write_text(SBATCH, encoding="utf-8")
+    shim.chmod(0o755)
+    return shim.parent
+
+
+@every_method
+def test_the_batch_file_trains_under_sbatch(method: str, tmp_path: Path, programs: Path) -> None:
+    chosen = recipe(method)
+    said = run(["sbatch", str(write(chosen, "slurm", tmp_path))], paths.PROJECT, programs)
+    assert "step 2/2" in said, "the log of the training is the job's"
+    (made,) = runs.list_runs()
+    assert made.state == "done" and made.optimizer_step == 2 and made.name == chosen.name
+    assert runs.recipe_of(made.run_id) == exports.portable(chosen)
+
+
+def test_a_batch_job_whose_run_failed_fails(tmp_path: Path, programs: Path) -> None:
+    """Weights that are no numbers: the third bad step ends the run."""
+    base = tmp_path / "base"
+    shutil.copytree(paths.STARTER, base)
+    weights = load_file(base / "model.safetensors")
+    weights["model.norm.weight"][:] = float("nan")
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    chosen = recipe("lora").model_copy(update={"base_model": str(base), "max_steps": 9})
+    with pytest.raises(AssertionError, match="is failed"):
+        run(["sbatch", str(write(chosen, "slurm", tmp_path))], paths.PROJECT, programs)
+    assert [(made.state, made.error and made.error["code"]) for made in runs.list_runs()] == [("failed", "NAN")]
