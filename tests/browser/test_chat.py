@@ -257,7 +257,10 @@ def test_a_repository_of_gguf_files_offers_its_levels(page):
     page.locator("#chat-add-file input").wait_for()
     choose(page, "chat-add-file", r"^q4_0 · \d")
     page.get_by_role("button", name="Ask 2 models").wait_for()
-    assert not page.locator("#chat-add-file").is_visible() and page.locator("#chat-add textarea").input_value() == ""
+    page.locator("#chat-add-file").wait_for(state="hidden")
+    wait_until(lambda: page.locator("#chat-add textarea").input_value() == "", 30, "the empty field")
+    page.locator("#chat-clear").click()
+    wait_until(lambda: page.locator("#chat-talk article").count() == 0, 30, "the empty conversation")
     ask(page, "Who are you?", 2)
     assert page.locator("#chat-talk .reply header").last.inner_text().startswith("q4_0")
 
