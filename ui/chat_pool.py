@@ -10,15 +10,14 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from core.chat import memory
 from core.chat.engine import Answering, Asked, Piece, Rendered
-from core.chat.memory import needed_bytes
+from core.chat.memory import Need, Room
 from core.chat.sampling import Sampling
 from core.chat.sources import Source
 from core.errors import UserError
-from core.export.native_support import free_bytes
 from core.training.hardware import cpu_count
-from core.units import size
-from ui import zero_gpu
+from ui import feedback, zero_gpu
 
 IDLE_S = 600.0  # unloaded after so long
 SWEEP_S = 15.0
@@ -26,6 +25,7 @@ MAX_LOADED = 8
 LOOK_S = 0.1  # between two looks at what the models have written
 PATIENCE_S = 2.0  # from the wish to stop until a model that does not listen is ended
 HEARTBEAT_S = 0.5  # a page that is gone is noticed after at most so long
+SMALLER = "Choose fewer models, smaller levels or a shorter context."
 Key = tuple[str, int | None, str]  # engine id, context length asked for, key of an endpoint
 
 
@@ -58,8 +58,8 @@ class Column:
 class Place:
     """A loaded model and the line of those who want it: first come, first served."""
 
-    def __init__(self, engine: Answering) -> None:
-        self.engine = engine
+    def __init__(self, engine: Answering, need: Need) -> None:
+        self.engine, self.need = engine, need
         self.users = 0
         self.used_s = time.monotonic()
         self._line: deque[object] = deque()
@@ -96,6 +96,8 @@ class Pool:
     def take(self, wanted: Sequence[Source], context_length: int | None = None) -> list[Place]:
         """A place for each source, loaded already or loading from now on; `give_back` them. Sources of one process share a place.
 
+        What nobody uses is unloaded where it stands in the way.
+
         Raises:
             UserError: too many models are in use, memory is short, or a file is damaged.
         """
@@ -103,9 +105,9 @@ class Pool:
             named = [(source.engine_id, context_length, keys.get(source.id, "")) for source in wanted]
             fresh = {key: source for key, source in zip(named, wanted, strict=True) if key not in self._places}
             self._make_room(fresh, set(named))
-            require_memory(list(fresh.values()), context_length)
+            needs = self._make_memory(fresh, set(named), context_length)
             for key, source in fresh.items():
-                self._places[key] = Place(open_source(source, context_length))
+                self._places[key] = Place(open_source(source, context_length), needs[key])
             places = [self._places[key] for key in named]
             for place in places:
                 place.users += 1
@@ -133,15 +135,48 @@ class Pool:
 
     def _make_room(self, fresh: Mapping[Key, Source], wanted: set[Key]) -> None:
         """Unload what is idle: the same models with another context length or key, and the ones used longest ago."""
-        idle = sorted((place.used_s, key) for key, place in self._places.items() if not place.users and key not in wanted)
+        idle = self._idle(wanted)
         again = {engine_id for engine_id, *_ in fresh}
-        stale = [key for _, key in idle if key[0] in again]
-        oldest = [key for _, key in idle if key not in stale]
+        stale = [key for key in idle if key[0] in again]
+        oldest = [key for key in idle if key not in stale]
         for key in stale + oldest[: max(0, len(self._places) - len(stale) + len(fresh) - self.max_loaded)]:
             self._places.pop(key).engine.close()
         if len(self._places) + len(fresh) > self.max_loaded:
             remedy = "Wait until an answer is finished, or choose a model that is loaded already."
             raise UserError(f"{len(self._places)} models are in use, as many as may be loaded at once.", "the chat", remedy, code="BUSY")
+
+    def _make_memory(self, fresh: Mapping[Key, Source], wanted: set[Key], context_length: int | None) -> dict[Key, Need]:
+        """Unload idle models, the ones used longest ago first, until the fresh ones fit. Returns what each of those takes.
+
+        Raises:
+            UserError: they do not fit even then (code MEMORY), and nothing is unloaded.
+        """
+        if not fresh:
+            return {}
+        at = memory.room()
+        needs = {key: memory.needed([source], at, context_length) for key, source in fresh.items()}
+        need, idle, leaving = sum(needs.values(), Need()), self._idle(wanted), list[Key]()
+        while (short := memory.shortage(need, at)) and idle:
+            leaving.append(idle.pop(0))
+            at = at.with_back(self._places[leaving[-1]].need)
+        if short:
+            raise UserError(short, "the models chosen", SMALLER, code="MEMORY")
+        for key in leaving:
+            self._places.pop(key).engine.close()
+        return needs
+
+    def room_for(self, wanted: Sequence[Source]) -> Room:
+        """What is free for `wanted`, counting what idle models would give back."""
+        at, ids = memory.room(), {source.engine_id for source in wanted}
+        with self._lock:
+            for key in self._idle(set()):
+                at = at if key[0] in ids else at.with_back(self._places[key].need)
+        return at
+
+    def _idle(self, wanted: set[Key]) -> list[Key]:
+        """What nobody uses or wants, the ones used longest ago first."""
+        unused = [key for key, place in self._places.items() if not place.users and key not in wanted]
+        return sorted(unused, key=lambda key: self._places[key].used_s)
 
     def _sweep(self) -> None:
         while True:
@@ -156,14 +191,6 @@ def open_source(source: Source, context_length: int | None) -> Answering:
 
 
 keys: dict[str, str] = {}  # of endpoints, by source id; in this process only
-
-
-def require_memory(fresh: Sequence[Source], context_length: int | None) -> None:
-    """Raise UserError (code MEMORY) when the models would take more than is free."""
-    needed, available = needed_bytes(fresh, context_length), free_bytes()
-    if needed > available:
-        problem = f"Loading these models needs about {size(needed)} of memory and {size(available)} are free."
-        raise UserError(problem, "the models chosen", "Choose fewer models, smaller levels or a shorter context.", code="MEMORY")
 
 
 class DroppedError(Exception):
@@ -241,6 +268,8 @@ class Ask:
                 column.stop = "stopped"
             else:
                 column.error = error
+        except Exception as error:  # noqa: BLE001 - the thread's last line of defence: the page must not show an answer without words
+            column.error = feedback.as_user_error(error)
         finally:
             place.leave()
             column.state = "done"
@@ -263,6 +292,11 @@ def rendered(source: Source, asked: Asked, context_length: int | None = None) ->
 def loaded() -> list[str]:
     """The ids of the models that are loaded now."""
     return _pool.loaded()
+
+
+def room_for(wanted: Sequence[Source]) -> Room:
+    """What is free for `wanted` on this machine; idle models make way."""
+    return _pool.room_for(wanted)
 
 
 _pool = Pool()

@@ -5,12 +5,11 @@ Visitors are offered the starter and nothing else: what was trained here is its 
 
 from __future__ import annotations
 
-from core.chat import sources
-from core.chat.memory import needed_bytes
+from core.chat import hub, sources
+from core.chat.memory import needed, shortage
 from core.chat.sources import Source
 from core.errors import UserError
 from core.export import artifacts
-from core.export.native_support import free_bytes
 from ui import chat_pool, feedback, picks
 from ui.access import Caller
 from ui.models_view import KINDS
@@ -31,7 +30,15 @@ def everything(caller: Caller) -> list[tuple[str, str]]:
         choices.append((label, identifier))
         if label.endswith(KINDS["adapter"]) or f" · {KINDS['adapter']} · " in label:
             choices.append((f"{label} off", identifier + sources.BASE))
-    return [*choices, *((f"{source.name} · {source.level}", identifier) for identifier, source in _added.items()), STARTER_CHOICE]
+    for identifier, source in _added.items():
+        choices.append((f"{source.name} · {source.level}", identifier))
+        if _has_switch(source):
+            choices.append((f"{source.name} · {source.level} off", identifier + sources.BASE))
+    return [*choices, STARTER_CHOICE]
+
+
+def _has_switch(source: Source) -> bool:
+    return source.artifact is not None and source.artifact.kind == "adapter" and source.with_adapter
 
 
 def find(ids: list[str], caller: Caller) -> list[Source]:
@@ -46,6 +53,10 @@ def find(ids: list[str], caller: Caller) -> list[Source]:
             found.append(starter())
         elif identifier in _added:
             found.append(_added[identifier])
+        elif plain in _added and _has_switch(_added[plain]):
+            artifact = _added[plain].artifact
+            assert artifact
+            found.append(sources.of_artifact(artifact, with_adapter=False))
         elif plain in there and (plain == identifier or there[plain].kind == "adapter"):
             found.append(sources.of_artifact(there[plain], with_adapter=plain == identifier))
     return found
@@ -61,10 +72,10 @@ def add(reference: str, key: str, caller: Caller) -> Source:
     """Make a Hub model (fetched with the caller's token), a local path or an endpoint known to the chat.
 
     Raises:
-        UserError: paths and endpoints are for the person at this machine; or there is no such thing.
+        UserError: paths and endpoints are for the person at this machine; there is no such thing; or several, see `files_of`.
     """
     reference = reference.strip()
-    is_hub = bool(sources.HUB_ID.fullmatch(reference) or sources.HUB_FILE.fullmatch(reference)) and not reference.startswith((".", "/"))
+    is_hub = hub.is_reference(reference.removesuffix(sources.BASE)) and not reference.startswith((".", "/"))
     if not caller.is_local and not is_hub:
         remedy = "Name a model on the Hub, as USER/NAME."
         raise UserError("Paths and endpoints can be named only at the machine itself.", "the model to add", remedy, code="ACCESS")
@@ -77,14 +88,21 @@ def add(reference: str, key: str, caller: Caller) -> Source:
     return source
 
 
+def files_of(several: hub.SeveralFilesError) -> list[tuple[str, str]]:
+    """(label, reference) of the GGUF files of a repository, of which one has to be chosen."""
+    return [(f"{file.level or file.name} · {size(file.size_bytes)}", file.reference) for file in several.files]
+
+
 def memory_line(found: list[Source], context_length: int | None) -> str:
-    """How much memory the chosen models take, beside what is free; a warning when they do not fit."""
-    fresh = [source for source in found if source.artifact and source.engine_id not in chat_pool.loaded()]
+    """How much memory the chosen models take, of the machine and of its GPUs, beside what is free; a warning when they do not fit."""
     if not any(source.artifact for source in found):
         return ""
-    needed, free = needed_bytes(fresh, context_length), free_bytes()
-    if needed > free:
-        problem = f"These models need about {size(needed)} of memory and {size(free)} are free."
-        return feedback.said(problem, "", "Choose fewer models, smaller levels or a shorter context.", tone="warning")
-    said = f"Loading them takes about {size(needed)} of {size(free)} free memory." if fresh else "Loaded already."
-    return f'<p class="quiet">{text(said)}</p>'
+    fresh = [source for source in found if source.artifact and source.engine_id not in chat_pool.loaded()]
+    if not fresh:
+        return '<p class="quiet">Loaded already.</p>'
+    at = chat_pool.room_for(found)
+    need = needed(fresh, at, context_length)
+    if short := shortage(need, at):
+        return feedback.said(short, "", chat_pool.SMALLER, tone="warning")
+    on_gpu = f" and {size(need.gpu)} of {size(sum(at.gpus))} free GPU memory" if need.gpu else ""
+    return f'<p class="quiet">{text(f"Loading them takes about {size(need.main)} of {size(at.main)} free memory{on_gpu}.")}</p>'

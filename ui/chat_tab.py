@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from core.chat.engine import Asked
+from core.chat.hub import SeveralFilesError
 from core.chat.sampling import Sampling
 from core.chat.sources import Source
 from core.chat.turns import messages_for
@@ -35,10 +36,11 @@ def build(shell: Shell) -> None:
                 with gr.Accordion("How they answer", open=False, elem_classes=["group"]):
                     knobs = chat_knobs.build()
                 with gr.Accordion("Add a model", open=False, elem_classes=["group"]):
-                    named = gr.Textbox(label="Hub id, path or endpoint", placeholder="USER/NAME, or http://127.0.0.1:8000/v1#model",
+                    named = gr.Textbox(label="Hub id, path or endpoint", placeholder="USER/NAME, USER/NAME:q4_0, or http://127.0.0.1:8000/v1#model",
                                        max_length=500, elem_id="chat-add")  # fmt: skip
                     key = gr.Textbox(label="Key of the endpoint", type="password", max_length=500, info="Kept until the app ends.")
                     add = gr.Button("Add this model", elem_id="chat-add-go")
+                    file = gr.Dropdown([], value=None, label="Which of its files", visible=False, elem_id="chat-add-file")
                 controls = chat_talk.controls()
                 clear = gr.Button("New conversation", elem_id="chat-clear")
         with gr.Column(scale=3, min_width=320):
@@ -68,7 +70,9 @@ def build(shell: Shell) -> None:
     chosen = [models.change, knobs["context_length"].change]
     shell.listen(chosen, name_action, inputs=[models, knobs["context_length"]], outputs=[*top.outputs, memory], slot=slot, **each)
     shell.listen(ladder.input, take_set, inputs=ladder, outputs=models, slot=slot, queue=False)
-    shell.listen(add.click, add_model, inputs=[models, named, key], outputs=[models, named, key], slot=slot)
+    added = [models, named, key, file]
+    shell.listen(add.click, add_model, inputs=[models, named, key], outputs=added, slot=slot)
+    shell.listen(file.input, add_file, inputs=[models, file, key], outputs=added, slot=slot)
     answering: dict[str, Any] = {
         "inputs_kwargs": knobs, "outputs": [talk, shell.talk, prompt, top.action], "slot": slot, "concurrency_limit": 16,
     }  # fmt: skip
@@ -108,11 +112,25 @@ def take_set(run_id: str, caller: Caller) -> gr.Dropdown:
 
 
 @allowed("owner")
-def add_model(picked: list[str], reference: str, key: str, caller: Caller) -> tuple[Any, str, str]:
-    """Add what is named to the list and choose it, if there is room."""
-    source = chat_sources.add(reference, key, caller)
+def add_model(picked: list[str], reference: str, key: str, caller: Caller) -> tuple[Any, ...]:
+    """Add what is named to the list and choose it, if there is room; where it has several files, ask which."""
+    return _added(picked, reference, key, caller)
+
+
+@allowed("owner")
+def add_file(picked: list[str], reference: str, key: str, caller: Caller) -> tuple[Any, ...]:
+    """As `add_model`, of the file that was chosen."""
+    return _added(picked, reference, key, caller)
+
+
+def _added(picked: list[str], reference: str, key: str, caller: Caller) -> tuple[Any, ...]:
+    try:
+        source = chat_sources.add(reference or "", key, caller)
+    except SeveralFilesError as several:
+        return gr.skip(), gr.skip(), gr.skip(), gr.Dropdown(chat_sources.files_of(several), value=None, visible=True)
     chosen = list(dict.fromkeys([*(picked or []), source.id]))
-    return gr.Dropdown(chat_sources.everything(caller), value=chosen[-picks.MAX_SIDE_BY_SIDE :]), "", ""
+    models = gr.Dropdown(chat_sources.everything(caller), value=chosen[-picks.MAX_SIDE_BY_SIDE :], multiselect=True)
+    return models, "", "", gr.Dropdown([], value=None, visible=False)
 
 
 def _action(picked: list[str], caller: Caller) -> tuple[Any, ...]:

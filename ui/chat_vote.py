@@ -119,13 +119,15 @@ def ask_blind(request: gr.Request, ids: list[str], prompt: str, *, caller: Calle
 @allowed("owner")
 def vote(request: gr.Request, words: str, *, caller: Caller) -> tuple[Any, ...]:
     """Keep the vote, and say who was who."""
-    ballot = _ballots.pop(str(request.session_hash), None)
+    page = str(request.session_hash)
+    ballot = _ballots.get(page)
     verdict = next((name for name, label in VERDICTS if label == words), None)
     if ballot is None or verdict is None:
         raise UserError("There is nothing to vote on.", "the blind vote", "Ask two models first.")
     first, second = ballot.pair
     answers = (ballot.columns[0].text, ballot.columns[1].text)
     votes.cast(votes.Vote(first=first.id, second=second.id, verdict=verdict, prompt=ballot.prompt, answers=answers, seed=ballot.seed))
+    _ballots.pop(page, None)
     shown = chat_view.arena(ballot.prompt, ballot.columns, names=[f"{source.name} {source.level}" for source in ballot.pair])
     return shown, _standings(caller), *(gr.Button(interactive=False) for _ in VERDICTS)
 

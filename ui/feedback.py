@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from core import paths
 from core.errors import UserError
 from core.redact import redact
+from core.training.failures import is_disk_full
 from ui.view import text
 
 log = logging.getLogger("transmute")
@@ -48,6 +49,8 @@ def as_user_error(error: Exception) -> UserError:
     """`error` as it may be shown: secrets and server paths taken out; what we did not foresee goes to the log and gets a number."""
     if isinstance(error, UserError):
         return UserError(*(for_page(part) for part in (error.problem, error.where, error.remedy)), code=error.code)
+    if isinstance(error, OSError) and is_disk_full(error):
+        return UserError("The disk is full.", "", "Free some space, then try again: what the page shows is still there.", code="DISK")
     number = secrets.token_hex(3)
     log.error("unforeseen error %s", number, exc_info=error)
     remedy = f"Try again; if it stays, look for {number} in the server's log."

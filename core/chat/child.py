@@ -23,6 +23,7 @@ from core.chat.answer import Asked, ChatModel, answer
 from core.chat.sampling import Sampling
 from core.childio import TEMPLATE_BYTES, TEMPLATE_S, claim_stdout, limited
 from core.errors import UserError
+from core.training.failures import is_out_of_memory
 
 
 @dataclass
@@ -66,6 +67,9 @@ def run(load: Callable[[dict[str, Any]], Loaded]) -> None:
     except UserError as error:
         emit({"error": error.as_dict()})
         return
+    except (MemoryError, RuntimeError) as error:
+        emit({"error": _too_much(error, payload.get("context_length")).as_dict()})
+        return
     emit({"event": "ready", "context_length": loaded.model.context_length, **loaded.facts})
     while True:
         request = inbox.requests.get()
@@ -78,6 +82,17 @@ def run(load: Callable[[dict[str, Any]], Loaded]) -> None:
             _serve(loaded, request, lambda identifier=identifier: identifier in inbox.stopped, send)
         except UserError as error:
             send({"error": error.as_dict()})
+        except (MemoryError, RuntimeError) as error:
+            send({"error": _too_much(error, loaded.model.context_length).as_dict()})
+
+
+def _too_much(error: MemoryError | RuntimeError, context_length: int | None) -> UserError:
+    """What is said of memory that ran out; any other error is raised again."""
+    if not is_out_of_memory(error):
+        raise error
+    shorter = f"a context length of {context_length // 2:,} tokens" if context_length else "a shorter context"
+    remedy = f"Ask again with {shorter}, or take a smaller level; the model is loaded anew."
+    return UserError("Memory ran out, and the model was unloaded.", "the chat", remedy, code="OOM")
 
 
 def _serve(loaded: Loaded, request: dict[str, Any], should_stop: Callable[[], bool], send: Callable[[dict[str, Any]], None]) -> None:

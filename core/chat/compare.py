@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -85,20 +86,21 @@ def answers(
 ) -> Iterator[dict[str, Any]]:
     """One record per model and prompt: ``{"artifact", "level", "index", "prompt", "answer", "stop", ...}``, model after model.
 
-    One model is loaded at a time. One that fails leaves records with ``"error"``, and the others go on.
+    One model is loaded at a time, an adapter and its bare base as one. One that fails leaves records with ``"error"``, and the others go on.
     """
-    total = len(sources) * len(prompts)
-    for number, source in enumerate(sources):
-        failed, engine = _opened(source, key)
+    total, done = len(sources) * len(prompts), 0
+    for _, sharing in groupby(sources, key=lambda source: source.engine_id):
+        failed, engine = _opened(first := next(sharing), key)
         try:
-            for index, messages in enumerate(prompts):
+            for source, (index, messages) in product((first, *sharing), enumerate(prompts)):
                 record = {"artifact": source.id, "level": source.level, "index": index, "prompt": messages[-1]["content"], "answer": ""}
                 if engine:
                     yield record | _answer(engine.stream(messages, sampling, with_adapter=source.with_adapter))
                 else:
                     yield record | failed
+                done += 1
                 if on_progress:
-                    on_progress(number * len(prompts) + index + 1, total)
+                    on_progress(done, total)
         finally:
             if engine:
                 engine.close()

@@ -106,7 +106,7 @@ class Engine:
             with_adapter: False asks the bare base of an adapter; any other model has nothing to switch off.
 
         Raises:
-            UserError: the conversation does not fit, or the model stopped (code CRASH).
+            UserError: the conversation does not fit, memory ran out (code OOM), or the model stopped (code CRASH).
         """
         request = {"op": "answer", "asked": asked, "sampling": (sampling or Sampling()).model_dump(), "adapter": with_adapter}
         with self._asking(request) as identifier:
@@ -218,7 +218,11 @@ class Engine:
             remedy = "Ask again: it is loaded anew. If it stops again, choose a smaller level or a shorter context length."
             raise UserError(f"The model stopped ({ended}).", self.artifact.name, remedy, code="CRASH")
         if "error" in message:
-            raise UserError.from_dict(message["error"])
+            error = UserError.from_dict(message["error"])
+            if error.code == "OOM":  # what it holds is free again, and it is loaded anew when it is asked
+                self._process.kill()
+                self._process.wait()
+            raise error
         return message
 
     def _send(self, request: dict[str, Any]) -> None:

@@ -27,11 +27,14 @@ def side_by_side(questions: Sequence[Question], sampling: Sampling) -> Iterator[
     Closing the iterator stops them all.
     """
     pieces: queue.Queue[tuple[int, Piece | UserError | None]] = queue.Queue()
+    is_left = threading.Event()
 
     def pump(index: int, question: Question) -> None:
         try:
             for piece in question.engine.stream(question.asked, sampling, with_adapter=question.with_adapter):
                 pieces.put((index, piece))
+                if is_left.is_set():  # while the model was loading, when there was no answer to stop
+                    question.engine.stop()
         except UserError as error:
             pieces.put((index, error))
         finally:
@@ -49,6 +52,7 @@ def side_by_side(questions: Sequence[Question], sampling: Sampling) -> Iterator[
             else:
                 yield index, piece
     finally:
+        is_left.set()
         if running:
             for question in questions:
                 question.engine.stop()

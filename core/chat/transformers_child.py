@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from core.chat.child import Loaded, run
 from core.data.render import encode_text
 from core.data.tokenizer import ChatTokenizer, load_tokenizer
+from core.errors import UserError
 from core.export.artifacts import adapter_weights
 from core.export.native_support import Stopped, common_prefix
+from core.training.failures import is_out_of_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 32
 PREFILL_TOKENS = 256  # between two looks at whether to stop
+MOST_SAID = 200  # characters of a library's own words
 FLOAT32_BYTES = 4 * 2**30  # on a CPU, models up to this size in float32 compute faster and exactly
 
 
@@ -125,28 +128,47 @@ def _end_ids(model: Any, tokenizer: ChatTokenizer) -> set[int]:
 
 
 def load(payload: dict[str, Any]) -> Loaded:
+    """The model that `core.chat.engine.child_payload` names.
+
+    Raises:
+        UserError: transformers or PEFT cannot load it (code LOAD).
+    """
+    import torch
+
+    if payload["threads"]:
+        torch.set_num_threads(payload["threads"])
+    adapter = adapter_weights(Path(payload["adapter"])).parent if payload["adapter"] else None
+    try:
+        model = _model(Path(payload["folder"]), adapter)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        name = (adapter or Path(payload["folder"])).name
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:MOST_SAID]
+        remedy = "Check that the model is whole and of a kind that transformers knows; an adapter needs the base it was trained on."
+        raise UserError(f"transformers cannot load this model: {said}", name, remedy, code="LOAD") from error
+    tokenizer = load_tokenizer(Path(payload["tokenizer"]))
+    limit = getattr(model.config, "max_position_embeddings", None) or payload["context_length"]
+    chat = TorchModel(model, tokenizer, min(limit, payload["context_length"]))
+    switch = chat.use_adapter if adapter else None
+    return Loaded(chat, tokenizer.template or None, tokenizer.bos_token or "", tokenizer.eos_token or "", chat.batch, switch)
+
+
+def _model(folder: Path, adapter: Path | None) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    folder = Path(payload["folder"])
-    if payload["threads"]:
-        torch.set_num_threads(payload["threads"])
     has_cuda = torch.cuda.is_available()
     weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     dtype = torch.float32 if not has_cuda and weights <= FLOAT32_BYTES else "auto"
     model: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True, device_map="cuda" if has_cuda else None
     )
-    if payload["adapter"]:
+    if adapter:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, adapter_weights(Path(payload["adapter"])).parent, local_files_only=True)
-    model.eval()
-    tokenizer = load_tokenizer(Path(payload["tokenizer"]))
-    limit = getattr(model.config, "max_position_embeddings", None) or payload["context_length"]
-    chat = TorchModel(model, tokenizer, min(limit, payload["context_length"]))
-    switch = chat.use_adapter if payload["adapter"] else None
-    return Loaded(chat, tokenizer.template or None, tokenizer.bos_token or "", tokenizer.eos_token or "", chat.batch, switch)
+        model = PeftModel.from_pretrained(model, adapter, local_files_only=True)
+    return model.eval()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ Sources = Annotated[
     list[str],
     typer.Argument(
         metavar="ARTIFACT",
-        help="Artifact ids (ADAPTER@base switches the adapter off), model folders, .gguf files, Hub ids, or http://HOST:PORT/v1#MODEL.",
+        help="Artifact ids (ADAPTER@base switches the adapter off), model folders, .gguf files, Hub ids (USER/NAME:LEVEL for a GGUF file), or http://HOST:PORT/v1#MODEL.",
     ),
 ]
 System = Annotated[str | None, typer.Option(help="A system message; default: the template's own.")]
@@ -45,6 +45,7 @@ def chat(
     json: Json = False,
 ) -> None:
     """Ask one or several models the same question, side by side; without --prompt, talk with them."""
+    from core.chat import memory
     from core.chat.engine import Sampling
     from core.chat.together import Question
     from core.cli import panes, talk
@@ -57,6 +58,9 @@ def chat(
         stop=tuple(stop or ()),
     )  # fmt: skip
     out = console(json)
+    at = memory.room()
+    if short := memory.shortage(memory.needed(found, at, context), at):
+        out.print(f"{short} It may end half way: choose fewer models, smaller levels or a shorter --context.", style="yellow", markup=False)
     with ExitStack() as stack:
         opened: dict[str, Any] = {}
         for source in found:
@@ -129,7 +133,7 @@ def compare(
 
 
 def serve(
-    source: Annotated[str, typer.Argument(metavar="ARTIFACT", help="An artifact id or a .gguf file.")],
+    source: Annotated[str, typer.Argument(metavar="ARTIFACT", help="An artifact id, a .gguf file, or USER/NAME:LEVEL on the Hub.")],
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Which port.")] = 8000,
     host: Annotated[str, typer.Option(help=f"Where to listen; anything but this machine needs a key in {SERVE_VARIABLE}.")] = "127.0.0.1",
     context: Annotated[int, typer.Option(min=16, help="Context length in tokens, at most what the model was trained for.")] = 4096,
@@ -137,9 +141,11 @@ def serve(
 ) -> None:
     """Serve a GGUF file as an OpenAI-compatible endpoint, with llama-cpp-python's own server."""
     from core.chat import serve as serving
-    from core.export import artifacts
 
-    artifact = artifacts.resolve(source)
+    (found,) = _resolve([source])
+    if found.artifact is None:
+        raise UserError(f"{source} is an endpoint already.", source, "Name an artifact or a .gguf file.")
+    artifact = found.artifact
     process = serving.start(
         artifact, host=host, port=port, key=os.environ.get(SERVE_VARIABLE) or None, context_length=context, threads=threads
     )

@@ -27,9 +27,14 @@ def as_user_error(error: BaseException, recipe: Recipe, where: str = "train") ->
             return disk_full(where)
         if type(cause).__name__ == "OutOfMemoryError":
             return UserError("The GPU ran out of memory.", where, f"{lower(recipe)} Then start again.", code="OOM")
-        if isinstance(cause, MemoryError) or (isinstance(cause, RuntimeError) and _says(cause, NO_MEMORY_WORDS)):
+        if is_out_of_memory(cause):
             return UserError("Memory ran out.", where, f"{lower(recipe)} Then start again.", code="OOM")
     return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of a GPU or of the machine."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _says(error, NO_MEMORY_WORDS))
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -59,7 +59,7 @@ def resolve(name: str, revision: str | None = None, token: str | None = None) ->
     if folder.is_dir():
         return ModelRef(name, check_folder(folder.absolute()))
     if HUB_ID.fullmatch(name):
-        return _fetch(name, revision, token)
+        return fetch(name, revision, token)
     from core.export import artifacts
 
     artifact = artifacts.resolve(name)
@@ -88,14 +88,14 @@ def outline(name: str, revision: str | None = None, token: str | None = None) ->
     """The base model as for `resolve`, but of a Hub model only configuration and tokenizer, pinned to its commit: the weights stay there."""
     if not HUB_ID.fullmatch(name) or Path(name).expanduser().is_dir():
         return resolve(name, revision, token)
-    folder = _snapshot(name, revision, token, TOKENIZER_FILES)
+    folder = snapshot(name, revision, token, TOKENIZER_FILES)
     return ModelRef(name, _check_config(folder), revision=folder.name)
 
 
 def tokenizer_folder(name: str, token: str | None = None) -> Path:
     """The folder with the tokenizer and the template of a base model, named as for `resolve`; of a Hub model no weights are fetched."""
     if HUB_ID.fullmatch(name) and not Path(name).expanduser().is_dir():
-        return _snapshot(name, None, token, TOKENIZER_FILES)
+        return snapshot(name, None, token, TOKENIZER_FILES)
     return resolve(name, token=token).path
 
 
@@ -124,12 +124,14 @@ def here(name: str, revision: str | None = None) -> Path | None:
     return folder if is_whole(folder) else None
 
 
-def _fetch(name: str, revision: str | None, token: str | None) -> ModelRef:
-    folder = _snapshot(name, revision, token, FETCHED)
+def fetch(name: str, revision: str | None, token: str | None) -> ModelRef:
+    """The model of the Hub with this id, whatever lies on this disk; raises as `resolve`."""
+    folder = snapshot(name, revision, token, FETCHED)
     return ModelRef(name, check_folder(folder), revision=folder.name)
 
 
-def _snapshot(name: str, revision: str | None, token: str | None, patterns: list[str]) -> Path:
+def snapshot(name: str, revision: str | None, token: str | None, patterns: list[str]) -> Path:
+    """The folder with the files of a Hub repository that fit `patterns`, unchecked; raises UserError as `resolve`."""
     from huggingface_hub import constants, snapshot_download
 
     def fetch() -> Path:

@@ -21,12 +21,15 @@ from core.export.artifacts import Artifact
 from core.export.gguf import make_gguf
 from tests.browser import looks
 from tests.browser.steps import open_section, open_tab, wait_until
+from tests.hub.repos import Repo
+from tests.hub.server import Hub
 from tests.page import App, converter, free_port
 from tests.unit.export.gguf_files import GOOD, gguf
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 LEVELS = ("f16", "q8_0", "q4_0", "Q4_K_M")
 RUN = "r-starter"
+ON_THE_HUB = "org/Starter-GGUF"
 STOPS_S = 2.0  # after its tab was closed, a model's answer ends
 
 
@@ -67,10 +70,13 @@ def app(tmp_path_factory):
         patch.setenv("LLAMA_CPP_DIR", str(converter()))
         a_finished_run(home, RUN, "Starter", paths.STARTER, LEVELS)
         a_finished_run(home, "r-talker", "Talker", a_talker(home), ["f16"])
-    running = App(home, free_port())
-    running.start()
-    yield running
-    running.kill()
+    files = {path.name: path.read_bytes() for path in (home / "runs" / RUN).rglob("*.gguf")}
+    with Hub([Repo(ON_THE_HUB, files, kind="models")]) as hub:
+        more = {"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(home / "cache"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+        running = App(home, free_port(), more=more)
+        running.start()
+        yield running
+        running.kill()
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +249,20 @@ def test_a_corrupt_file_added_by_its_path_is_a_sentence_and_the_page_lives(page,
     wait_until(lambda: page.locator("#chat-talk article").count() == 0, 30, "the empty conversation")
     ask(page, "Who are you?", 1)
     assert page.locator("#chat-talk .words").inner_text().strip()
+
+
+def test_a_repository_of_gguf_files_offers_its_levels(page):
+    page.locator("#chat-add textarea").fill(ON_THE_HUB)
+    page.locator("#chat-add-go").click()
+    page.locator("#chat-add-file input").wait_for()
+    choose(page, "chat-add-file", r"^q4_0 · \d")
+    page.get_by_role("button", name="Ask 2 models").wait_for()
+    page.locator("#chat-add-file").wait_for(state="hidden")
+    wait_until(lambda: page.locator("#chat-add textarea").input_value() == "", 30, "the empty field")
+    page.locator("#chat-clear").click()
+    wait_until(lambda: page.locator("#chat-talk article").count() == 0, 30, "the empty conversation")
+    ask(page, "Who are you?", 2)
+    assert page.locator("#chat-talk .reply header").last.inner_text().startswith("q4_0")
 
 
 def test_closing_the_tab_stops_the_models(page, app):

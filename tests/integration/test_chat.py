@@ -5,14 +5,19 @@ import os
 import shutil
 import signal
 import struct
+import subprocess
+import sys
 
 import pytest
 
+from core.chat import transformers_child
+from core.chat.answer import answer
 from core.chat.engine import Sampling, batch_answers, open_engine
 from core.chat.together import Question, side_by_side
 from core.errors import UserError
 from core.export import artifacts
-from core.paths import EXAMPLES, STARTER
+from core.paths import EXAMPLES, PROJECT, STARTER
+from core.process import child_environment
 from tests.unit.export.gguf_files import UINT32, text, three_tokens
 from ui import zero_gpu
 
@@ -175,6 +180,58 @@ def test_a_model_that_llama_cpp_cannot_load_is_an_error(tmp_path):
     (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(40))
     with pytest.raises(UserError, match="not a usable GGUF file"):
         open_engine(artifacts.resolve(str(tmp_path / "broken.gguf")))
+
+
+def test_a_model_that_transformers_cannot_load_is_a_sentence_and_no_exit_code(tmp_path):
+    shutil.copytree(STARTER, tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100_000])
+    with (
+        open_engine(artifacts.resolve(str(tmp_path / "cut"))) as engine,
+        pytest.raises(UserError, match=r"transformers cannot load this model: .*[a-z]") as refusal,
+    ):
+        engine.ready()
+    assert refusal.value.code == "LOAD" and refusal.value.where == "cut"
+
+
+def test_reading_a_long_prompt_is_left_in_the_middle_when_one_stops(starter, monkeypatch):
+    monkeypatch.setattr(transformers_child, "PREFILL_TOKENS", 8)
+    payload = {"folder": str(starter.folder), "adapter": None, "tokenizer": str(starter.folder), "threads": None, "context_length": 512}
+    stopped, fresh = (transformers_child.load(payload).model for _ in range(2))
+    looks = iter([False, False])
+    (last,) = answer(stopped, "word " * 40, Sampling(), lambda: next(looks, True))
+    assert last["done"] == "stopped" and len(stopped.cached) == 16, "two of many parts were read"
+    said = [
+        [message.get("token_id") for message in answer(model, "word " * 40, Sampling(max_tokens=8), lambda: False)]
+        for model in (stopped, fresh)
+    ]
+    assert said[0] == said[1] and len(said[0]) > 1
+
+
+LEFT = """
+import sys
+from pathlib import Path
+from core.chat.answer import answer
+from core.chat.sampling import Sampling
+from core.export.native import LlamaModel
+model = LlamaModel(Path(sys.argv[1]))
+model.open_context(512)
+(last,) = answer(model, "word " * 200, Sampling(), lambda: True)
+*_, after = answer(model, "word " * 40, Sampling(max_tokens=4), lambda: False)
+print(last["done"], last["stats"]["generated_tokens"], after["stats"]["generated_tokens"])
+"""
+
+
+def test_llama_cpp_leaves_a_prompt_in_the_middle_too_and_goes_on_with_the_next(levels):
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT, str(levels["q4_0"].gguf_path)],
+        cwd=PROJECT,
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["stopped", "0", "4"]
 
 
 def test_a_context_that_does_not_fit_into_memory_is_refused(levels, tmp_path):

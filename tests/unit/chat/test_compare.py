@@ -81,6 +81,18 @@ def test_a_model_that_cannot_be_opened_fails_alone():
     assert [line.errors for line in agreement(sources, records)] == [0, 1, 0]
 
 
+def test_an_adapter_and_its_bare_base_are_loaded_once(monkeypatch):
+    opened, adapter = [], Artifact(id="a", kind="adapter", name="A")
+    monkeypatch.setattr(Toy, "open", lambda self, _open=Toy.open, **_: opened.append(self.id) or _open(self))
+    sources = [Toy("a", "A", "adapter", adapter), Toy("a@base", "A", "adapter off", adapter, with_adapter=False), Toy("b", "B", "q4_0")]
+    prompts = [[{"role": "user", "content": word}] for word in ("one", "two")]
+    records = list(answers(sources, prompts, Sampling()))
+    assert [(record["artifact"], record["answer"]) for record in records[:4]] == [
+        ("a", "one"), ("a", "two"), ("a@base", "one"), ("a@base", "two"),
+    ]  # fmt: skip
+    assert opened == ["a", "b"] and len(records) == 6
+
+
 def test_answers_are_kept_when_the_comparison_is_interrupted(tmp_path, monkeypatch):
     def interrupted(found, questions, *_, **__):
         yield {"artifact": "a", "level": "q8_0", "index": 0, "prompt": "one", "answer": "one"}

@@ -115,10 +115,24 @@ def test_a_model_that_cannot_be_loaded_says_why_each_time(open_toy):
             crashing.ready()
 
 
+def test_memory_that_runs_out_is_said_with_a_shorter_context_and_is_free_again(open_toy):
+    engine, huge = open_toy().ready(), open_toy(huge=True, context_length=512)
+    process = psutil.Process(engine.pid)
+    with pytest.raises(UserError, match="Memory ran out, and the model was unloaded") as refusal:
+        list(engine.stream(ask("too much")))
+    assert refusal.value.code == "OOM" and "a context length of 2,000 tokens" in refusal.value.remedy
+    assert not process.is_running()
+    assert text_of(engine.stream(ask("less"))) == "less"
+    with pytest.raises(UserError, match="Memory ran out") as refusal:
+        huge.ready()
+    assert refusal.value.code == "OOM" and "256 tokens" in refusal.value.remedy
+
+
 @pytest.mark.parametrize(
     "template",
     [None, "{{ broken", "{{ raise_exception('no') }}", "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-     "{{ 'x' * 10**10 }}"],
+     "{{ 'x' * 10**10 }}", "{{ messages.__class__.__mro__[1].__subclasses__() }}", "{{ lipsum.__globals__['os'].popen('id').read() }}",
+     "{{ cycler.__init__.__globals__.os.system('true') }}"],
 )  # fmt: skip
 def test_a_template_that_does_not_work_falls_back_to_vicuna_and_says_so(open_toy, template):
     pieces = list(open_toy(template=template).stream(ask("hi")))
@@ -151,6 +165,16 @@ def test_leaving_a_comparison_stops_every_model(open_toy):
     next(together)
     together.close()
     assert all(text_of(engine.stream(ask("free"))) == "free" for engine in engines)
+
+
+def test_a_comparison_that_is_left_while_a_model_loads_asks_it_for_no_whole_answer(open_toy):
+    quick, slow, pieces = open_toy(), open_toy(load_s=1, delay_s=0.01), []
+    slow.stream = lambda *asked, _stream=slow.stream, **named: (pieces.append(piece) or piece for piece in _stream(*asked, **named))
+    together = side_by_side([Question(quick, ask("hi")), Question(slow, ask("forever"))], Sampling(max_tokens=100_000))
+    next(together)
+    together.close()
+    assert pieces[-1].done == "stopped" and len(pieces) < 1000
+    assert text_of(slow.stream(ask("free"))) == "free"
 
 
 def test_the_child_ends_when_its_parent_is_killed():

@@ -5,16 +5,15 @@ import shutil
 
 import pytest
 
-from core import hubclient
 from core.chat import memory, sources
+from core.chat.memory import Need, Room
 from core.cli import chat
 from core.errors import UserError
 from core.export import artifacts
 from core.export.artifacts import Artifact
 from core.paths import STARTER
-from tests.hub.repos import Repo
-from tests.hub.server import Hub
-from tests.unit.export.gguf_files import GOOD
+
+HERE = Room(10**12)
 
 
 @pytest.fixture
@@ -30,7 +29,7 @@ def test_an_adapter_and_its_bare_base_share_one_process(adapter):
     on, off = sources.resolve(adapter), sources.resolve(adapter + "@base")
     assert (on.level, off.level) == ("adapter", "adapter off") and on.id != off.id
     assert on.engine_id == off.engine_id and on.with_adapter and not off.with_adapter
-    assert memory.needed_bytes([on, off]) == memory.needed_bytes([on])
+    assert memory.needed([on, off], HERE) == memory.needed([on], HERE)
 
 
 def test_only_an_adapter_can_be_switched_off():
@@ -41,7 +40,7 @@ def test_only_an_adapter_can_be_switched_off():
 def test_an_endpoint_is_named_by_its_address_and_model():
     found = sources.resolve("http://127.0.0.1:8000/v1/#tiny")
     assert (found.url, found.model, found.level) == ("http://127.0.0.1:8000/v1", "tiny", "endpoint")
-    assert memory.needed_bytes([found]) == 0
+    assert memory.needed([found], HERE) == Need()
 
 
 @pytest.mark.parametrize(
@@ -65,47 +64,8 @@ def test_folders_outside_the_runs_are_told_apart_by_their_paths(workspace, tmp_p
     assert len(chat._resolve([str(tmp_path / "one"), str(tmp_path / "two"), str(tmp_path / "one")])) == 2
 
 
-@pytest.fixture
-def hub(tmp_path, workspace, monkeypatch):
-    from huggingface_hub import constants
-
-    parts = {f"q4-0000{number}-of-00003.gguf": GOOD for number in (1, 2, 3)}
-    repos = [
-        Repo("org/ggufs", parts | {"f16.gguf": GOOD, "README.md": b"#"}, kind="models"),
-        Repo("org/none", {"README.md": b"#"}, kind="models"),
-    ]
-    with Hub(repos) as running:
-        monkeypatch.setattr(hubclient, "FIRST_WAIT_S", 0.01)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        yield running
-
-
-def test_all_parts_of_a_split_file_are_fetched(hub):
-    artifact = sources.resolve("org/ggufs/q4-00002-of-00003.gguf").artifact
-    assert artifact.gguf_path.name == "q4-00001-of-00003.gguf"
-    assert len(list(artifact.folder.glob("q4-*.gguf"))) == 3 and artifact.size_bytes == 3 * artifact.gguf_path.stat().st_size
-    assert [file.name for file in sources.resolve("org/ggufs/f16.gguf").artifact.files] == ["f16.gguf"]
-
-
-def test_a_repository_of_gguf_files_asks_for_one_of_them(hub):
-    with pytest.raises(UserError, match="one of them has to be named") as refusal:
-        sources.resolve("org/ggufs")
-    assert refusal.value.remedy == "Name one: org/ggufs/f16.gguf, org/ggufs/q4-00001-of-00003.gguf"
-    with pytest.raises(UserError, match="config"):
-        sources.resolve("org/none")
-
-
 @pytest.mark.parametrize("reference", ["nothing-here", "../../etc", "", "a/b/c", "me/../../x.gguf"])
 def test_what_is_nowhere_is_refused(reference, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError):
         sources.resolve(reference)
-
-
-def test_memory_grows_with_the_context_up_to_what_the_model_was_trained_for(adapter):
-    starter = sources.resolve("starter")
-    trained = json.loads((STARTER / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
-    short, full, beyond = (memory.needed_bytes([starter], length) for length in (64, trained, 100 * trained))
-    assert short < full == beyond
-    gone = sources.of_artifact(Artifact(id="x", kind="adapter", name="x", base_path="/nowhere"))
-    assert memory.needed_bytes([gone]) > 0

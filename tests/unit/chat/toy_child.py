@@ -36,6 +36,8 @@ class Letters:
         asked = question.rpartition("USER: ")[2]
         if asked == "die":
             os.abort()
+        if asked == "too much":
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         if asked == "forever":
             asked = "x" * (len(said) + 1)
         reply = (" " + asked).encode(errors="surrogateescape")
@@ -64,6 +66,9 @@ def load(payload):
         raise UserError("This cannot be loaded.", "a test", "Try another.", "LOAD")
     if payload.get("crash"):
         os.abort()
+    if payload.get("huge"):
+        raise MemoryError
+    time.sleep(payload.get("load_s", 0))
     return Loaded(Letters(payload.get("delay_s", 0)), payload.get("template"), "", "")
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from core import hubclient, paths
 from core.chat.engine import base_here, child_payload
-from core.chat.memory import needed_bytes
+from core.chat.memory import Room, needed
 from core.chat.sources import of_artifact
 from core.errors import UserError
 from core.export.artifacts import Artifact
@@ -71,8 +71,8 @@ def test_an_adapter_whose_base_is_named_by_its_hub_id_is_chatted_with_once_the_b
     assert base_here(adapter) is None
     base = models.resolve("org/open").path
     assert child_payload(adapter, 64)["folder"] == str(base) and base_here(adapter) == base
-    without = needed_bytes([of_artifact(adapter.model_copy(update={"base_model": None}))])
-    assert needed_bytes([of_artifact(adapter)]) > without
+    without = needed([of_artifact(adapter.model_copy(update={"base_model": None}))], Room(0))
+    assert needed([of_artifact(adapter)], Room(0)).main > without.main
 
 
 def test_a_tokenizer_that_nobody_has_fetched_is_not_asked_for(hub: Hub) -> None:

@@ -6,12 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from core.chat import memory
 from core.chat.engine import Piece
+from core.chat.memory import Need, Room
 from core.chat.sampling import Sampling
-from core.chat.sources import of_artifact
+from core.chat.sources import Source, of_artifact
 from core.errors import UserError
 from core.export.artifacts import Artifact
+from tests.page import free_port
 from ui import chat_pool, chat_view
+
+GB = 10**9
 
 
 class WordEngine:
@@ -238,7 +243,59 @@ def test_an_adapter_switched_on_and_off_is_loaded_once(pool):
 
 
 def test_what_does_not_fit_into_memory_is_refused_before_it_is_loaded(pool, monkeypatch):
-    monkeypatch.setattr(chat_pool, "free_bytes", lambda: 10**6)
+    (idle,) = places = pool.take([model("a")])
+    pool.give_back(places)
+    monkeypatch.setattr(memory, "room", lambda: Room(10**6))
+    monkeypatch.setattr(memory, "needed", lambda *_: Need(10**10))
     with pytest.raises(UserError, match="Loading these models needs about") as refusal:
-        pool.take([model("a")])
-    assert refusal.value.code == "MEMORY" and pool.loaded() == []
+        pool.take([model("b")])
+    assert refusal.value.code == "MEMORY" and pool.loaded() == ["a"] and not idle.engine.is_closed, "nothing is unloaded in vain"
+
+
+def test_gpu_memory_of_models_side_by_side_is_added_up_before_they_are_loaded(pool, monkeypatch):
+    monkeypatch.setattr(memory, "room", lambda: Room(10**12, (20 * GB,), has_torch_gpu=True))
+    monkeypatch.setattr(memory, "needed", lambda sources, *_: Need(0, first_gpu=12 * GB * len(list(sources))))
+    pool.take([model("a")])
+    with pytest.raises(UserError, match=r"24\.0 GB of GPU memory and 20\.0 GB are free"):
+        pool.take([model("b"), model("c")])
+
+
+def test_idle_models_make_way_for_one_that_would_not_fit_beside_them(pool, monkeypatch):
+    monkeypatch.setattr(memory, "room", lambda: Room(10 * GB - 4 * GB * len(pool._places)))
+    monkeypatch.setattr(memory, "needed", lambda sources, *_: Need(4 * GB * len(list(sources))))
+    for name in ("a", "b"):
+        pool.give_back(pool.take([model(name)]))
+    assert pool.room_for([model("c")]).main == 10 * GB and pool.room_for([model("a")]).main == 6 * GB
+    (busy,) = pool.take([model("c")])
+    assert pool.loaded() == ["b", "c"], "the one used longest ago goes, and no more than has to"
+    pool.take([model("d")])
+    with pytest.raises(UserError, match=r"needs about 4\.0 GB"):
+        pool.take([model("e")])
+    assert pool.loaded() == ["c", "d"] and not busy.engine.is_closed
+
+
+def test_an_error_that_nobody_foresaw_is_said_and_holds_nobody_up(pool):
+    question = ask(pool, ["a"], "one")
+    question._places[0].engine.stream = lambda *_, **__: iter([object()])
+    (column,) = whole(question)
+    assert column.error.code == "BUG" and column.state == "done"
+    del question._places[0].engine.stream
+    assert whole(ask(pool, ["a"], "next"))[0].text == "a next "
+
+
+def test_a_page_that_reads_slowly_holds_up_nobody_and_loses_nothing(pool):
+    slow = ask(pool, ["a"], "word " * 50).watch()
+    next(slow)
+    assert whole(ask(pool, ["a"], "next"))[0].text == "a next ", "its answer was written while it did not look"
+    *_, (column,) = slow
+    assert column.stop == "eos" and len(column.pieces) == 51
+
+
+def test_six_models_of_which_one_is_a_dead_endpoint(monkeypatch):
+    port = free_port()
+    monkeypatch.setattr(chat_pool, "open_source", lambda source, _: source.open() if source.url else WordEngine(source.artifact))
+    dead = Source("dead", "dead", "endpoint", url=f"http://127.0.0.1:{port}/v1", model="m")
+    asked = [(source, [{"role": "user", "content": "one two"}]) for source in (*(model(name) for name in "abcde"), dead)]
+    *fine, failed = whole(chat_pool.Ask(chat_pool.Pool(), asked, Sampling()))
+    assert [column.text for column in fine] == ["one two "] * 5
+    assert failed.error.code == "NET" and "does not answer" in failed.error.problem

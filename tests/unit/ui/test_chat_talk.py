@@ -1,21 +1,25 @@
 """What the Chat tab does with a conversation, without a page."""
 
+import errno
 import json
+import re
 import threading
 from pathlib import Path
 
 import gradio as gr
 import pytest
 
-from core.chat import talks, votes
+from core.chat import memory, talks, votes
 from core.chat.engine import Piece, Rendered
+from core.chat.hub import GgufFile, SeveralFilesError
+from core.chat.memory import Room
 from core.chat.sampling import Sampling
 from core.data.dataset import Dataset
 from core.errors import UserError
 from core.export.artifacts import Artifact
 from tests.unit.data.files import talk
 from tests.unit.training.test_samples import imported, run_of
-from ui import chat_knobs, chat_pool, chat_sources, chat_tab, chat_talk, chat_view, chat_vote, picks
+from ui import chat_knobs, chat_pool, chat_sources, chat_tab, chat_talk, chat_view, chat_vote, feedback, picks
 from ui.access import Caller
 
 OWNER, VISITOR = Caller("me", "owner", is_local=True), Caller("a visitor", "public")
@@ -145,6 +149,17 @@ def test_another_question_takes_the_place_of_the_one_that_is_answered(endless):
     assert len(last[1]) == 3 and last[1][-1]["answers"][0]["stop"] == "stopped", "Stop keeps what was written"
 
 
+def test_the_last_question_asked_again_while_a_model_answers_takes_its_place(endless):
+    first = writing()
+    again = from_page(chat_tab.ask_again, ["a"], TURNS, **VALUES)
+    while "word" not in str(next(again)[0]):
+        continue
+    assert list(first) == [(SKIPPED,) * 4]
+    from_page(chat_tab.stop_asking)
+    *_, last = again
+    assert [turn["prompt"] for turn in last[1]] == ["Who are you?", "And now?"] and last[1][-1]["tries"] == 1
+
+
 def test_no_turn_is_dropped_and_a_conversation_too_long_to_keep_says_so(endless):
     turns = [{"prompt": f"{number}?", "answers": []} for number in range(30)]
     answering = from_page(chat_tab.ask, ["a"], "One more?", turns, **VALUES)
@@ -167,9 +182,16 @@ def test_without_templates_a_model_goes_on_with_the_bare_text():
 
 def test_the_memory_that_models_take_is_said_and_a_warning_when_they_do_not_fit(monkeypatch):
     starter = chat_sources.starter()
-    monkeypatch.setattr(chat_sources, "free_bytes", lambda: 10**12)
-    assert "Loading them takes about" in chat_sources.memory_line([starter], None)
-    monkeypatch.setattr(chat_sources, "free_bytes", lambda: 10**6)
+    monkeypatch.setattr(memory, "room", lambda: Room(10**12))
+    said = chat_sources.memory_line([starter], None)
+    assert "Loading them takes about" in said and "of 1000.0 GB free memory." in said
+    monkeypatch.setattr(memory, "room", lambda: Room(10**12, (8 * 10**9,), has_torch_gpu=True))
+    said = chat_sources.memory_line([starter], None)
+    assert re.search(r"of 1000\.0 GB free memory and \d+\.\d MB of 8\.0 GB free GPU memory\.", said)
+    monkeypatch.setattr(memory, "room", lambda: Room(10**12, (10**8,), has_torch_gpu=True))
+    said = chat_sources.memory_line([starter], None)
+    assert 'class="message warning"' in said and "of GPU memory and 100.0 MB are free" in said
+    monkeypatch.setattr(memory, "room", lambda: Room(10**6))
     said = chat_sources.memory_line([starter], None)
     assert 'class="message warning"' in said and "1.0 MB are free" in said and "Choose fewer models" in said
     monkeypatch.setattr(chat_pool, "loaded", lambda: ["starter"])
@@ -205,10 +227,22 @@ def test_a_fork_keeps_the_whole_and_goes_on_with_a_part(workspace):
         call(chat_talk.remove, None)
 
 
+def test_a_fork_of_an_edited_conversation_keeps_the_edit_on_both_sides(workspace):
+    _, edited = from_page(chat_talk.keep_words, TURNS, "0:a", "I am mended.")
+    _, kept, saved = from_page(chat_talk.fork, edited, "0", ["a"], "")
+    _, opened, *_ = from_page(chat_talk.open_saved, saved.choices[0][1])
+    assert [one[0]["answers"][0]["text"] for one in (kept, opened)] == ["I am mended."] * 2 and len(opened) == 2
+    assert kept[0]["answers"][0]["stop"] == "edited"
+    source = chat_sources.sources.Source("a", "M", "q4_0")
+    assert chat_tab.asked_of(source, "Next?", kept, VALUES)[1] == {"role": "assistant", "content": "I am mended."}
+
+
 def test_a_conversation_is_written_out_and_becomes_a_dataset(workspace):
     path = Path(call(chat_talk.export, TURNS, ""))
     (record,) = json.loads(path.read_text(encoding="utf-8"))
     assert record["conversations"] == [{"from": "human", "value": "Who are you?"}, {"from": "gpt", "value": "I am M."}]
+    (record,) = json.loads(Path(call(chat_talk.export, TURNS, "be kind")).read_text(encoding="utf-8"))
+    assert record["conversations"][0] == {"from": "system", "value": "be kind"}
     dataset_id, _ = call(chat_talk.make_dataset, TURNS, "be kind")
     from core.data.dataset import open_dataset
 
@@ -224,7 +258,7 @@ def test_a_visitor_sees_no_saved_conversations_and_changes_nothing(workspace, mo
     for handler, values in (
         (chat_talk.save, (TURNS, [], "")), (chat_talk.fork, (REQUEST, TURNS, "0", [], "")), (chat_talk.open_saved, (REQUEST, "x")),
         (chat_talk.remove, ("x",)), (chat_talk.make_dataset, (TURNS, "")), (chat_vote.vote, (REQUEST, "Both bad")),
-        (chat_tab.add_model, ([], "starter", "")),
+        (chat_tab.add_model, ([], "starter", "")), (chat_tab.add_file, ([], "starter", "")),
     ):  # fmt: skip
         with pytest.raises(UserError, match="only its owner"):
             call(handler, *values)
@@ -240,6 +274,28 @@ def test_only_somebody_at_the_machine_names_paths_and_endpoints(monkeypatch):
     assert ("m · endpoint", source.id) in chat_sources.everything(OWNER) and chat_sources.find([source.id], OWNER) == [source]
     assert chat_sources.find([source.id], VISITOR) == [], "an endpoint is asked with the owner's key"
     assert "a-secret" not in repr(source) and chat_pool.keys.pop(source.id) == "a-secret"
+
+
+def test_an_added_adapter_can_be_switched_off_and_a_repository_offers_its_levels(monkeypatch):
+    monkeypatch.setattr(chat_sources, "_added", {})
+    adapter = chat_sources.sources.of_artifact(Artifact(id="/cache/a", kind="adapter", name="org/adapter"))
+    files = [GgufFile("org/g:q8_0", "g.q8_0.gguf", "q8_0", 2 * 10**9), GgufFile("org/g/odd.gguf", "odd.gguf", "", 10**9)]
+
+    def resolve(reference, token, *, allow_paths):
+        if reference == "org/g":
+            raise SeveralFilesError(reference, files)
+        return adapter
+
+    monkeypatch.setattr(chat_sources.sources, "resolve", resolve)
+    *unchanged, choice = call(chat_tab.add_model, [], "org/g", "")
+    assert unchanged == [SKIPPED] * 3 and choice.visible
+    assert choice.choices == [("q8_0 · 2.0 GB", "org/g:q8_0"), ("odd.gguf · 1.0 GB", "org/g/odd.gguf")]
+    models, _, _, choice = call(chat_tab.add_file, [], "org/adapter", "")
+    assert models.value == ["/cache/a"] and not choice.visible
+    offered = dict(chat_sources.everything(OWNER))
+    assert offered["org/adapter · adapter"] == "/cache/a" and offered["org/adapter · adapter off"] == "/cache/a@base"
+    on, off = chat_sources.find(["/cache/a", "/cache/a@base"], OWNER)
+    assert on.engine_id == off.engine_id and on.with_adapter and not off.with_adapter
 
 
 def test_knobs_are_checked_and_visitors_are_kept_short():
@@ -272,12 +328,31 @@ def test_a_blind_vote_names_nobody_before_it_is_cast(workspace, monkeypatch):
     values = {"system": "", "context_length": 0, "temperature": 0}
     *_, last = from_page(chat_vote.ask_blind, ["one", "two"], "Who?", **values)
     assert "Name-" not in str(last[0]) and last[2].interactive
+    with monkeypatch.context() as full:
+        full.setattr(votes, "cast", raising(OSError(errno.ENOSPC, "No space left on device")))
+        with pytest.raises(OSError, match="No space"):
+            from_page(chat_vote.vote, "A is better")
     shown, standings, *buttons = from_page(chat_vote.vote, "A is better")
     assert "Name-one" in shown and "Name-two" in shown and "Share of decided votes" in standings and not buttons[0].interactive
     (vote,) = votes.all_votes()
     assert {vote.first, vote.second} == {"one", "two"} and vote.verdict == "first" and vote.prompt == "Who?"
     with pytest.raises(UserError, match="nothing to vote on"):
         from_page(chat_vote.vote, "A is better")
+
+
+def raising(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+def test_a_full_disk_is_said_when_a_conversation_is_saved(workspace, monkeypatch):
+    monkeypatch.setattr("core.paths.write_text", raising(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(OSError, match="No space") as full:
+        call(chat_talk.save, TURNS, [], "")
+    said = feedback.as_user_error(full.value)
+    assert (said.problem, said.code) == ("The disk is full.", "DISK") and "still there" in said.remedy
 
 
 def test_what_a_model_reads_is_shown_as_text():
