@@ -71,6 +71,7 @@ class Hub:
         self.jobs: list[Job] = []
         self.runs_jobs = True  # else a test writes a job's lines and stage
         self.networks = Path(tempfile.mkdtemp(prefix="networks-"))
+        self.storage = Path(tempfile.mkdtemp(prefix="xet-"))  # what was sent through Xet; a test says in `objects` what that was
         self.image_env: dict[str, str] = {}  # what a job's image has set
         hub = self
 
@@ -102,7 +103,8 @@ class Hub:
             job.end("CANCELED", at_once=True)
             if job.folder:
                 shutil.rmtree(job.folder, ignore_errors=True)
-        shutil.rmtree(self.networks)
+        for folder in (self.networks, self.storage):
+            shutil.rmtree(folder)
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
