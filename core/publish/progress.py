@@ -88,7 +88,7 @@ def operation(file: PlannedFile, count: Count) -> CommitOperationAdd:
         def as_file(self, with_tqdm: bool = False) -> Generator[Any]:
             with super().as_file() as opened:
                 if with_tqdm:  # the client asks so when it sends, and not when it hashes
-                    read = opened.read
+                    read: Any = opened.read
                     count.begin()
 
                     def counted(size: int | None = -1) -> bytes:
