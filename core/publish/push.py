@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
@@ -20,8 +18,6 @@ from core.publish.ledger import is_ours, is_published, remember
 from core.publish.preflight import CARD, LEAKY, PROVENANCE, Plan, PlannedFile, RepoType
 from core.publish.pulls import opened
 from core.redact import redact, tokens
-
-OnBytes = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -98,7 +94,7 @@ def push(
     pull_request: bool = False,
     despite_proofs: bool = False,
     despite_tokens: bool = False,
-    on_progress: OnBytes | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Pushed:
     """Send `plan`; run again after a break, it sends only what is missing.
@@ -108,7 +104,7 @@ def push(
         pull_request: open one even where the repository was made here.
         despite_proofs: send although a proof does not hold; other problems still stop it.
         despite_tokens: send although something in it looks like an access token.
-        on_progress: called with the bytes sent so far and the bytes to send. Through Xet storage a file counts when it is through.
+        on_progress: called with the bytes sent so far and the bytes to send.
         should_stop: end before the next part of a file, or the next file through Xet storage; nothing of it can be seen on the Hub then.
 
     Raises:
@@ -116,7 +112,7 @@ def push(
             (code CHANGED), or the Hub cannot be reached (code NET).
         Stopped: `should_stop` became true.
     """
-    from huggingface_hub import CommitOperationAdd
+    from core.publish.progress import Count, heard_by, operation
 
     refuse_problems(plan, despite_proofs, despite_tokens)
     if not token:
@@ -148,16 +144,17 @@ def push(
         if on_progress:
             on_progress(done, of)
 
-    count = _Count(total, tell)
-    operations = [_operation(CommitOperationAdd, file, count) for file in files]
-    for file, operation in zip(files, operations, strict=True):
-        patiently(
-            lambda operation=operation: hub.preupload_lfs_files(
-                plan.repo_id, [operation], repo_type=plan.repo_type, create_pr=asks, free_memory=False
-            ),
-            said,
-            should_stop,
-        )
+    count = Count(total, tell)
+    operations = [operation(file, count) for file in files]
+    for file, each in zip(files, operations, strict=True):
+        with heard_by(count):
+            patiently(
+                lambda each=each: hub.preupload_lfs_files(
+                    plan.repo_id, [each], repo_type=plan.repo_type, create_pr=asks, free_memory=False
+                ),
+                said,
+                should_stop,
+            )
         count.finish(file)
     title = f"Publish {', '.join(sorted(wanted))[:60]} with Transmute"
 
@@ -296,45 +293,3 @@ def made_here(hub: Any, address: str, info: Any) -> bool:
         return False
     who = patiently(hub.whoami, lambda error: explain(error, info.id))["name"]
     return str(who).lower() == info.id.partition("/")[0].lower()
-
-
-class _Count:
-    """Adds up the bytes of several files."""
-
-    def __init__(self, total: int, on_progress: OnBytes) -> None:
-        self._total, self._on_progress = total, on_progress
-        self._before = self._of_file = 0
-
-    def begin(self) -> None:
-        self._of_file = 0
-
-    def hear(self, num_bytes: int) -> None:
-        self._of_file += num_bytes
-        self._on_progress(min(self._before + self._of_file, self._total), self._total)
-
-    def finish(self, file: PlannedFile) -> None:
-        self._before, self._of_file = self._before + file.size_bytes, 0
-        self._on_progress(self._before, self._total)
-
-
-def _operation(add: Any, file: PlannedFile, count: _Count) -> Any:
-    """The client's operation for one file, which tells `count` what is read of it while it is sent."""
-    source: Path | bytes = file.local if file.local else (file.text or "").encode()
-
-    class Counted(add):
-        @contextmanager
-        def as_file(self, with_tqdm: bool = False) -> Generator[Any]:
-            with super().as_file() as opened:
-                if with_tqdm:  # the client asks so when it sends, and not when it hashes
-                    read = opened.read
-                    count.begin()
-
-                    def counted(size: int | None = -1) -> bytes:
-                        content = read(size)
-                        count.hear(len(content))
-                        return content
-
-                    opened.read = counted
-                yield opened
-
-    return Counted(path_in_repo=file.path, path_or_fileobj=str(source) if isinstance(source, Path) else source)

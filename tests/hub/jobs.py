@@ -31,6 +31,8 @@ JOB_ROUTES = (
 )
 ENDED = ("COMPLETED", "CANCELED", "ERROR", "DELETED")
 GRACE_S = 10.0
+# A machine of a network knows the others by name: a file of hosts that is only its own, as a container has.
+IN_NETWORK = ("unshare", "--map-root-user", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"')
 
 
 @dataclass
@@ -51,17 +53,31 @@ class Job:
     def has_ended(self) -> bool:
         return self.stage in ENDED
 
-    def run(self, outside: dict[str, str]) -> None:
-        """Run the command; `outside` stands for what the image has set."""
+    def run(self, outside: dict[str, str], networks: Path) -> None:
+        """Run the command; `outside` stands for what the image has set, `networks` keeps the names of each group's machines."""
         self.folder = Path(tempfile.mkdtemp(prefix="job-"))
         image = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(self.folder), "LANG": "C.UTF-8"}
-        env = image | outside | self.spec["environment"] | self.spec.get("secrets", {})
+        given, joined = self._join(networks)
+        env = image | outside | given | self.spec["environment"] | self.spec.get("secrets", {})
+        argv = [*joined, *self.spec["command"]]
         self.process = subprocess.Popen(
-            self.spec["command"], cwd=self.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+            argv, cwd=self.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )
         self.stage = "RUNNING"
         threading.Thread(target=self._listen, daemon=True).start()
         threading.Thread(target=self._limit, daemon=True).start()
+
+    def _join(self, networks: Path) -> tuple[dict[str, str], list[str]]:
+        """What the platform sets for a machine of a network, and what makes its hosts known there: all of them are this one."""
+        network = self.spec.get("network")
+        if not network:
+            return {}, []
+        prefix, hosts = f"{network['group']}-", networks / network["group"]
+        if not hosts.exists():
+            hosts.write_bytes(Path("/etc/hosts").read_bytes() + b"\n")
+        with hosts.open("a") as file:
+            file.writelines(f"127.0.0.1 {prefix}{alias}\n" for alias in network["aliases"])
+        return {"HF_NETWORK_GROUP_PREFIX": prefix, "HF_NETWORK_GROUP_HOSTNAME": network["group"]}, [*IN_NETWORK, str(hosts)]
 
     def end(self, stage: str, message: str | None = None, *, at_once: bool = False) -> None:
         """End it from outside, as the platform does: asked first, unless `at_once`."""
@@ -105,6 +121,12 @@ class Job:
             "durations": {"schedulingSecs": 0, "runningSecs": running, "totalSecs": running},
             "owner": {"id": "1", "name": self.namespace, "type": "user"},
         }
+
+
+def can_network() -> bool:
+    """Whether this machine lets a process have a file of hosts of its own."""
+    argv = [*IN_NETWORK[:-1], "mount --bind /dev/null /etc/hosts"]
+    return subprocess.run(argv, capture_output=True, check=False).returncode == 0
 
 
 def kill_all(pid: int) -> None:
@@ -161,7 +183,7 @@ class Jobs:
         job = Job(f"{len(self.hub.jobs) + 1:024x}", namespace, json.loads(self.body))
         self.hub.jobs.append(job)
         if self.hub.runs_jobs:
-            job.run(self.hub.image_env)
+            job.run(self.hub.image_env, self.hub.networks)
         return 200, {"Content-Type": "application/json"}, json.dumps(job.info()).encode()
 
     def job(self, namespace: str, job_id: str) -> Answer:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -68,6 +70,8 @@ class Hub:
         self.buckets: set[str] = set()
         self.jobs: list[Job] = []
         self.runs_jobs = True  # else a test writes a job's lines and stage
+        self.networks = Path(tempfile.mkdtemp(prefix="networks-"))
+        self.storage = Path(tempfile.mkdtemp(prefix="xet-"))  # what was sent through Xet; a test says in `objects` what that was
         self.image_env: dict[str, str] = {}  # what a job's image has set
         hub = self
 
@@ -99,6 +103,8 @@ class Hub:
             job.end("CANCELED", at_once=True)
             if job.folder:
                 shutil.rmtree(job.folder, ignore_errors=True)
+        for folder in (self.networks, self.storage):
+            shutil.rmtree(folder)
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

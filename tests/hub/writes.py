@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -19,6 +20,7 @@ WRITE_ROUTES = (
     (r"/api/validate-yaml", "validate_yaml"),
     (r"/api/(?P<kind>datasets|models|spaces)/(?P<id>[\w.-]+/[\w.-]+)/preupload/(?P<rev>.+)", "preupload"),
     (r"/(?:(?P<kind>datasets|spaces)/)?(?P<id>[\w.-]+/[\w.-]+)\.git/info/lfs/objects/batch", "lfs_batch"),
+    (r"/api/(?P<kind>datasets|models|spaces)/(?P<id>[\w.-]+/[\w.-]+)/xet-write-token/(?P<rev>.+)", "xet_write_token"),
     (r"/lfs/(?P<sha>[0-9a-f]{64})", "lfs_put"),
     (r"/lfs/(?P<sha>[0-9a-f]{64})/verify", "lfs_verify"),
     (r"/api/(?P<kind>datasets|models|spaces)/(?P<id>[\w.-]+/[\w.-]+)/commit/(?P<rev>.+)", "commit"),
@@ -110,6 +112,12 @@ class Writes:
             for file in body["files"]
         ]
         return self._said({"files": files})
+
+    def xet_write_token(self, kind: str, id: str, rev: str) -> Answer:
+        """Where Xet storage lies: in a folder, which the client's own storage library knows how to write to."""
+        self._require_writer(id)
+        self._repo(kind, id)
+        return self._said({"accessToken": "of-the-storage", "exp": int(time.time()) + 3600, "casUrl": f"local://{self.hub.storage}"})
 
     def lfs_batch(self, id: str, kind: str | None = None) -> Answer:
         objects = json.loads(self.body)["objects"]

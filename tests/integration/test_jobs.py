@@ -16,6 +16,7 @@ from core.jobs import dispatch, target
 from core.running import runs
 from core.training.presets import preset
 from core.training.recipe import Recipe, override
+from tests.hub.jobs import can_network
 from tests.hub.repos import GOOD_TOKEN
 from tests.hub.server import Hub
 
@@ -168,3 +169,24 @@ def test_a_job_that_is_killed_is_gone_on_with_from_the_checkpoint_it_had_kept(hu
     begun = [event["step"] for event in events.read(runs.folder(run_id)) if event["kind"] == "train_began"]
     assert begun[0] == 0 and begun[-1] in (3, 6, 9, 12)
     assert not [name for name in hub.repos[("models", f"someone/transmute-{run_id}")].files if name.startswith("checkpoints/")]
+
+
+@pytest.mark.skipif(not can_network(), reason="this machine gives no process names of its own (unshare --mount)")
+def test_two_machines_of_one_network_train_one_run_together(hub: Hub, home: Path):
+    run_id = dispatch.create(recipe(), target.Target("cpu-basic", timeout="10m", nodes=2), GOOD_TOKEN)
+    runs.start(run_id, GOOD_TOKEN)
+    *_, run = runs.follow(run_id)
+    first, second = hub.jobs[-2:]
+    assert run.state == "done", (run.error, second.lines[-20:], first.lines[-20:])
+    assert sorted(run.losses) == [1, 2, 3, 4] and run.facts["num_processes"] == 2
+    assert [artifact.kind for artifact in artifacts.of_run(runs.folder(run_id))] == ["adapter", "merged"]
+    here = [event["n"] for event in events.read(runs.folder(run_id)) if "n" in event]
+    assert here == list(range(len(here)))
+    assert first.spec["network"]["group"] == second.spec["network"]["group"] and first.folder != second.folder
+    assert second.stage in ("COMPLETED", "CANCELED")
+    for job in (first, second):
+        assert job.spec["secrets"] == {"HF_TOKEN": GOOD_TOKEN} and job.folder
+        there = events.fold(events.read(job.folder / "transmute" / "workspace" / "runs" / run_id))
+        assert there.losses == run.losses, "every machine sees the loss of all"
+        kept = [path for path in job.folder.rglob("*") if path.is_file() and not path.is_symlink()]
+        assert [path for path in kept if GOOD_TOKEN.encode() in path.read_bytes()] == []
