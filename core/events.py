@@ -99,6 +99,9 @@ class Run:
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
     notes: tuple[str, ...] = ()
     more_levels: tuple[str, ...] = ()  # GGUF levels asked for after the recipe was written
+    intermediates: dict[str, str] = field(
+        default_factory=dict[str, str]
+    )  # the float format that a level is made from, where one was chosen
     owner: str = ""  # who started it, where that is known
     publish_to: str = ""  # the repository that its result is meant for
     remark: str = ""  # what its owner wrote about it
@@ -243,7 +246,14 @@ def _heard(run: Run, event: Event, at: float) -> Run:
         case "note":
             return replace(run, notes=(*run.notes, event["text"]))
         case "extended":
-            return replace(run, state="queued", steps=_again(run.steps, event["steps"]), more_levels=(*run.more_levels, *event["levels"]))
+            chosen = dict.fromkeys(event["levels"], event["intermediate"]) if event.get("intermediate") else {}
+            return replace(
+                run,
+                state="queued",
+                steps=_again(run.steps, event["steps"]),
+                more_levels=(*run.more_levels, *event["levels"]),
+                intermediates=run.intermediates | chosen,
+            )
         case "stop_requested":
             return run if run.is_terminal else replace(run, state="stopping")
         case "finished":

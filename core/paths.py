@@ -65,6 +65,14 @@ def by_id(root: Path, identifier: str, what: str) -> Path:
     return folder
 
 
+def model_name(folder: Path) -> str:
+    """What a person calls the model in `folder`: its Hub id where it lies in the Hub's cache under a commit, else the folder's name."""
+    repository = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.removeprefix("models--").replace("--", "/")
+    return folder.name
+
+
 def new_run_id() -> str:
     """Sortable by start, unique, and short enough to type: ``261123-191203-4f2a``."""
     return time.strftime("%y%m%d-%H%M%S") + "-" + secrets.token_hex(2)

@@ -10,7 +10,7 @@ from core.events import Run
 from core.export import artifacts
 from core.export.artifacts import Artifact
 from core.export.gguf import FLOAT_LEVELS
-from core.export.levels import LEVELS, parse_levels
+from core.export.levels import LEVELS, level, parse_levels
 from core.export.sizes import known_sizes
 from core.running import care, live, runs
 from core.running.steps import wanted_levels
@@ -20,7 +20,9 @@ from ui.opening import opening, said
 from ui.shell import CHAT, MODELS, PUBLISH, Shell, listen_api
 from ui.view import count, size
 
-ARTICLE = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
+GROUPS = {
+    "article": "The article's levels", "k": "K-quants", "iq": "IQ, for few bits", "other": "What llama.cpp has besides", "float": "Float",
+}  # fmt: skip
 GUIDED_INFO = (
     "Made of the conversations that the run was trained on: it says which weights matter, which levels of few bits need and most gain by. "
     "The files stand beside the plain ones, and the table says what it buys."
@@ -45,37 +47,43 @@ def build(shell: Shell) -> None:
             proofs = gr.HTML("", container=False, padding=False)
             gr.HTML('<h2 class="part">More levels</h2>', container=False, padding=False)
             going = gr.HTML("", container=False, padding=False, elem_id="models-going")
-            more = gr.CheckboxGroup([], label="Levels that are not made yet", elem_classes=["ticks"], elem_id="models-more")
+            with gr.Column(elem_id="models-more"):
+                more = {group: gr.CheckboxGroup([], label=title, visible=False, elem_classes=["ticks"]) for group, title in GROUPS.items()}
+            made_of = gr.Radio(
+                [("By itself", ""), *FLOAT_LEVELS], value="", label="Made from", elem_classes=["chips"], elem_id="models-from"
+            )
             is_guided = gr.Checkbox(label="With an importance matrix", elem_id="models-guided", info=GUIDED_INFO)
             quantise = gr.Button("Quantise", interactive=False, elem_id="models-quantise")
     models_take.build(shell)
     seen = gr.State("")
     live_slot = feedback.slot()
-    shown = [*top.outputs, body, chosen, picked, publish, table, plot, proofs, going, more, quantise, seen]
+    shown = [*top.outputs, body, chosen, picked, publish, table, plot, proofs, going, made_of, *more.values(), quantise, seen]
     shell.listen(
         [shell.timers[MODELS].tick, shell.demo.load, shell.tab[MODELS].select, shell.run_id.change],
         look,
-        inputs=[shell.run_id, picked, more, is_guided, seen],
+        inputs=[shell.run_id, picked, is_guided, seen],
+        inputs_kwargs=more,
         outputs=shown,
         slot=live_slot,
         queue=False,
     )
     shell.listen(chosen.input, choose, inputs=chosen, outputs=shell.run_id, slot=slot, queue=False)
     shell.listen(picked.change, name_action, inputs=picked, outputs=[top.action, top.reason, publish], slot=slot, queue=False)
-    shell.listen(more.change, name_quantise, inputs=[chosen, more], outputs=quantise, slot=slot, queue=False)
-    shell.listen(is_guided.input, offer_levels, inputs=[chosen, more, is_guided], outputs=[more, quantise], slot=slot, queue=False)
-    shell.listen(quantise.click, quantise_more, inputs=[chosen, more], slot=slot)
+    ticked: dict[str, Any] = {"inputs_kwargs": more, "slot": slot}
+    shell.listen([group.change for group in more.values()], name_quantise, inputs=chosen, outputs=quantise, queue=False, **ticked)
+    shell.listen(is_guided.input, offer_levels, inputs=[chosen, is_guided], outputs=[*more.values(), quantise], queue=False, **ticked)
+    shell.listen(quantise.click, quantise_more, inputs=[chosen, made_of], **ticked)
     shell.listen(top.action.click, to_chat, inputs=picked, outputs=[shell.artifact_id, shell.tabs], slot=slot, queue=False)
     shell.listen(publish.click, to_publish, inputs=picked, outputs=[shell.artifact_id, shell.tabs], slot=slot, queue=False)
     listen_api(list_artifacts, "list_artifacts")
 
 
 @allowed("public")
-def look(run_id: str, picked: list[str], more: list[str], is_guided: bool, seen: str) -> tuple[Any, ...]:
+def look(run_id: str, picked: list[str], is_guided: bool, seen: str, **more: list[str]) -> tuple[Any, ...]:
     """What changed since `seen`: new runs, new levels, new figures, or the work that goes on."""
     found = picks.runs_with_models()
     if not found:
-        return (*said(models_view.NO_MODELS, "There is no model yet."), gr.Row(visible=False), *(gr.skip(),) * 9, "")
+        return (*said(models_view.NO_MODELS, "There is no model yet."), gr.Row(visible=False), *(gr.skip(),) * (9 + len(GROUPS)), "")
     run_id = next((run.run_id for run in found if run.run_id == run_id), found[0].run_id)
     watched, made = live.watch(run_id), picks.of_run(run_id)
     listed = tuple((run.run_id, run.name) for run in found)
@@ -88,7 +96,7 @@ def look(run_id: str, picked: list[str], more: list[str], is_guided: bool, seen:
     if picks.join(picked) == old[2]:
         picked = []  # our own choice, which nobody has touched: choose anew from what is there now
     evidence = _evidence(found, run_id, made, picked) if now[0] != old[0] else (gr.skip(),) * 10
-    work = _work(watched, made, more, is_guided) if now != old else (gr.skip(),) * 3
+    work = _work(watched, made, _ticked(more), is_guided) if now != old else (gr.skip(),) * (3 + len(GROUPS))
     return (*evidence, *work, "|".join(now))
 
 
@@ -109,17 +117,27 @@ def _work(watched: live.Live, made: list[Artifact], more: list[str], is_guided: 
     going = run_view.progress(watched) + (run_view.error_of(run) if run.more_levels else "")
     if not run.is_terminal:
         going += models_view.level_bars(run, wanted_levels(runs.recipe_of(run.run_id), run), made)
-    return going, *_offered(run, made, more, is_guided)
+    return going, gr.Radio(info=models_view.why_made_of(made)), *_offered(run, made, more, is_guided)
 
 
-def _offered(run: Run, made: list[Artifact], more: list[str], is_guided: bool) -> tuple[Any, Any]:
-    """The levels that can be made, those of `more` ticked, and the button that makes them."""
+def _ticked(more: dict[str, list[str]]) -> list[str]:
+    """The levels ticked in any group."""
+    return [name for group in GROUPS for name in more.get(group, [])]
+
+
+def _offered(run: Run, made: list[Artifact], more: list[str], is_guided: bool) -> tuple[Any, ...]:
+    """The levels that can be made by group, those of `more` ticked, and the button that makes them."""
     missing = _missing(made, is_guided)
     names = [name for _, name in missing]
     kept = [name for name in more if name in names]
     if not kept and not is_guided and not any(artifact.kind == "gguf" for artifact in made):
-        kept = [name for name in ARTICLE if name in names]
-    return gr.CheckboxGroup(missing, value=kept), _quantise_button(run, kept)
+        kept = [name for name in names if level(name).group == "article"]
+    by_group = {group: [choice for choice in missing if level(choice[1]).group == group] for group in GROUPS}
+    boxes = [
+        gr.CheckboxGroup(choices, value=[name for _, name in choices if name in kept], visible=bool(choices))
+        for choices in by_group.values()
+    ]
+    return *boxes, _quantise_button(run, kept)
 
 
 def _missing(made: list[Artifact], is_guided: bool) -> list[tuple[str, str]]:
@@ -129,14 +147,14 @@ def _missing(made: list[Artifact], is_guided: bool) -> list[tuple[str, str]]:
     weights = 0 if merged is None else sum(file.size_bytes for file in merged.files if file.name.endswith(".safetensors")) / 2
     source = next((artifact for artifact in made if artifact.level in FLOAT_LEVELS), None)
     exact = known_sizes(source) if source else {}
-    offered = [known.guided if is_guided else known for known in LEVELS if known.group in ("article", "k", "iq")]
+    offered = [known.guided if is_guided else known for known in LEVELS]
     return [
         (
-            f"{level.plain_name} · {size(exact[level.name]) if level.name in exact else f'about {size(weights * level.bits / 8)}'}",
-            level.name,
+            f"{known.plain_name} · {size(exact[known.name]) if known.name in exact else f'about {size(weights * known.bits / 8)}'}",
+            known.name,
         )
-        for level in offered
-        if level.is_guided == is_guided and level.name not in there and (not exact or level.name in exact)
+        for known in offered
+        if known.is_guided == is_guided and known.name not in there and (not exact or known.name in exact or known.group == "float")
     ]
 
 
@@ -160,20 +178,20 @@ def name_action(picked: list[str]) -> tuple[Any, Any, Any]:
 
 
 @allowed("public")
-def name_quantise(run_id: str, names: list[str]) -> gr.Button:
-    return _quantise_button(live.watch(run_id).run, names)
+def name_quantise(run_id: str, **more: list[str]) -> gr.Button:
+    return _quantise_button(live.watch(run_id).run, _ticked(more))
 
 
 @allowed("public")
-def offer_levels(run_id: str, more: list[str], is_guided: bool) -> tuple[Any, Any]:
+def offer_levels(run_id: str, is_guided: bool, **more: list[str]) -> tuple[Any, ...]:
     """The same levels with an importance matrix, or without."""
-    twins = [level.guided.name if is_guided else level.plain_name for level in parse_levels(more)]
+    twins = [known.guided.name if is_guided else known.plain_name for known in parse_levels(_ticked(more))]
     return _offered(live.watch(run_id).run, picks.of_run(run_id), twins, is_guided)
 
 
 @allowed("owner")
-def quantise_more(run_id: str, names: list[str]) -> tuple[()]:
-    care.add_levels(run_id, names)
+def quantise_more(run_id: str, made_of: str, **more: list[str]) -> tuple[()]:
+    care.add_levels(run_id, _ticked(more), made_of or None)
     return ()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from core.events import Run
 from core.export import ladder
 from core.export.artifacts import Artifact
+from core.export.gguf import FLOAT_LEVELS
 from core.export.levels import Level
 from core.publish.card import VERDICTS, proof_sentences
 from ui import plots
@@ -87,6 +88,14 @@ def level_bars(run: Run, wanted: Sequence[Level], made: Sequence[Artifact]) -> s
     return f'<ul class="bars" aria-label="Levels to come">{"".join(rows)}</ul>' if rows else ""
 
 
+def why_made_of(made: Sequence[Artifact]) -> str:
+    """Which float format levels are quantised from when nobody chooses one, and why."""
+    source = next((artifact for name in FLOAT_LEVELS for artifact in made if artifact.level == name), None)
+    if source is None:
+        return "By itself: f16 where it holds every weight, else what the weights are stored in."
+    return f"By itself: {source.level}, {f'because {source.float_reason}' if source.float_reason else 'which is there'}."
+
+
 def advice(level: Artifact | None) -> str:
     """The level to take with its reasons, or that none fits."""
     if level is None:
@@ -131,7 +140,8 @@ def proofs(made: Sequence[Artifact]) -> str:
     if known is None:
         return f'{head}<p class="quiet">Nothing has been proved about these models yet; the last step of a run does it.</p>'
     items = "".join(f"<li>{text(said)}</li>" for said in proof_sentences(known) if said not in VERDICTS.values())
-    verdict = chip(*CHIPS[known.get("passed")])
+    passed = False if any(artifact.proofs.get("passed") is False for artifact in made) else known.get("passed")
+    verdict = chip(*CHIPS[passed])
     return f'{head}<p>{verdict}</p><ul class="notes">{items}</ul>'
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -53,6 +53,10 @@ def gguf(
     levels: Annotated[
         str, typer.Option(help="Comma-separated levels, such as f16,q8_0,q4_0,Q4_K_M; Q4_K_M+imatrix is guided by an importance matrix.")
     ] = "f16,q8_0,q4_0",
+    made_of: Annotated[
+        Literal["f16", "bf16", "f32"] | None,
+        typer.Option("--from", help="The float format that levels are made from; default: f16 where it holds every weight."),
+    ] = None,
     imatrix: Annotated[
         str | None, typer.Option(help="An importance matrix (FILE), or auto to make one; it guides every level that gains by one.")
     ] = None,
@@ -62,15 +66,15 @@ def gguf(
     json: Json = False,
 ) -> None:
     """Convert a model to GGUF and quantise it to the levels asked for; an adapter becomes a GGUF LoRA file."""
-    from core.export.gguf import adapter_file, convertible, make_gguf
+    from core.export.gguf import adapter_file, convertible, make_gguf, reference_in
 
     model = convertible(source)
     if model.kind == "adapter":
         with bars(console(json), "converting") as on_event:
-            file = adapter_file(model, out, on_event=on_event)
+            file = adapter_file(model, out, dtype=made_of or "auto", on_event=on_event)
         console(json).print(f"{file} ({size(file.stat().st_size)})", markup=False)
         finish(json, {"path": str(file), "size_bytes": file.stat().st_size})
-    target = _gguf_root(model, out)
+    target = gguf_root(model, out)
     wanted = [known.guided if imatrix else known for known in parse_levels(levels)]
     with bars(console(json), "working") as on_event:
         matrix = _imatrix(model, target, imatrix or ("auto" if any(known.is_guided for known in wanted) else None), data, on_event)
@@ -79,15 +83,18 @@ def gguf(
             [known.name for known in wanted],
             target,
             run_id=model.run_id,
+            intermediate=made_of,
             imatrix=matrix,
             split_bytes=parse_size(split_max_size, "--split-max-size"),
             on_event=on_event,
         )
     console(json).print(level_table(made))
+    if not made_of and (source_file := reference_in(target)) and source_file.float_reason:
+        console(json).print(f"Made from {source_file.level}, because {source_file.float_reason}.", markup=False)
     finish(json, {"artifacts": [summary(artifact) for artifact in made]})
 
 
-def _gguf_root(model: Artifact, out: Path | None) -> Path:
+def gguf_root(model: Artifact, out: Path | None) -> Path:
     """Where the levels of a model lie: beside its run's artifacts, beside its folder, or in the workspace when it is the Hub's."""
     if model.kind != "merged":
         raise UserError(f"{model.name} is a {model.kind} artifact.", model.id, "Give a merged model; `merge` makes one of an adapter.")
@@ -102,23 +109,30 @@ def _imatrix(model: Artifact, target: Path, wanted: str | None, data: Path | Non
     """The importance matrix that was asked for, made now when that is ``auto``."""
     if wanted != "auto":
         return Path(wanted).expanduser().absolute() if wanted else None
-    return make_matrix(model, target, data, target / "imatrix.gguf", on_event)
+    return make_matrix(model, target, data, None, on_event)
 
 
-def make_matrix(model: Artifact, target: Path, data: Path | None, out: Path, on_event: OnEvent) -> Path:
+def make_matrix(model: Artifact, target: Path, data: Path | None, out: Path | None, on_event: OnEvent) -> Path:
+    """The importance matrix in `out`, by default beside the levels; one that is made of other conversations leaves the run's own alone."""
     from core.data.dataset import import_dataset
     from core.export.gguf import float_file
     from core.export.imatrix import make_imatrix
-    from core.training.samples import conversations_of
+    from core.running.steps import matrix_of_run
 
     if not data and not model.run_id:
         raise UserError("There are no conversations to make the importance matrix from.", "--data", "Give --data PATH.")
+    run_dir = paths.runs_dir() / (model.run_id or "")
+    name = f"imatrix-{data.stem}.gguf" if data and model.run_id else "imatrix.gguf"
+    if not out and not data and target == run_dir / "artifacts" and (target / name).is_file():
+        return target / name
+    out = out or target / name
     artifacts.make_folder(out.parent)
     if out.is_dir():
-        raise UserError(f"{out} is a folder.", str(out), f"Name a file, for example {out / 'imatrix.gguf'}.")
-    conversations = list(import_dataset(data)) if data else conversations_of(paths.runs_dir() / str(model.run_id))[0]
+        raise UserError(f"{out} is a folder.", str(out), f"Name a file, for example {out / name}.")
     source = float_file(model, target, run_id=model.run_id, on_event=on_event)
-    return make_imatrix(model.folder, source.gguf_path, conversations, out, on_event=on_event)
+    if data:
+        return make_imatrix(model.folder, source.gguf_path, list(import_dataset(data)), out, on_event=on_event)
+    return matrix_of_run(run_dir, model, source, out, on_event=on_event)
 
 
 def parse_size(text: str, option: str) -> int:
@@ -140,9 +154,9 @@ def imatrix(
     from core.export.gguf import convertible
 
     model = convertible(source)
-    target = _gguf_root(model, None)
+    target = gguf_root(model, None)
     with bars(console(json), "working") as on_event:
-        file = make_matrix(model, target, data, out.absolute() if out else target / "imatrix.gguf", on_event)
+        file = make_matrix(model, target, data, out.absolute() if out else None, on_event)
     console(json).print(f"{file} ({size(file.stat().st_size)})", markup=False)
     finish(json, {"path": str(file), "size_bytes": file.stat().st_size})
 
@@ -157,7 +171,7 @@ def levels(
 
     model = convertible(source)
     with bars(console(json), "converting") as on_event:
-        file = model if model.kind == "gguf" else float_file(model, _gguf_root(model, None), run_id=model.run_id, on_event=on_event)
+        file = model if model.kind == "gguf" else float_file(model, gguf_root(model, None), run_id=model.run_id, on_event=on_event)
     sizes = find_sizes(file)
     table = Table("level", "group", "size", "", box=None, pad_edge=False)
     for known in LEVELS:

@@ -9,7 +9,7 @@ import typer
 
 from core import paths
 from core.cli.bars import bars
-from core.cli.models import level_table, parse_size, summary
+from core.cli.models import gguf_root, level_table, parse_size, summary
 from core.cli.output import Json, console, finish
 from core.errors import UserError
 from core.export import artifacts
@@ -108,8 +108,7 @@ def prove(source: Reference, data: Annotated[Path | None, typer.Option(help="Con
           json: Json = False) -> None:  # fmt: skip
     """Prove that merged model and f16 GGUF say what the trained adapter says."""
     from core.data.dataset import import_dataset
-    from core.export.prove import prove as prove_model
-    from core.export.prove import prove_run
+    from core.export.prove import prove_lone, prove_run
     from core.running import runs
     from core.training.samples import conversations_of
 
@@ -126,19 +125,32 @@ def prove(source: Reference, data: Annotated[Path | None, typer.Option(help="Con
                 run_dir / "artifacts", runs.recipe_of(artifact.run_id), conversations, on_event=on_event, elsewhere=elsewhere
             )
     else:
-        if artifact.kind != "merged":
-            raise UserError(
-                f"{source} belongs to no run, so nothing says what it was made of.",
-                source,
-                "Give a merged model folder, or an artifact's id.",
-            )
+        merged, root = _model_of(artifact)
         conversations = list(import_dataset(data or paths.EXAMPLES / "identity_eval.json"))
         with bars(console(json), "proving") as on_event:
-            proofs = prove_model(artifact, None, None, conversations, on_event=on_event)
+            proofs = prove_lone(merged, root, conversations, on_event=on_event)
     out = console(json)
     for sentence in proof_sentences(proofs):
         out.print(sentence, markup=False)
     finish(json, proofs, 0 if proofs["passed"] else 1)
+
+
+def _model_of(artifact: Artifact) -> tuple[Artifact, Path]:
+    """The model that a merged model of no run is, or that a GGUF file was made of; and where its GGUF files lie.
+
+    Raises:
+        UserError: nothing says what it was made of.
+    """
+    from core.export.gguf import convertible, reference_in
+
+    if artifact.kind == "merged":
+        return artifact, gguf_root(artifact, None)
+    root = artifact.folder.parent
+    source = reference_in(root) if artifact.made_from else None
+    if source is None or not source.parent_id:
+        remedy = "Give a merged model folder, or an artifact's id."
+        raise UserError(f"{artifact.id} belongs to no run, so nothing says what it was made of.", artifact.id, remedy)
+    return convertible(source.parent_id), root
 
 
 VERBS = {"measure": measure, "pick": pick, "prove": prove}

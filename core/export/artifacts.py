@@ -18,7 +18,7 @@ from core.errors import UserError
 from core.export.header import gguf_header
 from core.export.levels import level_numbered
 from core.export.split import gguf_parts
-from core.locks import FileLock
+from core.locks import FileLock, alone
 
 Kind = Literal["adapter", "merged", "gguf"]
 MANIFEST = "manifest.json"
@@ -52,6 +52,9 @@ class Artifact(BaseModel):
     dataset_id: str | None = None
     dataset_sha256: str | None = None
     recipe_sha256: str | None = None
+    base_weights: str | None = None  # of an adapter: the `core.export.tensors.weights_fingerprint` of the base it was trained on
+    float_level: str | None = None  # of a quantised level: the float format that it was made from
+    float_reason: str = ""  # of a float level: why it has this format
     imatrix_sha256: str | None = None  # the importance matrix that guided a quantised level
     made_from: str | None = None  # of a level: the `fingerprint` of the model folder it was converted from
     created_s: float = Field(default_factory=time.time)
@@ -138,13 +141,17 @@ def only_writer(out: Path) -> Generator[None]:
     Raises:
         UserError: somebody else is writing there now (code BUSY).
     """
-    lock = FileLock(paths.home() / "locks" / f"out-{hashlib.sha256(str(out.absolute()).encode()).hexdigest()[:16]}.lock")
+    lock = FileLock(_lock_of(out, "out"))
     if not lock.acquire():
         raise UserError(f"{out} is being written by somebody else.", str(out), "Wait for it, or choose another folder.", "BUSY")
     try:
         yield
     finally:
         lock.release()
+
+
+def _lock_of(out: Path, name: str) -> Path:
+    return paths.home() / "locks" / f"{name}-{hashlib.sha256(str(out.absolute()).encode()).hexdigest()[:16]}.lock"
 
 
 def write(artifact: Artifact, folder: Path, known_sha256: dict[str, str] | None = None) -> Artifact:
@@ -156,11 +163,12 @@ def write(artifact: Artifact, folder: Path, known_sha256: dict[str, str] | None 
 
 def update(artifact: Artifact, *, measured: dict[str, Any] | None = None, proofs: dict[str, Any] | None = None) -> Artifact:
     """Store figures or proofs in the manifest on disk. Figures are added to those that are there; proofs belong together and replace them."""
-    artifact = read(artifact.folder)
-    artifact = artifact.model_copy(
-        update={"measured": artifact.measured | (measured or {}), "proofs": artifact.proofs if proofs is None else proofs}
-    )
-    paths.write_text(artifact.folder / MANIFEST, artifact.model_dump_json(indent=2) + "\n")
+    with alone(_lock_of(artifact.folder, "manifest")):
+        artifact = read(artifact.folder)
+        artifact = artifact.model_copy(
+            update={"measured": artifact.measured | (measured or {}), "proofs": artifact.proofs if proofs is None else proofs}
+        )
+        paths.write_text(artifact.folder / MANIFEST, artifact.model_dump_json(indent=2) + "\n")
     return artifact
 
 

@@ -10,13 +10,15 @@ import runpy
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from core.childio import Emit, serve
 from core.errors import UserError
+from core.export.artifacts import ADAPTER_WEIGHTS
 from core.export.precision import narrowest_format
+from core.export.tensors import Stored, model_tensors, stored_tensors
 from core.training.failures import is_disk_full
 
 EVENT_S = 0.2
@@ -35,11 +37,10 @@ class _LastError(logging.Handler):
 
 
 def handle(payload: dict[str, Any], emit: Emit) -> dict[str, str]:
-    """Convert a model, or an adapter when the payload names one; returns the number format that was taken."""
+    """Convert a model, or an adapter when the payload names one; returns the number format that was taken, and why."""
     root, model_dir = Path(payload["converter"]), Path(payload["model_dir"])
-    dtype = payload["dtype"]
-    if dtype in ("auto", "f16") and not payload.get("adapter"):
-        dtype = choose_format(model_dir, dtype, emit)
+    weights = stored_tensors(Path(payload["adapter"]) / ADAPTER_WEIGHTS) if payload.get("adapter") else model_tensors(model_dir)
+    dtype, why = choose_format(weights.values(), payload["name"], payload["dtype"], emit)
     sys.path[:0] = [str(root), str(root / "gguf-py")]
     _refuse_foreign_code()
     _watch_writing(emit)
@@ -48,49 +49,51 @@ def handle(payload: dict[str, Any], emit: Emit) -> dict[str, str]:
         _run(root / "convert_lora_to_gguf.py", arguments, payload)
     else:
         arguments = [f"--outtype={dtype}", f"--outfile={payload['out_file']}", f"--model-name={payload['name']}"]
-        with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as metadata:
+        with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8", dir=Path(payload["out_file"]).parent) as metadata:
             json.dump(payload["metadata"], metadata)
             metadata.flush()
             _add_licence(payload["metadata"].get("general.license"))
             _run(root / "convert_hf_to_gguf.py", [*arguments, f"--metadata={metadata.name}", str(model_dir)], payload)
-    return {"dtype": dtype}
+    return {"dtype": dtype, "why": why}
 
 
-def choose_format(model_dir: Path, wanted: str, emit: Emit) -> str:
-    """f16 when it holds the weights, else what does.
+def choose_format(weights: Iterable[Stored], name: str, wanted: str, emit: Emit) -> tuple[str, str]:
+    """The format that was asked for; for ``auto`` f16 when it holds the weights, else what does. And why.
 
     Raises:
-        UserError: f16 was asked for by name and does not (code F16).
+        UserError: f16 was asked for and does not hold them (code F16), or some are no numbers (code NAN).
     """
     told_s = 0.0
 
     def tell(done: int, total: int) -> None:
         nonlocal told_s
-        if time.monotonic() - told_s > EVENT_S:
+        if done == total or time.monotonic() - told_s > EVENT_S:
             told_s = time.monotonic()
             emit({"event": "progress", "done": done, "total": total, "doing": "looking at the weights"})
 
-    found = narrowest_format(model_dir, tell)
+    found, why = narrowest_format(weights, tell)
     if wanted == "f16" != found:
         raise UserError(
-            "Some weights of this model are too large or too small for float16.",
-            f"converting {model_dir.name}",
+            f"Some weights of this model are too large or too small for float16: {why}.",
+            f"converting {name}",
             f"Take {found}, which keeps them as they are; quantised levels are made from that by themselves.",
             code="F16",
         )
-    return found
+    return (found, why) if wanted in ("auto", "f16") else (wanted, "it was asked for")
 
 
 def _run(script: Path, arguments: list[str], payload: dict[str, Any]) -> None:
     errors = _LastError()
     logging.basicConfig(level=logging.INFO, handlers=[logging.StreamHandler(sys.stderr), errors])
     sys.argv = [script.name, *arguments]
-    what = payload.get("adapter") or payload["model_dir"]
+    what = payload["name"]
     try:
         runpy.run_path(str(script), run_name="__main__")
     except SystemExit as stop:
         if stop.code:
             raise explain(errors.text or f"it stopped with code {stop.code}", what) from None
+    except MemoryError:
+        raise too_little_memory(f"converting {what}") from None
     except REFUSALS as error:
         if is_disk_full(error):
             raise full(f"converting {what}") from None
@@ -102,6 +105,10 @@ def _run(script: Path, arguments: list[str], payload: dict[str, Any]) -> None:
 
 def full(where: str) -> UserError:
     return UserError("The disk is full.", where, "Free some space, or choose a folder on a larger disk; then try again.", code="DISK")
+
+
+def too_little_memory(where: str) -> UserError:
+    return UserError("There is too little free memory.", where, "Close other programs, or take a machine with more.", code="OOM")
 
 
 def _refuse_foreign_code() -> None:
@@ -149,9 +156,9 @@ def _add_licence(licence: str | None) -> None:
     metadata_class.load = with_licence
 
 
-def explain(said: str, model_dir: str) -> UserError:
+def explain(said: str, name: str) -> UserError:
     """The converter's words as a problem with a remedy."""
-    where = f"converting {model_dir}"
+    where = f"converting {name}"
     if "pre-tokenizer was not recognized" in said:
         return UserError(
             "llama.cpp does not know this model's BPE tokenizer, so a GGUF of it would split text wrongly.",

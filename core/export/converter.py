@@ -114,8 +114,8 @@ def convert(
     metadata: dict[str, Any] | None = None,
     log: Path | None = None,
     on_event: Callable[[dict[str, Any]], None] | None = None,
-) -> str:
-    """Write `model_dir` (config, safetensors, tokenizer, chat template) as the GGUF file `out_file`; returns the number format it has.
+) -> tuple[str, str]:
+    """Write `model_dir` (config, safetensors, tokenizer, chat template) as the GGUF file `out_file`; returns its number format, and why that.
 
     Args:
         dtype: ``f16``, ``bf16``, ``f32``, or ``auto``: f16 where it holds the weights, else what they are stored in.
@@ -130,7 +130,9 @@ def convert(
     assert dtype in (*DTYPES, "auto")
     if not (model_dir / "config.json").is_file():
         raise UserError(
-            f"{model_dir.name} holds no config.json.", str(model_dir), "Give a Hugging Face model folder; merge an adapter first."
+            f"{paths.model_name(model_dir)} holds no config.json.",
+            str(model_dir),
+            "Give a Hugging Face model folder; merge an adapter first.",
         )
     _refuse_lost_head(model_dir)
     payload = {
@@ -138,12 +140,12 @@ def convert(
         "model_dir": str(model_dir.absolute()),
         "out_file": str(out_file.absolute()),
         "dtype": dtype,
-        "name": name or model_dir.name,
+        "name": name or paths.model_name(model_dir).rpartition("/")[2],
         "metadata": metadata or {},
     }
-    step, timeout_s = f"Converting {model_dir.name} to GGUF", patience_s(expected_bytes(model_dir, "f32"))
+    step, timeout_s = f"Converting {paths.model_name(model_dir)} to GGUF", patience_s(expected_bytes(model_dir, "f32"))
     made = call_child("core.export.convert_child", payload, step=step, log=log, on_event=on_event, timeout_s=timeout_s)
-    return made["dtype"]
+    return made["dtype"], made["why"]
 
 
 def convert_adapter(
@@ -151,11 +153,11 @@ def convert_adapter(
     base: Path,
     out_file: Path,
     *,
-    dtype: str = "f16",
+    dtype: str = "auto",
     log: Path | None = None,
     on_event: Callable[[dict[str, Any]], None] | None = None,
-) -> None:
-    """Write a LoRA adapter as a GGUF file, which llama.cpp adds to a GGUF of the base when it loads (``--lora``).
+) -> str:
+    """Write a LoRA adapter as a GGUF file, which llama.cpp adds to a GGUF of the base when it loads (``--lora``); returns its number format.
 
     Args:
         base: the base model's folder, of which only the configuration is read.
@@ -180,7 +182,8 @@ def convert_adapter(
         }
         payload |= {"adapter": folder, "name": adapter.name, "metadata": {}}
         step, timeout_s = f"Converting {adapter.name} to GGUF", patience_s((adapter / ADAPTER_WEIGHTS).stat().st_size)
-        call_child("core.export.convert_child", payload, step=step, log=log, on_event=on_event, timeout_s=timeout_s)
+        made = call_child("core.export.convert_child", payload, step=step, log=log, on_event=on_event, timeout_s=timeout_s)
+    return made["dtype"]
 
 
 def _inexpressible(config: dict[str, Any], adapter: Adapter) -> str | None:
@@ -198,7 +201,7 @@ def _refuse_lost_head(model_dir: Path) -> None:
     if str(config.get("model_type", "")).startswith("gemma") and config.get("tie_word_embeddings") is False:
         raise UserError(
             "This model's output head differs from its embedding, and llama.cpp has no such Gemma.",
-            f"converting {model_dir.name}",
+            f"converting {paths.model_name(model_dir)}",
             "Train without lm_head and embed_tokens, or use the merged model through transformers.",
             code="HEAD",
         )

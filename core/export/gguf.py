@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shutil
@@ -25,7 +26,7 @@ from core.training import models
 
 FLOAT_LEVELS = ("f16", "bf16", "f32")
 SPLIT_BYTES = 48 * 10**9  # the Hub takes files of up to 50 GB
-WORKSHOP = ".transmute-"
+WORKSHOP, ADAPTER_WORKSHOP = ".transmute-", ".lora-"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Making:
     merged: Artifact
     out_root: Path
     run_id: str | None
+    intermediate: str | None
     imatrix: Path | None
     split_bytes: int
     log: Path | None
@@ -55,6 +57,7 @@ def make_gguf(
     out_root: Path,
     *,
     run_id: str | None = None,
+    intermediate: str | None = None,
     imatrix: Path | None = None,
     split_bytes: int = SPLIT_BYTES,
     log: Path | None = None,
@@ -66,22 +69,25 @@ def make_gguf(
     it (f16, or what holds the weights where f16 does not), and returned only when it was asked for.
 
     Args:
+        intermediate: the float format that levels are quantised from, ``f16``, ``bf16`` or ``f32``; a level that was made from another one is
+            made anew. None takes the float file that is there, else the narrowest format that holds the weights.
         imatrix: an importance matrix of this model (`core.export.imatrix`), for the levels that ask for one (``Q4_K_M+imatrix``) and those
             that cannot do without.
         split_bytes: larger files are split into parts of at most so many bytes.
 
     Raises:
-        UserError: the conversion failed; the disk is too small (code DISK); a level failed, after the others were made; `imatrix` is no
-            importance matrix; or `out_root` holds levels of another model (code OTHER) or somebody's own files where a level belongs.
+        UserError: the conversion failed; the disk is too small (code DISK); the weights do not fit into `intermediate` (code F16); a level
+            failed, after the others were made; somebody else is writing there (code BUSY); `imatrix` is no importance matrix; or `out_root`
+            holds levels of another model (code OTHER) or somebody's own files where a level belongs.
     """
     checked_imatrix(imatrix)
-    making = _making(merged, out_root, run_id, imatrix, split_bytes, log, on_event)
+    assert intermediate in (None, *FLOAT_LEVELS)
+    making = _making(merged, out_root, run_id, intermediate, imatrix, split_bytes, log, on_event)
     wanted = parse_levels(levels)
     _refuse_others(making, wanted)
-    missing = [known for known in wanted if not _is_made(making, known)]
-    if missing:
-        with artifacts.only_writer(out_root):
-            _make(making, missing)
+    if not all(_is_made(making, known) for known in wanted):
+        with artifacts.only_writer(out_root):  # and look again: somebody may just have finished
+            _make(making, [known for known in wanted if not _is_made(making, known)])
     return [artifacts.read(making.folder(known)) for known in wanted]
 
 
@@ -89,22 +95,33 @@ def float_file(
     merged: Artifact, out_root: Path, *, run_id: str | None = None, log: Path | None = None, on_event: OnEvent | None = None
 ) -> Artifact:
     """The float file under `out_root` that levels are made from and compared with; converted when it is not there yet."""
-    making = _making(merged, out_root, run_id, None, SPLIT_BYTES, log, on_event)
+    making = _making(merged, out_root, run_id, None, None, SPLIT_BYTES, log, on_event)
     _refuse_others(making, [])
     if found := reference_in(out_root):
         return found
     with artifacts.only_writer(out_root):
+        if found := reference_in(out_root):
+            return found
         _check_disk(making, [])
         return _convert(making, "auto")
 
 
-def adapter_file(adapter: Artifact, out: Path | None = None, *, log: Path | None = None, on_event: OnEvent | None = None) -> Path:
-    """The adapter as a GGUF LoRA file, ``Name-F16-LoRA.gguf`` in `out` (a folder; by default the one that the adapter's folder lies in)."""
+def adapter_file(
+    adapter: Artifact, out: Path | None = None, *, dtype: str = "auto", log: Path | None = None, on_event: OnEvent | None = None
+) -> Path:
+    """The adapter as a GGUF LoRA file, ``Name-F16-LoRA.gguf`` in `out` (a folder; by default the one that the adapter's folder lies in).
+
+    `dtype`: f16, bf16, f32, or auto for the narrowest one that holds its weights.
+    """
     folder = out or adapter.folder.parent
     artifacts.make_folder(folder)
-    file = folder / file_name(adapter.name, level("f16")).replace(".gguf", "-LoRA.gguf")
-    with artifacts.only_writer(file), paths.replacing(file) as partial:
-        converter.convert_adapter(adapter.folder, base_folder(adapter), partial, log=log, on_event=on_event)
+    name = re.sub(r"[^\w.-]+", "-", adapter.name)
+    with artifacts.only_writer(folder / f"{name}-LoRA"), _workshop(folder, f"{ADAPTER_WORKSHOP}{name}@") as workshop:
+        made = workshop / "adapter.gguf"
+        known = level(converter.convert_adapter(adapter.folder, base_folder(adapter), made, dtype=dtype, log=log, on_event=on_event))
+        file = folder / file_name(adapter.name, known).replace(".gguf", "-LoRA.gguf")
+        paths.fsync(made)
+        os.replace(made, file)
     return file
 
 
@@ -127,13 +144,14 @@ def _making(
     merged: Artifact,
     out_root: Path,
     run_id: str | None,
+    intermediate: str | None,
     imatrix: Path | None,
     split_bytes: int,
     log: Path | None,
     on_event: OnEvent | None,
 ) -> Making:
     artifacts.make_folder(out_root)
-    return Making(merged, out_root, run_id, imatrix, split_bytes, log, on_event, artifacts.fingerprint(merged.folder))
+    return Making(merged, out_root, run_id, intermediate, imatrix, split_bytes, log, on_event, artifacts.fingerprint(merged.folder))
 
 
 def _refuse_others(making: Making, wanted: list[Level]) -> None:
@@ -152,17 +170,16 @@ def _refuse_others(making: Making, wanted: list[Level]) -> None:
 
 
 @contextmanager
-def _workshop(making: Making) -> Generator[Path]:
-    """A folder for what is not finished yet; what a killed process left of its own goes first, as nobody else writes here now."""
-    for left in making.out_root.glob(f"{WORKSHOP}*"):
+def _workshop(root: Path, prefix: str = WORKSHOP) -> Generator[Path]:
+    """A folder for what is not finished yet; what a killed process left of its own goes first, as nobody else writes that here now."""
+    for left in root.glob(f"{glob.escape(prefix)}*"):
         shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=making.out_root, prefix=WORKSHOP, ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(dir=root, prefix=prefix, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
 def _make(making: Making, missing: list[Level]) -> None:
     _check_disk(making, missing)
-    source = reference_in(making.out_root) or _convert(making, "auto")
     failures: list[UserError] = []
     for known in missing:
         if known.group == "float" and not _is_made(making, known):
@@ -172,9 +189,18 @@ def _make(making: Making, missing: list[Level]) -> None:
                 if error.code != "F16":
                     raise
                 failures.append(error)
-    _quantise_all(making, source, [known for known in missing if known.group != "float"])
+    if quantised := [known for known in missing if known.group != "float"]:
+        _quantise_all(making, _source(making) or _convert(making, making.intermediate or "auto"), quantised)
     for error in failures:
         raise error
+
+
+def _source(making: Making) -> Artifact | None:
+    """The float file that levels are to be quantised from, where it is there."""
+    if not making.intermediate:
+        return reference_in(making.out_root)
+    folder = making.folder(level(making.intermediate))
+    return artifacts.read(folder) if (folder / artifacts.MANIFEST).is_file() else None
 
 
 def reference_in(out_root: Path) -> Artifact | None:
@@ -184,11 +210,14 @@ def reference_in(out_root: Path) -> Artifact | None:
 
 
 def _is_made(making: Making, known: Level) -> bool:
-    """Whether the level is there, made with the same importance matrix if one is given now."""
+    """Whether the level is there, made from the same float format and with the same importance matrix, where they are given now."""
     folder = making.folder(known)
     if not (folder / artifacts.MANIFEST).is_file():
         return False
-    return not known.is_guided or not making.imatrix or artifacts.read(folder).imatrix_sha256 == making.imatrix_sha256
+    made = artifacts.read(folder)
+    if known.group != "float" and making.intermediate and made.float_level != making.intermediate:
+        return False
+    return not known.is_guided or not making.imatrix or made.imatrix_sha256 == making.imatrix_sha256
 
 
 def folder_name(known: Level) -> str:
@@ -196,17 +225,16 @@ def folder_name(known: Level) -> str:
 
 
 def _check_disk(making: Making, missing: list[Level]) -> None:
-    source_bytes = converter.expected_bytes(making.merged.folder, "f16")
-    others = sum(known.bits for known in missing if known.name != "f16")
-    needed = source_bytes * (others / 16 + (0 if reference_in(making.out_root) else 1))
+    to_write = set(missing) if _source(making) else {*missing, level(making.intermediate or "f16")}
+    needed = converter.expected_bytes(making.merged.folder, "f16") * sum(known.bits for known in to_write) / 16
     paths.require_disk(making.out_root, int(needed * 1.05), "Making GGUF files")
 
 
 def _convert(making: Making, dtype: str) -> Artifact:
     """The float file of that format; ``auto`` finds one that holds the weights."""
-    with _workshop(making) as workshop:
+    with _workshop(making.out_root) as workshop:
         file, merged = workshop / "model.gguf", making.merged
-        dtype = converter.convert(
+        dtype, why = converter.convert(
             merged.folder,
             file,
             dtype=dtype,
@@ -217,17 +245,15 @@ def _convert(making: Making, dtype: str) -> Artifact:
         )
         known = level(dtype)
         named = file.rename(workshop / file_name(merged.name, known, converter.num_parameters(merged.folder)))
-        _finish(making, merged, known, named)
+        _finish(making, merged, known, named, why)
     return artifacts.read(making.folder(known))
 
 
 def _quantise_all(making: Making, source: Artifact, wanted: list[Level]) -> None:
     """One child process for all levels; each file moves to its artifact folder the moment it is whole."""
-    if not wanted:
-        return
     by_name = {known.name: known for known in wanted}
     stem = re.sub(r"-\w+(-\d{5}-of-\d{5})?\.gguf$", "", source.gguf_path.name)
-    with _workshop(making) as workshop:
+    with _workshop(making.out_root) as workshop:
         quantise(
             source.gguf_path,
             {known.name: workshop / f"{stem}-{known.encoding}.gguf" for known in wanted},
@@ -238,12 +264,12 @@ def _quantise_all(making: Making, source: Artifact, wanted: list[Level]) -> None
         )
 
 
-def _finish(making: Making, origin: Artifact, known: Level, file: Path) -> None:
+def _finish(making: Making, origin: Artifact, known: Level, file: Path, float_reason: str = "") -> None:
     """Move a whole file into the artifact folder of its level, split where it is too large."""
     with paths.building(making.folder(known)) as partial:
         for part in split_gguf(file, making.split_bytes):
             os.replace(part, partial / part.name)
-        artifacts.write(_describe(making, origin, known), partial)
+        artifacts.write(_describe(making, origin, known).model_copy(update={"float_reason": float_reason}), partial)
 
 
 def _describe(making: Making, origin: Artifact, known: Level) -> Artifact:
@@ -260,6 +286,7 @@ def _describe(making: Making, origin: Artifact, known: Level) -> Artifact:
         dataset_id=origin.dataset_id,
         dataset_sha256=origin.dataset_sha256,
         recipe_sha256=origin.recipe_sha256,
+        float_level=origin.level,
         imatrix_sha256=making.imatrix_sha256 if known.is_guided else None,
         made_from=making.made_from,
     )

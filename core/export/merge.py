@@ -12,7 +12,7 @@ from core.errors import UserError
 from core.export import artifacts
 from core.export.adapter import adapter_config, unstreamed
 from core.export.artifacts import Artifact
-from core.export.tensors import weight_bytes
+from core.export.tensors import weight_bytes, weights_fingerprint
 
 FROM_BASE = (
     "generation_config.json", "preprocessor_config.json", "processor_config.json", "LICENSE*", "LICENCE*", "NOTICE*", "Notice*", "USE_POLICY*",
@@ -42,6 +42,13 @@ def merge_adapter(
     if adapter.kind != "adapter":
         raise UserError(f"{adapter.name} is a {adapter.kind} artifact.", adapter.id, "Only adapters can be merged.")
     base = base_folder(adapter)
+    if is_its_base(adapter, base) is False:
+        raise UserError(
+            f"{paths.model_name(base)} is not the base that {adapter.name} was trained on: its weights are others.",
+            str(base),
+            f"Name that one as base_path in {adapter.folder / artifacts.MANIFEST}, or train again on this one.",
+            "BASE",
+        )
     artifacts.refuse_target(out, keep=(base, adapter.folder))
     artifacts.make_folder(out.parent)
     paths.require_disk(out.parent, weight_bytes(base), "Merging")
@@ -86,6 +93,11 @@ def _has_own_template(adapter: Path) -> bool:
     """Whether the adapter's tokenizer_config.json holds a template; a file of the base would hide it."""
     config = adapter / "tokenizer_config.json"
     return config.is_file() and bool(paths.read_json(config).get("chat_template"))
+
+
+def is_its_base(adapter: Artifact, base: Path) -> bool | None:
+    """Whether the weights in `base` are those that the adapter was trained on; None when the adapter does not say which those were."""
+    return weights_fingerprint(base) == adapter.base_weights if adapter.base_weights else None
 
 
 def base_folder(adapter: Artifact) -> Path:

@@ -72,7 +72,7 @@ def refuse_quantised(base: Path, config: dict[str, Any]) -> None:
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method", "quantised")
         raise UserError(
-            f"The base {base.name} is quantised ({method}), and a merge into it would be rounded away.",
+            f"The base {paths.model_name(base)} is quantised ({method}), and a merge into it would be rounded away.",
             str(base),
             "Name the unquantised model as base_model_name_or_path in adapter_config.json.",
             "BASE",

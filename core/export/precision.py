@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from core.errors import UserError
-from core.export.tensors import FLOATS, Stored, model_tensors
+from core.export.tensors import FLOATS, Stored
 from core.export.weightfile import Reader
 
 BLOCK_BYTES = 4 * 2**20
@@ -17,8 +16,8 @@ COARSE_STEP = 2.0**-25  # the largest error of rounding to float16 below 2^-14
 MAX_ERROR = 1e-3  # of a tensor, as the root mean square of its errors over that of its values; ordinary rounding gives 3e-4 at most
 
 
-def narrowest_format(model_dir: Path, tell: Callable[[int, int], None]) -> str:
-    """``f16`` when it holds every weight matrix; else the format that the offending weights are stored in, ``bf16`` or ``f32``.
+def narrowest_format(tensors: Iterable[Stored], tell: Callable[[int, int], None]) -> tuple[str, str]:
+    """``f16`` when it holds every weight matrix; else the format that the offending weights are stored in, ``bf16`` or ``f32``. And why.
 
     Args:
         tell: gets (bytes looked at, all bytes).
@@ -26,23 +25,24 @@ def narrowest_format(model_dir: Path, tell: Callable[[int, int], None]) -> str:
     Raises:
         UserError: a weight is NaN or infinite.
     """
-    # Vectors stay float32 in a GGUF file, and what is stored as float16 fits.
-    matrices = [stored for stored in model_tensors(model_dir).values() if len(stored.shape) > 1 and stored.dtype in FLOATS]
-    total, done = sum(stored.size_bytes for stored in matrices), 0
-    reader, found = Reader(), "f16"
+    weights = [stored for stored in tensors if stored.dtype in FLOATS]
+    total, done = sum(stored.size_bytes for stored in weights), 0
+    reader, found, why = Reader(), "f16", "float16 holds every weight"
     try:
-        for stored in matrices:
-            if stored.dtype != "F16" and not fits_f16(stored, reader):
+        for stored in weights:
+            lost = what_f16_loses(stored, reader)
+            if lost and len(stored.shape) > 1:  # vectors stay float32 in a GGUF file
+                why = why if found != "f16" else f"{stored.name} {lost}"
                 found = "f32" if stored.dtype != "BF16" or found == "f32" else "bf16"
             done += stored.size_bytes
             tell(done, total)
     finally:
         reader.close()
-    return found
+    return found, why
 
 
-def fits_f16(stored: Stored, reader: Reader) -> bool:
-    """Whether float16 neither overflows nor loses what is small in this tensor.
+def what_f16_loses(stored: Stored, reader: Reader) -> str:
+    """Why float16 does not hold this tensor, in words; empty when it neither overflows nor loses what is small. Refuses NaN and infinity.
 
     Two cheap sums decide almost always: no value is beyond the range, and the root mean square is so large that the coarse step of the
     smallest numbers cannot matter. Only then are the errors computed.
@@ -56,12 +56,13 @@ def fits_f16(stored: Stored, reader: Reader) -> bool:
         largest = max(largest, peak)
         squares += float(values.square().sum())
     if largest > MAX_F16:
-        return False
+        return f"reaches {largest:,.0f}, and float16 ends at {MAX_F16:,.0f}"
+    too_small = f"is so small (at most {largest:.0e}) that float16 rounds too much of it away"
     if squares == 0.0 or math.sqrt(squares / count) > COARSE_STEP / MAX_ERROR:
-        return squares > 0.0 or largest == 0.0
+        return "" if squares > 0.0 or largest == 0.0 else too_small
     errors = sum(float((values - values.half().float()).double().square().sum()) for values in _blocks(stored, reader))
     exact = sum(float(values.double().square().sum()) for values in _blocks(stored, reader))
-    return errors <= exact * MAX_ERROR**2
+    return "" if errors <= exact * MAX_ERROR**2 else too_small
 
 
 def _blocks(stored: Stored, reader: Reader) -> Any:

@@ -96,6 +96,8 @@ def explain(said: str, name: str, is_guided: bool = False) -> UserError:
     where = f"quantising to {name}"
     if "iostream error" in said or "No space left" in said:  # of writing; reading has messages of its own
         return UserError("The disk is full.", where, "Free some space, or choose a folder on a larger disk; then try again.", code="DISK")
+    if "bad_alloc" in said or "not enough memory" in said or "failed to allocate" in said:
+        return UserError("There is too little free memory.", where, "Close other programs, or take a machine with more.", code="OOM")
     if is_guided and "imatrix" in said.lower():
         remedy = "Make the importance matrix of this very model; weights that few words reach (experts) need more conversations."
         return UserError(f"The importance matrix does not fit the model: {said}", where, remedy, code="IMATRIX")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from core import paths
 from core.errors import UserError
 from core.export.tensors import model_tensors
 from core.units import size
@@ -40,7 +41,8 @@ def find_room(folder: Path, free_bytes: Sequence[tuple[Device, int]], *, may_use
     if may_use_disk:
         return Room("disk")
     raise UserError(
-        f"Loading {folder.name} takes {size(stored * (1 + SPARE_SHARE) + SPARE_BYTES)} of memory, and {size(max(free for _, free in free_bytes))} are free.",
+        f"Loading {paths.model_name(folder)} takes {size(stored * (1 + SPARE_SHARE) + SPARE_BYTES)} of memory, "
+        f"and {size(max(free for _, free in free_bytes))} are free.",
         "memory",
         "Close other programs, or prove it on a machine with more memory.",
         code="MEMORY",

@@ -6,9 +6,11 @@ A file is an 8-byte length, a JSON header with name, dtype, shape and offsets, a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +26,7 @@ DTYPE_BYTES = {
 }  # fmt: skip
 FLOATS = ("BF16", "F16", "F32", "F64")
 METADATA = "__metadata__"
+SAMPLES, SAMPLE_BYTES = 4, 4096  # of each tensor, for its model's fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,28 +115,43 @@ def model_files(folder: Path) -> list[Path]:
     Raises:
         UserError: there are none, or one that the index names is missing.
     """
+    model = paths.model_name(folder)
     if (folder / INDEX).is_file():
         try:
             names = list(dict.fromkeys(paths.read_json(folder / INDEX)["weight_map"].values()))
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{INDEX} of {folder.name} cannot be read.", str(folder), "Fetch the model again.", "WEIGHTS") from None
+            raise UserError(f"{INDEX} of {model} cannot be read.", str(folder), "Fetch the model again.", "WEIGHTS") from None
         for name in names:
             if Path(str(name)).name != name or not (folder / name).is_file():
                 remedy = "Fetch the model again; an interrupted download is the usual cause."
-                raise UserError(f"{folder.name} lacks its weight file {name}.", str(folder), remedy, "WEIGHTS")
+                raise UserError(f"{model} lacks its weight file {name}.", str(folder), remedy, "WEIGHTS")
         return [folder / name for name in sorted(names)]
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     found = sorted(folder.glob("*.safetensors"))
     if len(found) == 1:
         return found
-    problem = f"{folder.name} has several weight files and no index." if found else f"{folder.name} has no safetensors weights."
+    problem = f"{model} has several weight files and no index." if found else f"{model} has no safetensors weights."
     raise UserError(problem, str(folder), "Save it again with transformers, which writes safetensors and an index.", "WEIGHTS")
 
 
 def model_tensors(folder: Path) -> dict[str, Stored]:
     """Every tensor of a model folder by name."""
     return {name: stored for file in model_files(folder) for name, stored in stored_tensors(file).items()}
+
+
+def weights_fingerprint(folder: Path) -> str:
+    """What tells a model's weights from others of the same names and shapes: a few places of each tensor, in whatever files they lie."""
+    digest = hashlib.sha256()
+    with ExitStack() as stack:
+        files = {file: stack.enter_context(file.open("rb")) for file in model_files(folder)}
+        for name, stored in sorted(model_tensors(folder).items()):
+            digest.update(f"{name} {stored.dtype} {stored.shape}\n".encode())
+            for place in range(SAMPLES):
+                start = stored.size_bytes * place // SAMPLES
+                files[stored.path].seek(stored.offset + start)
+                digest.update(files[stored.path].read(min(SAMPLE_BYTES, stored.size_bytes - start)))
+    return digest.hexdigest()
 
 
 def new_header(entries: Sequence[tuple[str, str, tuple[int, ...]]], metadata: dict[str, str]) -> bytes:

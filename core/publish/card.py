@@ -124,6 +124,8 @@ VERDICTS = {True: "Every proof holds.", False: "A proof does not hold.", None: "
 def proof_sentences(proofs: dict[str, Any]) -> list[str]:
     """The proofs as plain sentences; empty when nothing was proved."""
     said: list[str] = []
+    if "base_identical" in proofs:
+        said.append(f"The base is {'' if proofs['base_identical'] else 'NOT '}the one that the adapter was trained on.")
     if "template_identical" in proofs:
         said.append(f"The chat template in the GGUF file is {'' if proofs['template_identical'] else 'NOT '}the one it was trained with.")
     if "tokens_identical" in proofs:
@@ -132,6 +134,8 @@ def proof_sentences(proofs: dict[str, Any]) -> list[str]:
         said.append(f"Merged model against adapter on the unquantised base: {_distance(proofs, 'merge')}.")
     if "gguf_kl" in proofs:
         said.append(f"f16 GGUF file against the merged model: {_distance(proofs, 'gguf')}.")
+    if levels := proofs.get("levels"):
+        said.append(_levels(levels))
     if "trained_to_merged_kl" in proofs:
         said.append(
             f"Trained on a 4-bit base and merged into an unquantised one, which changed the model by: {_distance(proofs, 'trained_to_merged')}."
@@ -141,6 +145,14 @@ def proof_sentences(proofs: dict[str, Any]) -> list[str]:
     if "passed" in proofs:
         said.append(VERDICTS[proofs["passed"]])
     return said
+
+
+def _levels(levels: dict[str, dict[str, Any]]) -> str:
+    """What the files of the levels say of template and tokens: ``{"q4_0": {"template_identical", "tokens_identical"}}``."""
+    if wrong := [name for name, own in levels.items() if not (own.get("template_identical") and own.get("tokens_identical"))]:
+        return f"Chat template or token ids are NOT those of training at {', '.join(wrong)}."
+    count = f"the other level, {next(iter(levels))}" if len(levels) == 1 else f"each of the {len(levels)} other levels"
+    return f"Chat template and token ids are those of training at {count}."
 
 
 def _distance(proofs: dict[str, Any], name: str) -> str:

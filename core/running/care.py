@@ -14,31 +14,34 @@ from core.running.queue import RUN_LOCK
 LONGEST_REMARK = 10_000  # characters
 
 
-def add_levels(run_id: str, names: Iterable[str]) -> None:
+def add_levels(run_id: str, names: Iterable[str], intermediate: str | None = None) -> None:
     """Quantise the run's merged model to more levels: the run is taken up again, and makes, measures and proves what is new.
 
-    The importance matrix of guided levels (``Q4_K_M+imatrix``, IQ2) is made of what the run was trained on.
+    The importance matrix of guided levels (``Q4_K_M+imatrix``, IQ2) is made of what the run was trained on. `intermediate` is the float
+    format that they are made from (f16, bf16, f32); None takes what is there, or what holds the weights.
 
     Raises:
-        UserError: an unknown level, nothing new, no merged model yet, or the run is going on.
+        UserError: an unknown level or float format, nothing new, no merged model yet, or the run is going on.
     """
     from core.export import artifacts
-    from core.export.levels import parse_levels
+    from core.export.levels import level, parse_levels
 
     run_dir = runs.folder(run_id)
     made = artifacts.of_run(run_dir)
     known = {artifact.level for artifact in made}
-    wanted = [level for level in parse_levels(names) if level.name not in known]
+    wanted = [asked for asked in parse_levels(names) if asked.name not in known]
     if not wanted:
         raise UserError("Every level asked for is there already.", run_id, "Choose one that is not in the list yet.")
+    if intermediate and level(intermediate).group != "float":
+        raise UserError(f"{intermediate} is no float format.", "the format that levels are made from", "Choose f16, bf16 or f32.")
     if not any(artifact.kind == "merged" for artifact in made):
         raise UserError(f"Run {run_id} has no merged model yet.", run_id, "Let the run finish its merge first.")
     if is_held(run_dir / RUN_LOCK):
         raise UserError(f"Run {run_id} is already going on.", run_id, "Wait until it ends, or stop it.")
-    levels = tuple(level.name for level in wanted)
+    levels = tuple(asked.name for asked in wanted)
     run = runs.load(run_id)
     steps = runs.plan(runs.recipe_of(run_id), (*run.more_levels, *levels), is_taken=run.is_taken)
-    events.append(run_dir, "extended", levels=levels, steps=steps)
+    events.append(run_dir, "extended", levels=levels, steps=steps, intermediate=intermediate)
     runs.start(run_id)
 
 

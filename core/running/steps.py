@@ -11,6 +11,7 @@ from core.errors import UserError
 from core.events import Run
 from core.export import artifacts
 from core.export.artifacts import Artifact
+from core.export.jobs import OnEvent
 from core.export.levels import Level, parse_levels
 from core.running.runs import LOG
 from core.training.models import ModelRef, check_folder
@@ -52,18 +53,24 @@ def gguf(run_dir: Path) -> None:
     from core.export.gguf import make_gguf, reference_in
     from core.export.sizes import find_sizes
 
-    levels = wanted_levels(load_recipe(run_dir / "recipe.yaml"), events.fold(events.read(run_dir)))
+    run = events.fold(events.read(run_dir))
+    batches: dict[tuple[bool, str | None], list[str]] = {}
+    for level in wanted_levels(load_recipe(run_dir / "recipe.yaml"), run):
+        batches.setdefault((level.is_guided, run.intermediates.get(level.name)), []).append(level.name)
     merged = artifacts.read(run_dir / "artifacts" / "merged")
-    for is_guided in (False, True):
-        names = [level.name for level in levels if level.is_guided == is_guided]
-        if names:
-            matrix = importance(run_dir, merged) if is_guided else None
-            on_event = progress(run_dir, "gguf")
-            made = make_gguf(
-                merged, names, run_dir / "artifacts", run_id=run_dir.name, imatrix=matrix, log=run_dir / LOG, on_event=on_event
-            )
-            for artifact in made:
-                announce(run_dir, artifact)
+    for (is_guided, intermediate), names in batches.items():
+        made = make_gguf(
+            merged,
+            names,
+            run_dir / "artifacts",
+            run_id=run_dir.name,
+            intermediate=intermediate,
+            imatrix=importance(run_dir, merged) if is_guided else None,
+            log=run_dir / LOG,
+            on_event=progress(run_dir, "gguf"),
+        )
+        for artifact in made:
+            announce(run_dir, artifact)
     if source := reference_in(run_dir / "artifacts"):
         find_sizes(source, log=run_dir / LOG)  # so that the page can say what further levels would take
 
@@ -76,16 +83,24 @@ def wanted_levels(recipe: Recipe, run: Run) -> list[Level]:
 def importance(run_dir: Path, merged: Artifact) -> Path:
     """The run's importance matrix, from what it was trained on; made when the first level asks for it."""
     from core.export.gguf import float_file
-    from core.export.imatrix import make_imatrix
 
     out = run_dir / "artifacts" / "imatrix.gguf"
     if not out.is_file():
         log, on_event = run_dir / LOG, progress(run_dir, "gguf")
         source = float_file(merged, run_dir / "artifacts", run_id=run_dir.name, log=log, on_event=on_event)
-        conversations, _ = conversations_of(run_dir)
-        max_length = load_recipe(run_dir / "recipe.yaml").max_length
-        make_imatrix(merged.folder, source.gguf_path, conversations, out, max_length=max_length, log=log, on_event=on_event)
+        matrix_of_run(run_dir, merged, source, out, log=log, on_event=on_event)
     return out
+
+
+def matrix_of_run(
+    run_dir: Path, merged: Artifact, source: Artifact, out: Path, *, log: Path | None = None, on_event: OnEvent | None = None
+) -> Path:
+    """Write to `out` the importance matrix of `merged`, whose float file is `source`, from what the run trains on, cut as it was there."""
+    from core.export.imatrix import make_imatrix
+
+    conversations, _ = conversations_of(run_dir)
+    max_length = load_recipe(run_dir / "recipe.yaml").max_length
+    return make_imatrix(merged.folder, source.gguf_path, conversations, out, max_length=max_length, log=log, on_event=on_event)
 
 
 def measure(run_dir: Path) -> None:

@@ -22,14 +22,15 @@ def read_config(folder: Path) -> Config:
     Raises:
         UserError: it is missing, or no JSON object.
     """
+    name = paths.model_name(folder)
     try:
         config = paths.read_json(folder / "config.json")
     except FileNotFoundError:
-        raise UserError(f"{folder.name} has no config.json.", folder.name, "Give the folder of a Hugging Face model.") from None
+        raise UserError(f"{name} has no config.json.", name, "Give the folder of a Hugging Face model.") from None
     except ValueError:
         config = None
     if not isinstance(config, dict):
-        raise UserError(f"config.json of {folder.name} is not JSON.", folder.name, "Fetch the model again.")
+        raise UserError(f"config.json of {name} is not JSON.", name, "Fetch the model again.")
     return config
 
 

@@ -179,7 +179,7 @@ def check_folder(folder: Path) -> Path:
     Raises:
         UserError: no config, its own code (auto_map), an attention kernel from elsewhere, or no safetensors weights.
     """
-    where = _check_config(folder).name
+    where = paths.model_name(_check_config(folder))
     if not list(folder.glob("*.safetensors")):
         raise UserError(
             f"{where} has no safetensors weights.",
@@ -190,7 +190,7 @@ def check_folder(folder: Path) -> Path:
 
 
 def _check_config(folder: Path) -> Path:
-    where = folder.name
+    where = paths.model_name(folder)
     config = read_config(folder)
     if "auto_map" in config:
         raise UserError(

@@ -19,6 +19,7 @@ from core import events, paths
 from core.data.tokenizer import load_tokenizer
 from core.errors import UserError
 from core.export import artifacts
+from core.export.tensors import weights_fingerprint
 from core.training.attention import BY_DOCUMENT
 from core.training.callbacks import RunCallback, is_finite, not_numbers
 from core.training.evaluation import EarlyStop, Samples
@@ -286,6 +287,7 @@ def describe(run_dir: Path, recipe: Recipe, launch: dict[str, Any], kind: artifa
         base_model=launch["model"]["name"],
         base_path=launch["model"]["path"],
         base_revision=launch["model"]["revision"],
+        base_weights=weights_fingerprint(Path(launch["model"]["path"])) if kind == "adapter" else None,
         dataset_id=data["id"],
         dataset_sha256=data["sha256"],
         recipe_sha256=recipe.sha256,

@@ -181,6 +181,28 @@ def test_an_unknown_tokenizer_and_architecture_are_explained(converter, tmp_path
     assert refusal.value.code == "ARCHITECTURE"
 
 
+def test_progress_of_a_conversion_is_read_from_the_child_up_to_the_end(converter, tmp_path):
+    events = []
+    assert convert(STARTER, tmp_path / "out.gguf", dtype="auto", on_event=events.append)[0] == "f16"
+    stages = {stage: [event for event in events if event["doing"] == stage] for stage in ("looking at the weights", "writing")}
+    assert [event["doing"] for event in events] == [event["doing"] for stage in stages.values() for event in stage], "one after the other"
+    for stage in stages.values():
+        done = [event["done"] for event in stage]
+        assert done == sorted(done) and 0 < done[-1] == stage[-1]["total"]
+    header = gguf_header(tmp_path / "out.gguf")
+    assert stages["writing"][-1]["total"] == sum(tensor.size_bytes for tensor in header.tensors)
+
+
+def test_the_float_format_that_levels_are_made_from_can_be_chosen(starter, levels, tmp_path):
+    """Of bfloat16 weights f32 and bf16 hold the same, so the levels are the same; f16 rounds."""
+    for intermediate in ("f32", "bf16"):
+        made = make_gguf(starter, ["q4_0"], tmp_path / intermediate, run_id="r", intermediate=intermediate)[0]
+        assert made.float_level == intermediate and reference_in(tmp_path / intermediate).level == intermediate
+    same = [(tmp_path / name / "gguf-q4-0" / "Starter-4.7M-Q4_0.gguf").read_bytes() for name in ("f32", "bf16")]
+    assert same[0] == same[1] and levels["q4_0"].float_level == "f16"
+    assert levels["f16"].float_reason == "float16 holds every weight"
+
+
 def test_a_disk_that_is_too_small_is_said_before_anything_is_written(starter, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _path: shutil._ntuple_diskusage(10**9, 10**9, 0))
     with pytest.raises(UserError) as refusal:
@@ -210,11 +232,13 @@ def test_a_model_beyond_float16_is_kept_in_the_format_it_is_stored_in(converter,
     tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = 1e5
     save_file({name: weight.to(torch.bfloat16) for name, weight in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
     model = artifacts.resolve(str(folder))
-    with pytest.raises(UserError, match="too large or too small") as refusal:
-        make_gguf(model, ["f16", "q8_0"], tmp_path / "out", run_id="large")
-    assert refusal.value.code == "F16"
+    for ask in ({"levels": ["f16", "q8_0"]}, {"levels": ["q8_0"], "intermediate": "f16"}):
+        with pytest.raises(UserError, match=r"too large or too small.*layers\.0\.mlp\.up_proj\.weight reaches") as refusal:
+            make_gguf(model, out_root=tmp_path / "out", run_id="large", **ask)
+        assert refusal.value.code == "F16"
     assert artifacts.read(tmp_path / "out" / "gguf-q8-0").level == "q8_0", "made from the file that holds the weights"
     reference = reference_in(tmp_path / "out")
+    assert "up_proj.weight reaches" in reference.float_reason
     assert reference.level == "bf16" and reference.gguf_path.name == "large-4.7M-BF16.gguf"
     assert not (tmp_path / "out" / "gguf-f16").exists()
 
@@ -225,6 +249,9 @@ def test_an_adapter_becomes_a_file_that_llama_cpp_adds_to_its_base(levels, tmp_p
     subprocess.run([sys.executable, "-c", ADAPTER, str(STARTER), str(adapter)], check=True, capture_output=True)
     file = adapter_file(artifacts.resolve(str(adapter)), tmp_path / "out")
     header = gguf_header(file)
+    exact = adapter_file(artifacts.resolve(str(adapter)), tmp_path / "out", dtype="f32")
+    assert exact.name == "adapter-F32-LoRA.gguf" and {path.name for path in exact.parent.iterdir()} == {exact.name, file.name}
+    assert exact.stat().st_size > 1.5 * file.stat().st_size
     assert file.name == "adapter-F16-LoRA.gguf" and header.metadata["general.type"] == "adapter"
     assert header.metadata["adapter.lora.alpha"] == pytest.approx(8 * 4**0.5)
     program = [sys.executable, "-c", WITH_ADAPTER, str(levels["f16"].gguf_path), str(file)]
@@ -269,6 +296,21 @@ model.forget()
 model._prompt = None
 print(json.dumps({"without": without, "with": model.feed(ids).tolist()}))
 """
+
+
+def test_an_adapter_beyond_float16_is_kept_in_what_holds_it(converter, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    adapter = tmp_path / "adapter"
+    subprocess.run([sys.executable, "-c", ADAPTER, str(STARTER), str(adapter)], check=True, capture_output=True)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    next(weight for name, weight in tensors.items() if "lora_A" in name)[0, 0] = 1e5
+    save_file(tensors, adapter / "adapter_model.safetensors", {"format": "pt"})
+    found = artifacts.resolve(str(adapter))
+    with pytest.raises(UserError, match=r"lora_A\.weight reaches 100,000") as refusal:
+        adapter_file(found, tmp_path / "out", dtype="f16")
+    assert refusal.value.code == "F16" and not list((tmp_path / "out").iterdir())
+    assert adapter_file(found, tmp_path / "out").name == "adapter-F32-LoRA.gguf"
 
 
 @pytest.mark.parametrize(("name", "change"), [("DoRA", {"use_dora": True}), ("alpha", {"alpha_pattern": {"q_proj": 2}})])

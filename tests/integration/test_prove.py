@@ -14,7 +14,7 @@ from core.export import artifacts
 from core.export.header import gguf_header, gguf_template
 from core.export.llama import gguf_logprobs
 from core.export.merge import merge_adapter
-from core.export.prove import labelled_rows, prove, prove_gguf
+from core.export.prove import labelled_rows, proofs_of, prove, prove_gguf
 from core.paths import STARTER
 from core.publish.preflight import preflight
 from tests.integration.test_gguf import ADAPTER
@@ -89,6 +89,33 @@ def test_a_file_that_adds_no_bos_is_caught(levels, starter, proved, tmp_path):
     file = changed(levels["f16"], tmp_path / "no-bos.gguf", key + b"\1", key + b"\0")
     found = prove_gguf(starter, file, *proved)
     assert found["tokens_identical"] is False and found["template_identical"] is True
+
+
+def test_a_level_of_another_template_or_tokenizer_is_caught_and_the_others_stay_proved(levels, starter, tmp_path):
+    """Of five levels two are not what was trained; each manifest says so of its own file, and only those two are not published."""
+    bos = b"tokenizer.ggml.add_bos_token" + (7).to_bytes(4, "little")
+    found = {}
+    for name in ("f16", "q8_0", "q5_0", "q4_1", "q4_0"):
+        shutil.copytree(levels[name].folder, tmp_path / name)
+        found[name] = artifacts.read(tmp_path / name)
+    templated(found["q4_0"], found["q4_0"].gguf_path, RENDERINGS["LLaMA-Factory"])
+    changed(found["q5_0"], found["q5_0"].gguf_path, bos + b"\1", bos + b"\0")
+    found["q4_1"].gguf_path.write_bytes(found["q4_1"].gguf_path.read_bytes()[:-1000])
+    proofs = prove(starter, None, found["f16"], TALKS, levels=list(found.values()))
+    good = {"template_identical": True, "tokens_identical": True}
+    assert proofs["levels"] == {
+        "q8_0": good,
+        "q5_0": good | {"tokens_identical": False},
+        "q4_1": {"error": "GGUF"},
+        "q4_0": good | {"template_identical": False},
+    }
+    assert proofs["passed"] is False and proofs["gguf_kl"] < 1e-4
+    for artifact in found.values():
+        artifacts.update(artifact, proofs=proofs_of(artifact, proofs))
+    passed = {name: artifacts.read(artifact.folder).proofs["passed"] for name, artifact in found.items()}
+    assert passed == {"f16": True, "q8_0": True, "q5_0": False, "q4_1": False, "q4_0": False}
+    assert not preflight([artifacts.read(found["q8_0"].folder)], "me/x").proof_problems
+    assert "does not hold" in preflight([artifacts.read(found["q4_0"].folder)], "me/x").proof_problems[0]
 
 
 def test_a_file_of_other_weights_fails_its_proof_and_is_not_published(levels, starter, tmp_path):

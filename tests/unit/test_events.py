@@ -114,7 +114,20 @@ def test_more_levels_take_a_finished_run_up_again_and_keep_what_was_trained(tmp_
     run = events.fold(events.read(tmp_path))
     assert run.state == "queued" and run.more_levels == ("q4_0",)
     assert [(step.name, step.state) for step in run.steps][:3] == [("train", "done"), ("merge", "waiting"), ("gguf", "waiting")]
-    assert run.steps[0].elapsed_s == 3.5
+    assert run.steps[0].elapsed_s == 3.5 and run.intermediates == {}
+
+
+def test_each_level_keeps_the_float_format_that_was_chosen_for_it(tmp_path):
+    again = {"steps": ["train", "merge", "gguf", "measure", "prove"]}
+    write(
+        tmp_path,
+        CREATED,
+        ("extended", {"levels": ["q4_0"], "intermediate": "f32"} | again),
+        ("extended", {"levels": ["q5_0"], "intermediate": None} | again),
+        ("extended", {"levels": ["q5_1"], "intermediate": "bf16"} | again),
+    )
+    run = events.fold(events.read(tmp_path))
+    assert run.more_levels == ("q4_0", "q5_0", "q5_1") and run.intermediates == {"q4_0": "f32", "q5_1": "bf16"}
 
 
 def test_a_log_of_a_hundred_thousand_points_is_folded_in_seconds():

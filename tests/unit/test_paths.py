@@ -9,6 +9,7 @@ import pytest
 
 from core import paths
 from core.errors import UserError
+from core.training import models
 
 NO_IDS = ("", ".", "..", "../secret", "/etc", "a/b", "a\x00b", "A", "-rf", "$(id)", "a;reboot", "a\nb", "a" * 41, "\N{FULLWIDTH FULL STOP}")
 
@@ -18,6 +19,15 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "secret").mkdir()
     (tmp_path / "root").mkdir()
     return tmp_path / "root"
+
+
+def test_a_model_in_the_hubs_cache_is_called_by_its_id_and_not_by_its_commit(tmp_path: Path) -> None:
+    folder = tmp_path / "hub" / "models--me--My-Model-7B" / "snapshots" / ("ab12" * 10)
+    assert paths.model_name(folder) == "me/My-Model-7B" and paths.model_name(tmp_path / "snapshots" / "mine") == "mine"
+    paths.write_text(folder / "config.json", '{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    with pytest.raises(UserError) as refusal:
+        models.check_folder(folder)
+    assert refusal.value.problem == "me/My-Model-7B has no safetensors weights." and "ab12" not in str(refusal.value)
 
 
 def test_an_id_is_its_folder(root: Path) -> None:

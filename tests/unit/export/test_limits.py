@@ -21,17 +21,19 @@ from tests.unit.export.test_split import a_file
         ("OSError(28, 'No space left on device')", "DISK"),
         ("RuntimeError('not a model proto')", "CONVERT"),
         ("OSError(5, 'Input')", "CONVERT"),
+        ("MemoryError()", "OOM"),
     ],
 )
-def test_a_full_disk_and_a_damaged_file_are_told_apart_while_converting(raised, code, tmp_path):
+def test_a_full_disk_too_little_memory_and_a_damaged_file_are_told_apart_while_converting(raised, code, tmp_path):
     assert errno.ENOSPC == 28
     (tmp_path / "script.py").write_text(f"raise {raised}")
     with pytest.raises(UserError) as refusal:
-        convert_child._run(tmp_path / "script.py", [], {"model_dir": "m", "out_file": str(tmp_path / "out")})
+        convert_child._run(tmp_path / "script.py", [], {"name": "m", "out_file": str(tmp_path / "out")})
     assert refusal.value.code == code
 
 
-def test_a_full_disk_while_quantising_is_called_so():
+def test_a_full_disk_and_too_little_memory_while_quantising_are_called_so():
+    assert quantise_child.explain("failed to quantize: std::bad_alloc", "q4_0").code == "OOM"
     assert quantise_child.explain("failed to quantize: basic_ios::clear: iostream error", "q4_0").code == "DISK"
     assert quantise_child.explain("tensor cols not divisible", "q4_0").code == "QUANTISE"
 

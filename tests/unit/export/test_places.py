@@ -1,5 +1,7 @@
 """Where levels are written: another model's are not taken for this one's, and nobody's own files are lost."""
 
+import shutil
+
 import pytest
 
 from core.errors import UserError
@@ -14,10 +16,10 @@ def making(monkeypatch, workspace):
     """`gguf.make_gguf` with a converter and a quantiser that only write files; the calls of the converter."""
     converted = []
 
-    def convert(model_dir, file, **_options):
+    def convert(model_dir, file, *, dtype, **_options):
         converted.append(model_dir)
         file.write_bytes(GOOD)
-        return "f16"
+        return ("f16", "float16 holds every weight") if dtype == "auto" else (dtype, "it was asked for")
 
     def quantise(source, outputs, *, on_done, **_options):
         for name, file in outputs.items():
@@ -47,6 +49,46 @@ def test_levels_of_another_model_are_not_returned_as_this_ones(making, tmp_path)
             ask()
         assert refusal.value.code == "OTHER"
     assert gguf.make_gguf(one, ["q4_0"], tmp_path / "out") == first and making == [one.folder]
+
+
+def test_a_level_is_made_anew_when_it_is_to_come_from_another_float_format(making, tmp_path):
+    one, out = model(tmp_path / "one"), tmp_path / "out"
+
+    def ask(intermediate=None):
+        return gguf.make_gguf(one, ["q4_0"], out, intermediate=intermediate)[0].float_level
+
+    assert (ask(), ask("f32"), ask(), ask("f32"), ask("f16")) == ("f16", "f32", "f32", "f32", "f16")
+    assert len(making) == 2 and {path.name for path in out.iterdir()} == {"gguf-f16", "gguf-f32", "gguf-q4-0"}
+    reasons = [artifacts.read(out / name).float_reason for name in ("gguf-f16", "gguf-f32", "gguf-q4-0")]
+    assert reasons == ["float16 holds every weight", "it was asked for", ""]
+
+
+def test_float_levels_alone_need_no_other_float_file(making, tmp_path):
+    assert [made.level for made in gguf.make_gguf(model(tmp_path / "one"), ["f32"], tmp_path / "out")] == ["f32"] and len(making) == 1
+
+
+def test_what_somebody_finishes_while_one_waits_is_not_made_again(making, monkeypatch, tmp_path):
+    one, out, only_writer = model(tmp_path / "one"), tmp_path / "out", artifacts.only_writer
+
+    def late(target):
+        monkeypatch.setattr(artifacts, "only_writer", only_writer)
+        gguf.make_gguf(one, ["q4_0"], out)
+        return only_writer(target)
+
+    for ask in (lambda: gguf.make_gguf(one, ["q4_0"], out), lambda: gguf.float_file(one, out)):
+        monkeypatch.setattr(artifacts, "only_writer", late)
+        ask()
+        assert making == [one.folder]
+        making.clear()
+        shutil.rmtree(out)
+
+
+def test_a_folder_that_somebody_writes_in_is_refused_and_served_when_it_is_free(making, tmp_path):
+    one, out = model(tmp_path / "one"), tmp_path / "out"
+    with artifacts.only_writer(out), pytest.raises(UserError, match="being written") as refusal:
+        gguf.make_gguf(one, ["q4_0"], out)
+    assert refusal.value.code == "BUSY" and not making and not list(out.iterdir())
+    assert gguf.make_gguf(one, ["q4_0"], out)[0].level == "q4_0"
 
 
 @pytest.mark.parametrize("name", ["gguf-f16", "gguf-q4-0"])

@@ -73,8 +73,23 @@ def test_levels_are_offered_plain_or_guided_with_their_size(workspace):
     f16 = f16.model_copy(update={"files": (f16.files[0].model_copy(update={"sha256": "0" * 64}),)})
     assert ("Q4_K_M · about 0 B", "Q4_K_M") in models_tab._missing([f16], is_guided=False)
     paths.write_json(sizes._kept(f16), {"Q4_K_M": 2_600_000, "Q4_K_M+imatrix": 2_700_000, "IQ2_XXS": 900_000})
-    assert models_tab._missing([f16], is_guided=False) == [("Q4_K_M · 2.6 MB", "Q4_K_M")]
+    floats = [("f32 · about 0 B", "f32"), ("bf16 · about 0 B", "bf16")]  # converted, whatever a quantisation makes
+    assert models_tab._missing([f16], is_guided=False) == [*floats, ("Q4_K_M · 2.6 MB", "Q4_K_M")]
     assert models_tab._missing([f16], is_guided=True) == [("Q4_K_M · 2.7 MB", "Q4_K_M+imatrix"), ("IQ2_XXS · 900.0 kB", "IQ2_XXS")]
+
+
+def test_the_page_says_what_levels_are_made_from_and_why():
+    assert models_view.why_made_of([]).startswith("By itself: f16 where it holds every weight")
+    bf16 = made("bf16", 4 * 10**9, 0.0, 1.0).model_copy(update={"float_reason": "head.weight reaches 70,144"})
+    assert models_view.why_made_of([LEVELS[1], bf16]) == "By itself: bf16, because head.weight reaches 70,144."
+    assert models_view.why_made_of([LEVELS[1], bf16, LEVELS[0]]) == "By itself: f16, which is there."
+
+
+def test_one_level_that_fails_its_proof_is_seen_however_good_the_others_are():
+    fine = [level.model_copy(update={"proofs": {"merge_kl": 0.0, "passed": True}}) for level in LEVELS]
+    assert "every proof holds" in models_view.proofs(fine)
+    broken = fine[1].model_copy(update={"proofs": {"merge_kl": 0.0, "passed": False}})
+    assert "do not publish" in models_view.proofs([fine[0], broken, fine[2]])
 
 
 def test_every_level_that_is_still_to_be_made_has_a_bar():

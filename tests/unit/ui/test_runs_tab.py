@@ -10,6 +10,7 @@ from core import events, paths
 from core.errors import UserError
 from core.export import artifacts
 from core.export.artifacts import Artifact
+from core.export.levels import LEVELS
 from core.locks import FileLock
 from core.running import compare, live, queue
 from core.training.presets import demo
@@ -234,7 +235,7 @@ def test_only_the_owner_may_stop_or_quantise(run_dir, monkeypatch):
         (run_details.pack_logs, ("r-1",)),
         (run_details.ask_to_delete, ("r-1",)),
         (run_details.delete_run, ("r-1",)),
-        (models_tab.quantise_more, ("r-1", ["q4_0"])),
+        (models_tab.quantise_more, ("r-1", "")),
     ):
         with pytest.raises(UserError, match="only its owner"):
             handler(None, None, *values)
@@ -243,21 +244,50 @@ def test_only_the_owner_may_stop_or_quantise(run_dir, monkeypatch):
 def test_models_are_offered_four_at_once_and_a_choice_of_ones_own_stays(run_dir):
     for level, kl in (("f16", 0.0), ("q8_0", 0.001), ("q5_0", 0.02), ("q4_0", 0.09), ("q4_1", 0.2)):
         make_level(run_dir, level, kl)
-    shown = models_tab.look(None, None, "", [], [], False, "")
+    shown = models_tab.look(None, None, "", [], False, "")
     offered = next(value for value in shown if isinstance(value, gr.CheckboxGroup)).value
     assert offered == ["r-1-f16", "r-1-q8_0", "r-1-q5_0", "r-1-q4_0"] or len(offered) == 4
     make_level(run_dir, "q5_1", 0.01)
-    own = models_tab.look(None, None, "", ["r-1-f16"], [], False, shown[-1])
+    own = models_tab.look(None, None, "", ["r-1-f16"], False, shown[-1])
     assert next(value for value in own if isinstance(value, gr.CheckboxGroup)).value == ["r-1-f16"]
 
 
 def test_ticking_the_importance_matrix_offers_the_same_levels_with_it(run_dir):
     make_level(run_dir, "f16", 0.0)
     make_level(run_dir, "q4_0", 0.09)
-    guided, _ = models_tab.offer_levels(None, None, "r-1", ["Q4_K_M", "q8_0"], True)
-    assert guided.value == ["Q4_K_M+imatrix"] and {"q4_0+imatrix", "IQ2_XXS"} <= {name for _, name in guided.choices}
-    plain, _ = models_tab.offer_levels(None, None, "r-1", guided.value, False)
-    assert plain.value == ["Q4_K_M"] and {"q4_0", "IQ2_XXS"}.isdisjoint(name for _, name in plain.choices)
+
+    def offered(is_guided, **ticked):
+        *boxes, _ = models_tab.offer_levels(None, None, "r-1", is_guided, **ticked)
+        return dict(zip(models_tab.GROUPS, boxes, strict=True))
+
+    guided = offered(True, k=["Q4_K_M"], article=["q8_0"])
+    assert {group: box.value for group, box in guided.items() if box.value} == {"k": ["Q4_K_M+imatrix"]}
+    assert "q4_0+imatrix" in names(guided["article"]) and "IQ2_XXS" in names(guided["iq"]) and not guided["other"].visible
+    plain = offered(False, k=["Q4_K_M+imatrix"])
+    assert plain["k"].value == ["Q4_K_M"] and not {"q4_0", "f16"} & set(names(*plain.values())), "both are there already"
+    assert "IQ2_XXS" not in names(plain["iq"])
+
+
+def names(*boxes):
+    return [name for box in boxes for _, name in box.choices]
+
+
+def test_every_level_of_llama_cpp_is_offered_in_its_group(run_dir):
+    make_level(run_dir, "f16", 0.0)
+    offered = [models_tab.offer_levels(None, None, "r-1", is_guided)[:-1] for is_guided in (False, True)]
+    found = {name.removesuffix("+imatrix") for boxes in offered for name in names(*boxes)}
+    assert found == {known.name for known in LEVELS} - {"f16"}
+    grouped = dict(zip(models_tab.GROUPS, map(names, offered[0]), strict=True))
+    assert grouped["article"] == ["q8_0", "q5_1", "q5_0", "q4_1", "q4_0"] and grouped["float"] == ["f32", "bf16"]
+    assert {"Q4_K_M", "Q2_K"} <= set(grouped["k"]) and "IQ4_XS" in grouped["iq"] and {"MXFP4_MOE", "TQ1_0"} <= set(grouped["other"])
+
+
+def test_the_ticked_levels_of_all_groups_are_made_from_the_chosen_format(run_dir, monkeypatch):
+    asked = []
+    monkeypatch.setattr(models_tab.care, "add_levels", lambda *values: asked.append(values))
+    models_tab.quantise_more(None, None, "r-1", "", k=["Q4_K_M"], article=["q4_0"])
+    models_tab.quantise_more(None, None, "r-1", "f32", iq=["IQ4_XS"])
+    assert asked == [("r-1", ["q4_0", "Q4_K_M"], None), ("r-1", ["IQ4_XS"], "f32")]
 
 
 def test_ids_travel_as_one_text_and_come_back():
