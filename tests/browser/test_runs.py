@@ -172,12 +172,41 @@ def test_a_run_goes_on_over_a_reload_is_stopped_from_a_second_tab_resumed_and_do
     assert runs.load(first).losses == trainer.expected_losses(short)
 
 
+def test_a_run_whose_memory_ran_out_goes_on_with_the_change_that_fits_at_one_click(page):
+    knobs = {"name": "Hungry", "method": "lora", "max_steps": 2, "levels": (), "micro_batch_size": 4, "gradient_accumulation_steps": 1}
+    recipe = demo().model_copy(update=knobs | {"eval_dataset": "", "eval_fraction": 0.0})
+    run_id = runs.create(recipe, steps=("train",))
+    error = {"problem": "Memory ran out.", "where": "train", "remedy": "It fits with less.", "code": "OOM"}
+    change = {"knobs": {"micro_batch_size": 2, "gradient_accumulation_steps": 2}, "said": "A little slower."}
+    events.append(runs.folder(run_id), "finished", state="failed", error=error, change=change)
+    choose(page, "Hungry")
+    page.get_by_role("button", name="Resume with micro batch size 2, gradient accumulation 2").click()
+    page.get_by_role("button", name="Stop run").wait_for()
+    assert fleet.ended(run_id, 180).state == "done"
+    assert runs.recipe_of(run_id).micro_batch_size == 2
+    says(page, "Goes on with micro_batch_size=2 gradient_accumulation_steps=2")
+
+
 def test_a_recipe_is_taken_over_into_the_form(page):
     choose(page, "Hasty")
     open_section(page, "Recipe, logs and deletion")
     page.get_by_role("button", name="Set up a run like this").click()
     page.locator("#knob-name input, #knob-name textarea").first.wait_for()
     page.wait_for_function("[...document.querySelectorAll('#knob-name input, #knob-name textarea')].some(field => field.value === 'Hasty')")
+
+
+def test_the_command_of_each_of_several_machines_can_be_copied(page):
+    open_section(page, "Several machines")
+    page.locator("#machines-address input, #machines-address textarea").first.fill("10.0.0.5")
+    machines = page.locator("#machines-nodes input").first
+    machines.fill("2")
+    machines.press("Tab")
+    for rank in (0, 1):
+        command = page.locator(f"#machines-{rank}")
+        command.get_by_text("--rank").first.wait_for()
+        assert f"--nodes 2 --address 10.0.0.5 --port 29500 --rank {rank}" in command.inner_text().replace("\n", " ")
+        assert command.get_by_role("button", name=re.compile("[Cc]opy")).is_visible()
+    assert not page.locator("#machines-2").is_visible()
 
 
 def test_a_run_is_deleted_after_a_question_that_names_what_is_lost(page):

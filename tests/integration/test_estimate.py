@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from core import paths
 from core.cli.app import app
 from core.process import child_environment
-from core.training import activations, exports, measured, shapes
+from core.running import probe, runs
+from core.training import activations, exports, measured, others, prospect, shapes
 from core.training.hardware import detect
 from core.training.presets import demo
 from core.training.recipe import Recipe
@@ -36,6 +37,23 @@ def test_parameters_are_counted_as_transformers_makes_them(family: str) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config_of(family))
     assert shapes_of(family).total == sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_accelerate_says_is_what_it_would_say(family: str) -> None:
+    """Its own functions on the same model: the command itself takes names of the Hub only."""
+    import torch
+    from accelerate import init_empty_weights
+    from accelerate.commands.estimate import estimate_training_usage
+    from accelerate.utils import calculate_maximum_sizes
+    from transformers import AutoModel
+
+    with init_empty_weights():
+        model = AutoModel.from_config(config_of(family), dtype=torch.float32)
+    total_bytes, _ = calculate_maximum_sizes(model)
+    for dtype in ("float32", "float16"):
+        said = max(estimate_training_usage(total_bytes, dtype).values())
+        assert others.accelerate_bytes(shapes_of(family), dtype) == pytest.approx(said, rel=1e-3), "buffers aside"
 
 
 def saved_bytes(family: str, layers: int, recipe: Recipe) -> int:
@@ -104,6 +122,32 @@ def test_a_probe_runs_twenty_real_steps_and_corrects_the_estimate(workspace: Pat
     (pair,) = measured.read()
     assert pair.measured_bytes == said["probe"]["peak_bytes"]
     assert not list(paths.runs_dir().iterdir()), "the probe's run is gone"
+
+
+PROBED = {
+    "lora": {"method": "lora"},
+    "qlora, packed": {"method": "qlora", "packing": True, "micro_batch_size": 1, "max_length": 512},
+    "sft": {"method": "sft", "learning_rate": 1e-4},
+    "fft, checkpointing": {"method": "fft", "learning_rate": 1e-4, "gradient_checkpointing": True},
+}
+PROBE_ERROR = 0.10  # of a model so small that the process is most of what is held: what it gathers over a longer run is up to 7 %
+
+
+@pytest.mark.parametrize("name", PROBED)
+def test_after_a_probe_the_estimate_is_near_what_the_whole_run_takes(name: str, workspace: Path) -> None:
+    """The run goes on longer than the probe, saves on the way and begins with whatever row comes first."""
+    recipe = demo().model_copy(update={"micro_batch_size": 4, "max_steps": 30, "save_steps": 10, "levels": ()} | PROBED[name])
+    probed = probe.begin(recipe)
+    assert list(runs.follow(probed))[-1].state == "done"
+    found = probe.result(probed)
+    said = prospect.prospect(recipe, detect()).estimate
+    assert said and said.correction.runs == 1
+    run_id = runs.create(recipe, steps=("train",))
+    runs.start(run_id)
+    run = list(runs.follow(run_id))[-1]
+    assert run.state == "done"
+    taken = max(run.facts["memory_bytes"].values())
+    assert said.peak_bytes == pytest.approx(taken, rel=PROBE_ERROR), (said.peak_bytes, found.peak_bytes, taken)
 
 
 def test_the_exported_script_trains_with_trl_alone(tmp_path: Path) -> None:
