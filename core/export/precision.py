@@ -27,18 +27,20 @@ def narrowest_format(tensors: Iterable[Stored], tell: Callable[[int, int], None]
     """
     weights = [stored for stored in tensors if stored.dtype in FLOATS]
     total, done = sum(stored.size_bytes for stored in weights), 0
-    reader, found, why = Reader(), "f16", "float16 holds every weight"
+    reader = Reader()
+    needed: set[str] = set()  # formats
+    why = ""
     try:
         for stored in weights:
             lost = what_f16_loses(stored, reader)
             if lost and len(stored.shape) > 1:  # vectors stay float32 in a GGUF file
-                why = why if found != "f16" else f"{stored.name} {lost}"
-                found = "f32" if stored.dtype != "BF16" or found == "f32" else "bf16"
+                why = why or f"{stored.name} {lost}"
+                needed.add("bf16" if stored.dtype == "BF16" else "f32")
             done += stored.size_bytes
             tell(done, total)
     finally:
         reader.close()
-    return found, why
+    return next((name for name in ("f32", "bf16") if name in needed), "f16"), why or "float16 holds every weight"
 
 
 def what_f16_loses(stored: Stored, reader: Reader) -> str:
