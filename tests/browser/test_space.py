@@ -131,7 +131,7 @@ def test_a_visitor_looks_around_cannot_start_and_is_told_how_to_have_a_copy(who,
         says(page, "signed in, read-only")
     advice = page.locator("#advice summary", has_text="You are a visitor")
     advice.click()
-    assert page.get_by_role("link", name="Duplicate this Space").get_attribute("href") == hub.url + COPY
+    assert page.locator("#advice").get_by_role("link", name="Duplicate this Space").get_attribute("href") == hub.url + COPY
     page.locator("#dataset-upload input[type=file]").set_input_files(paths.EXAMPLES / "broken.json")
     says(page, "cannot be trained")
     open_tab(page, "Train")
