@@ -27,18 +27,19 @@ def narrowest_format(tensors: Iterable[Stored], tell: Callable[[int, int], None]
     """
     weights = [stored for stored in tensors if stored.dtype in FLOATS]
     total, done = sum(stored.size_bytes for stored in weights), 0
-    reader, found, why = Reader(), "f16", "float16 holds every weight"
+    reader, why = Reader(), "float16 holds every weight"
+    wider: set[str] = set()  # the formats that hold what float16 does not; as text the widest comes last
     try:
         for stored in weights:
             lost = what_f16_loses(stored, reader)
             if lost and len(stored.shape) > 1:  # vectors stay float32 in a GGUF file
-                why = why if found != "f16" else f"{stored.name} {lost}"
-                found = "f32" if stored.dtype != "BF16" or found == "f32" else "bf16"
+                why = f"{stored.name} {lost}" if not wider else why
+                wider.add("bf16" if stored.dtype == "BF16" else "f32")
             done += stored.size_bytes
             tell(done, total)
     finally:
         reader.close()
-    return found, why
+    return max(wider, default="f16"), why
 
 
 def what_f16_loses(stored: Stored, reader: Reader) -> str:
