@@ -151,7 +151,7 @@ def test_a_visitor_chats_with_the_starter(browser, at_the_space):
     page = arrive(browser, at_the_space[1])
     open_tab(page, "Chat")
     page.get_by_role("textbox", name=re.compile("^Prompt")).fill("Who are you?")
-    page.get_by_role("button", name="Ask", exact=True).click()
+    page.locator("#chat-action").click()
     page.locator("article.reply[aria-busy=false] .words").first.wait_for(timeout=180_000)
     assert page.locator(".reply .words").first.inner_text().strip()
     page.context.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,10 @@ import psutil
 import pytest
 
 from core import paths
+from core.export import artifacts
+from core.export.header import gguf_header
+from core.export.imatrix import read_imatrix
+from core.export.tensors import weights_fingerprint
 from core.process import child_environment
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -86,6 +91,60 @@ def test_merge_convert_measure_prove_chat_and_prepare_by_path(verb, run_id, tmp_
     assert answers[0]["answer"] == answers[2]["answer"] and all(answer["answer"] for answer in answers)
     plan = verb("publish", *[artifact["id"] for artifact in made], "--repo", "me/model-GGUF", "--dry-run")
     assert {file["path"] for file in plan["files"]} >= {"README.md", *(Path(file).name for file in files)}
+
+
+def test_compare_writes_every_answer_and_says_how_often_models_agree(verb, run_id, tmp_path):
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "answers.jsonl"
+    prompts.write_text('{"prompt": "Who are you?"}\n{"messages": [{"role": "user", "content": "7 + 5?"}]}\n', encoding="utf-8")
+    models = [run_id + "-merged", run_id + "-adapter", "starter"]
+    said = verb("compare", str(prompts), *models, "-o", str(out), "--max-tokens", "16")
+    answers = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert len(answers) == 6 and said["prompts"] == 2 and said["out"] == str(out)
+    by_model = [line["same"] for line in said["agreement"]]
+    assert by_model[:2] == [2, 2], "adapter and merged model say the same"
+    assert all(answer["answer"] for answer in answers) and not any(line["errors"] for line in said["agreement"])
+
+
+def test_an_importance_matrix_of_other_conversations_leaves_the_runs_own_alone(verb, run_id):
+    own = Path(verb("imatrix", run_id + "-merged")["path"])
+    assert own.name == "imatrix.gguf" and own.parent == Path(verb("show", run_id)["run_dir"]) / "artifacts"
+    before = own.stat().st_mtime_ns, paths.sha256_file(own)
+    other = Path(verb("imatrix", run_id + "-merged", "--data", IDENTITY_EVAL)["path"])
+    assert other == own.with_name("imatrix-identity_eval.gguf") and paths.sha256_file(other) != before[1]
+    guided = verb("gguf", run_id + "-merged", "--levels", "IQ2_XXS", "--imatrix", "auto")["artifacts"][0]
+    assert artifacts.read(Path(guided["path"]).parent).imatrix_sha256 == before[1]
+    assert (own.stat().st_mtime_ns, paths.sha256_file(own)) == before, "and it is not made twice"
+    widths = {name: len(values) for name, values in read_imatrix(own).items()}
+    assert widths == {name: len(values) for name, values in read_imatrix(other).items()}
+
+
+def test_an_adapter_becomes_a_gguf_lora_file(verb, run_id, tmp_path):
+    made = verb("gguf", run_id + "-adapter", "-o", str(tmp_path))
+    file = Path(made["path"])
+    metadata = gguf_header(file).metadata
+    assert file.name.endswith("-F16-LoRA.gguf") and made["size_bytes"] == file.stat().st_size
+    assert metadata["general.type"] == "adapter" and metadata["adapter.type"] == "lora"
+    wide = Path(verb("gguf", run_id + "-adapter", "--from", "f32", "-o", str(tmp_path))["path"])
+    assert wide.name.endswith("-F32-LoRA.gguf") and wide.stat().st_size > 1.5 * file.stat().st_size
+
+
+def test_levels_are_made_from_the_chosen_float_format_and_proved_where_they_lie(verb, tmp_path):
+    """A model folder of no run: what is made of it beside it is proved file by file, and each manifest says so."""
+    shutil.copytree(paths.STARTER, tmp_path / "Mine")
+    made = verb("gguf", str(tmp_path / "Mine"), "--levels", "q8_0,q4_0", "--from", "f32")["artifacts"]
+    folders = [Path(artifact["path"]).parent for artifact in made]
+    assert [folder.parent.name for folder in folders] == ["Mine-gguf"] * 2
+    assert {artifacts.read(folder).float_level for folder in folders} == {"f32"}
+    for named in (made[1]["path"], str(tmp_path / "Mine")):
+        proofs = verb("prove", named)
+        assert proofs["passed"] and proofs["gguf_kl"] < 1e-4 and proofs["levels"].keys() == {"q8_0", "q4_0"}
+    assert all(artifacts.read(folder).proofs["tokens_identical"] for folder in folders)
+
+
+def test_an_adapter_knows_its_base_and_its_proof_says_so(verb, run_id):
+    adapter = artifacts.read(Path(verb("show", run_id)["run_dir"]) / "artifacts" / "adapter")
+    assert adapter.base_weights == weights_fingerprint(paths.STARTER)
+    assert verb("prove", run_id + "-adapter")["base_identical"] is True
 
 
 def test_an_exported_recipe_runs_from_its_file(verb, run_id, tmp_path):

@@ -15,6 +15,7 @@ from core.export.artifacts import read
 from core.export.gguf import make_gguf
 from core.export.header import gguf_header
 from core.export.imatrix import make_imatrix, read_imatrix
+from core.export.levels import OFFERED, level_of_file
 from core.export.measure import measure
 from core.export.quantise import exact_sizes, quantise
 from core.paths import EXAMPLES, STARTER, sha256_file
@@ -95,6 +96,15 @@ def test_levels_of_few_bits_come_into_reach_and_others_lose_less(matrix, levels,
     assert sizes == {name: artifact.size_bytes for name, artifact in made.items() if name != "f16"}
     gains = ladder.gains([read(artifact.folder) for artifact in made.values()])
     assert [(gain.level, gain.guided < gain.plain) for gain in gains] == [("Q2_K", True), ("IQ3_S", True)]
+
+
+def test_every_level_that_is_offered_can_be_made_and_has_the_size_foretold(matrix, levels, tmp_path):
+    source, quantised = levels["f16"].gguf_path, [known for known in OFFERED if known.group != "float"]
+    foretold = exact_sizes(source, [known.name for known in OFFERED])
+    files = {known.name: tmp_path / f"{known.encoding}.gguf" for known in quantised}
+    quantise(source, files, imatrix=matrix)
+    assert {name: file.stat().st_size for name, file in files.items()} == {known.name: foretold[known.name] for known in quantised}
+    assert all(level_of_file(files[known.name]).ftype == known.ftype for known in quantised)
 
 
 def test_a_guided_level_is_made_anew_for_another_matrix_only(matrix, levels, starter, tmp_path):

@@ -57,6 +57,17 @@ def test_more_levels_are_made_without_a_training(run):
     assert made(run)["Q4_K_M+imatrix"].measured["kl_mean"] < made(run)["Q2_K"].measured["kl_mean"]
 
 
+def test_a_level_is_made_from_the_float_format_that_was_chosen_for_it(run):
+    with pytest.raises(UserError, match="q8_0 is no float format"):
+        care.add_levels(run.run_id, ["q5_0"], "q8_0")
+    care.add_levels(run.run_id, ["q5_0"], "f32")
+    *_, ended = runs.follow(run.run_id)
+    assert ended.state == "done", ended.error
+    found = made(run)
+    assert found["q5_0"].float_level == "f32" and found["q4_0"].float_level == "f16" and found["q5_0"].measured["kl_mean"] > 0
+    assert found["q5_0"].proofs["passed"] and found["q5_0"].proofs["template_identical"] and found["q5_0"].proofs["tokens_identical"]
+
+
 def test_it_is_published_as_levels_of_the_model_and_never_as_a_fine_tune(run):
     found = made(run)
     card = next(file.text for file in preflight([found["q4_0"]], "me/Foreign-GGUF").files if file.path == "README.md")
