@@ -12,7 +12,7 @@ from core.export import ladder
 from core.export.artifacts import Artifact
 from core.export.native_support import free_bytes
 from core.running import runs
-from ui import background, feedback, models_view, picks
+from ui import background, feedback, models_adapter, models_view, picks
 from ui.access import allowed
 from ui.shell import Shell
 from ui.view import meter, text
@@ -39,6 +39,7 @@ def build(shell: Shell, run: Any, table: Any, plot: Any) -> None:
                 go = gr.Button("Measure the levels", scale=0, min_width=200, elem_id="measure-go")
                 halt = gr.Button("Cancel", interactive=False, scale=0, min_width=120, elem_id="measure-cancel")
             state = gr.HTML("", container=False, padding=False, elem_id="measure-state")
+        models_adapter.build(shell, run)
     slot = feedback.slot()
     knobs = [run, how, gigabytes, share]
     changes = [how.input, gigabytes.change, share.release, run.change]

@@ -187,6 +187,16 @@ def test_the_page_says_which_level_to_take(page):
     wait_until(lambda: "No measured level fits" not in advice.inner_text(), 30, "the level for this quality")
 
 
+def test_the_adapter_is_taken_away_for_llama_cpp(page):
+    from core.export.header import gguf_header
+
+    open_section(page, "The adapter by itself")
+    with page.expect_download(timeout=180_000) as downloaded:
+        page.get_by_role("button", name="Save it as a GGUF LoRA file").click()
+    assert downloaded.value.suggested_filename == "Starter-Identity-LoRA.gguf"
+    assert gguf_header(downloaded.value.path()).metadata["general.type"] == "adapter"
+
+
 def test_four_models_answer_side_by_side(page, browser):
     page.get_by_role("button", name="Chat with 4 models").click()
     prompt = page.get_by_role("textbox", name=re.compile("^Prompt"))
