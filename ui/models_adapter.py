@@ -31,7 +31,7 @@ def build(shell: Shell, run: Any) -> None:
         said = gr.HTML("", container=False, padding=False)
         file = downloads.link("models-adapter-file")
     slot = feedback.slot()
-    shell.listen(run.change, offer, inputs=run, outputs=part, slot=slot, queue=False)
+    shell.listen(run.change, offer, inputs=run, outputs=part, slot=slot, queue=False, trigger_mode="multiple")
     shell.listen(save.click, write, inputs=run, outputs={"said": said, "file": file}, slot=slot, concurrency_limit=1)
 
 
