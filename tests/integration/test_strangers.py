@@ -285,7 +285,10 @@ def test_an_upload_that_breaks_off_is_swept_away(site: Site) -> None:
 
     before = set(site.uploads.iterdir())
     with socket.create_connection(("127.0.0.1", site.app.port)) as visitor:
-        head = "POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=edge\r\nContent-Length: 4000000\r\n\r\n"
+        head = (
+            "POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 9.9.9.3\r\n"
+            "Content-Type: multipart/form-data; boundary=edge\r\nContent-Length: 4000000\r\n\r\n"
+        )
         visitor.sendall(head.encode() + form_of("files", "half.json") + b"x" * 2**20)
         until(lambda: set(site.uploads.iterdir()) - before, 30, "a part of the file on the disk")
     until(lambda: not set(site.uploads.iterdir()) - before, IDLE_S + 60, "the sweep")
