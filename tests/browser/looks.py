@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from playwright.sync_api import Error
+
 from core.paths import PROJECT
 
 # Kept in the repository only when asked for, so that an ordinary test run changes no tracked file.
@@ -57,9 +59,12 @@ def picture(browser: Any, page: Any, tab: str, ready: str, name: str, before: Ca
         seen.goto(f"{url}?__theme={scheme}")
         seen.locator("#header", has_text="Memory").wait_for()  # the page's own code is at work: a click before that is lost
         seen.get_by_role("tab", name=tab, exact=True).click()
-        if before:
-            before(seen)
-        seen.locator(ready).first.wait_for(timeout=60_000)
+        try:
+            if before:
+                before(seen)
+            seen.locator(ready).first.wait_for(timeout=60_000)
+        except Error as error:
+            raise AssertionError(f"{name}, {mode}: {error}\nThe page shows:\n{seen.locator('body').inner_text()[:4000]}") from error
         seen.wait_for_timeout(1500)
         seen.screenshot(path=PICTURES / f"{name}-{mode}.png")
         if is_too_wide(seen):
