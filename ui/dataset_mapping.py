@@ -11,7 +11,7 @@ from core.data.layouts import Layout
 from core.data.mapping import ColumnMapping
 from ui import feedback, import_view, shares
 from ui.access import Caller, allowed
-from ui.shell import Shell
+from ui.shell import NO_ID, Shell
 
 Shown = dict[str, Any]  # values by the names of the tab's outputs
 PAIR, TURNS = "pair", "turns"
@@ -140,7 +140,7 @@ def use(import_id: str, caller: Caller, **values: Any) -> Shown:
 def leave(import_id: str) -> Shown:
     """Nothing is imported."""
     imports.forget(import_id)
-    return {"mapping": gr.Column(visible=False), "import_id": ""}
+    return {"mapping": gr.Column(visible=False), "import_id": NO_ID}
 
 
 def following(import_id: str) -> Shown:

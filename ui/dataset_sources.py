@@ -22,7 +22,7 @@ from ui import dataset_view as view
 from ui.access import Caller, allowed
 from ui.dataset_mapping import following
 from ui.opening import said_by_name
-from ui.shell import Shell
+from ui.shell import NO_ID, Shell
 
 Shown = dict[str, Any]  # values by the names of the tab's outputs
 MAX_PASTED_BYTES = 7_500_000  # as a request sends it, which may not be much longer
@@ -174,10 +174,10 @@ def _followed(import_id: str, model: str, max_length: float, loss_on: LossOn, ca
     }
     if job.state == "done" and job.dataset_id:
         dataset = open_dataset(job.dataset_id)
-        return over | {"import_id": "", "import_said": ""} | on.opened(dataset, model, max_length, loss_on, caller)
+        return over | {"import_id": NO_ID, "import_said": ""} | on.opened(dataset, model, max_length, loss_on, caller)
     if job.error and job.error.get("code") == "LAYOUT":
         return over | {"import_said": ""} | dataset_mapping.opened(import_id)
-    return over | {"import_id": "", "import_said": import_view.ended(job)}
+    return over | {"import_id": NO_ID, "import_said": import_view.ended(job)}
 
 
 @allowed("public")
@@ -185,7 +185,7 @@ def stop(import_id: str) -> Shown:
     """End the import; what it has made so far is removed."""
     job = imports.cancel(import_id)
     over: Shown = {"progress": "", "stop": gr.Button(visible=False), "import_timer": gr.Timer(active=False)}
-    return {} if job.state == "done" else over | {"import_id": "", "import_said": import_view.ended(job)}
+    return {} if job.state == "done" else over | {"import_id": NO_ID, "import_said": import_view.ended(job)}
 
 
 @allowed("public")
@@ -195,9 +195,9 @@ def reopen(dataset_id: str, import_id: str, model: str, max_length: float, loss_
         shown = on.opened(handles.open_for(dataset_id, caller), model, max_length, loss_on, caller)
     except UserError:
         shown = said_by_name(view.NOTHING, on.NO_DATA) | {"dataset_id": "", "before": on.before(caller)}
-    if not import_id:
+    if import_id in ("", NO_ID):
         return shown
     try:
         return shown | _followed(import_id, model, max_length, loss_on, caller)
     except UserError:
-        return shown | {"import_id": ""}  # it is forgotten
+        return shown | {"import_id": NO_ID}  # it is forgotten

@@ -24,6 +24,9 @@ BROWSER_SECRET = "transmute-ids-only"  # noqa: S105
 FOLLOWED = {"input", "change", "key_up", "release"}  # events of a value; the last one has to be heard
 
 
+NO_ID = "none"  # kept where an id is over: the browser would keep the old one instead of an empty text (Gradio 6.31's BrowserState)
+
+
 def kept(name: str, value: Any) -> gr.BrowserState:
     """A value that the browser keeps over a reload and a restart of the app. Never a token, never anything private."""
     return gr.BrowserState(value, storage_key=f"transmute-{name}", secret=BROWSER_SECRET)

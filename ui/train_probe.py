@@ -12,11 +12,11 @@ from core.running import probe, runs
 from ui import background, train_estimate
 from ui import train_data as data
 from ui.access import Caller, allowed
-from ui.shell import TRAIN, Shell
+from ui.shell import NO_ID, TRAIN, Shell
 from ui.view import duration, meter, size, text
 
 VERB = f"Measure {probe.STEPS} real steps"
-ENDS: dict[str, Any] = {"probe_id": "", "ticking": gr.Timer(active=False)}
+ENDS: dict[str, Any] = {"probe_id": NO_ID, "ticking": gr.Timer(active=False)}
 Shown = dict[str, Any]
 
 
@@ -49,7 +49,7 @@ def begin(kept: dict[str, Any] | None, caller: Caller) -> Iterator[Shown]:
 @allowed("public")
 def look(probe_id: str, kept: dict[str, Any] | None, caller: Caller) -> Shown:
     """How far the probe is; once it is through, what it took, and the estimate corrected by it."""
-    if not probe_id or not caller.may("owner"):
+    if probe_id in ("", NO_ID) or not caller.may("owner"):
         return {"ticking": gr.Timer(active=False)}
     try:
         run = runs.load(probe_id)

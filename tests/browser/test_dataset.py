@@ -182,6 +182,11 @@ def test_a_file_is_dropped_onto_the_page(page, tmp_path):
     (tmp_path / "fallen.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     drop(page, tmp_path / "fallen.jsonl")
     says(page, "fallen: 6 conversations, 3 cannot be trained")
+    page.locator("#example-identity").click()
+    says(page, "identity: 300 conversations")
+    page.reload()
+    page.locator("#dataset-findings").wait_for()
+    says(page, "identity: 300 conversations")  # and not what was imported last
 
 
 def test_an_import_is_stopped_and_nothing_of_it_stays(page, million, app):
@@ -195,7 +200,7 @@ def test_an_import_is_stopped_and_nothing_of_it_stays(page, million, app):
     wait_until(lambda: "stopped" in page.locator("#import-said").inner_text().lower(), 60, "the word that it was stopped")
     assert not page.get_by_role("button", name="Stop the import").is_visible()
     assert seen() == before
-    says(page, "fallen: 6 conversations")  # what was open is still open
+    says(page, "identity: 300 conversations")  # what was open is still open
 
 
 def test_a_million_rows_are_imported_while_the_page_is_reloaded(page, million):

@@ -17,6 +17,7 @@ from core.paths import EXAMPLES
 from tests.unit.ui.dataset_page import SETTINGS, call, talk, visible
 from ui import background, dataset_data, dataset_mapping, dataset_origin, dataset_sources, import_view, limits
 from ui.access import Caller
+from ui.shell import NO_ID
 
 VISITOR = Caller("a visitor", "public")
 ELSEWHERE = Caller("kim", "owner", token="hf_x")
@@ -53,7 +54,7 @@ def test_an_upload_becomes_a_dataset_and_leaves_nothing_behind(uploads: Path) ->
     upload.write_bytes((EXAMPLES / "identity.json").read_bytes())
     shown = followed(call(dataset_sources.take_upload, str(upload)))
     assert open_dataset(shown["dataset_id"]).name == "talks" and not upload.exists()
-    assert shown["import_id"] == "" and not shown["import_timer"].active and not shown["stop"].visible
+    assert shown["import_id"] == NO_ID and not shown["import_timer"].active and not shown["stop"].visible
     assert "talks.json, uploaded. Read as Vicuna (ShareGPT): All " in visible(shown["origin"])
 
 
@@ -187,7 +188,7 @@ def test_a_file_that_is_left_is_forgotten() -> None:
     began = call(dataset_sources.take_text, ODD)
     list(imports.follow(began["import_id"]))
     shown = call(dataset_mapping.leave, began["import_id"])
-    assert shown["import_id"] == "" and not shown["mapping"].visible and imports.list_jobs() == []
+    assert shown["import_id"] == NO_ID and not shown["mapping"].visible and imports.list_jobs() == []
 
 
 def test_a_reload_finds_the_import_and_what_became_of_it() -> None:
@@ -196,7 +197,7 @@ def test_a_reload_finds_the_import_and_what_became_of_it() -> None:
     assert running["import_timer"].active or running["dataset_id"]
     list(imports.follow(began["import_id"]))
     done = call(dataset_sources.reopen, "", began["import_id"], *SETTINGS)
-    assert open_dataset(done["dataset_id"]).name == "Pasted text" and done["import_id"] == ""
+    assert open_dataset(done["dataset_id"]).name == "Pasted text" and done["import_id"] == NO_ID
     odd = call(dataset_sources.take_text, ODD)
     list(imports.follow(odd["import_id"]))
     asked = call(dataset_sources.reopen, done["dataset_id"], odd["import_id"], *SETTINGS)
@@ -206,7 +207,7 @@ def test_a_reload_finds_the_import_and_what_became_of_it() -> None:
 @pytest.mark.parametrize("import_id", ["im-gone", "../x", "x" * 500])
 def test_a_reload_with_an_import_that_is_gone_begins_anew(import_id: str) -> None:
     shown = call(dataset_sources.reopen, "ds-gone", import_id, *SETTINGS)
-    assert shown["import_id"] == "" and shown["dataset_id"] == "" and "Choose the conversations" in shown["sentence"]
+    assert shown["import_id"] == NO_ID and shown["dataset_id"] == "" and "Choose the conversations" in shown["sentence"]
     assert call(dataset_sources.offer_paths).visible, "at this machine files are taken by their path"
 
 
@@ -219,7 +220,7 @@ def test_an_import_is_stopped_and_says_so(tmp_path: Path) -> None:
     while imports.load(began["import_id"]).state == "queued" and time.monotonic() < deadline:
         time.sleep(0.02)
     shown = call(dataset_sources.stop, began["import_id"])
-    assert "was stopped" in shown["import_said"] and shown["import_id"] == "" and list_datasets() == []
+    assert "was stopped" in shown["import_said"] and shown["import_id"] == NO_ID and list_datasets() == []
 
 
 def test_a_file_that_is_no_text_says_why(uploads: Path) -> None:
@@ -227,7 +228,7 @@ def test_a_file_that_is_no_text_says_why(uploads: Path) -> None:
     upload.write_bytes(b"PK\x03\x04" + b"\0" * 100)
     shown = followed(call(dataset_sources.take_upload, str(upload)))
     assert 'role="alert"' in shown["import_said"] and "/" not in visible(shown["import_said"]).replace("What to do", "")
-    assert shown["import_id"] == "" and list_datasets() == []
+    assert shown["import_id"] == NO_ID and list_datasets() == []
 
 
 def test_progress_says_rows_bytes_speed_and_what_is_left() -> None:

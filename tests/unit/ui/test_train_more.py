@@ -17,6 +17,7 @@ from core.training.published import published
 from core.training.recipe import Recipe
 from ui import form, train_data, train_estimate, train_handlers, train_origin, train_probe
 from ui.access import Caller
+from ui.shell import NO_ID
 
 LOCAL = Caller("this machine", "owner", is_local=True)
 FOUR_GPUS = "jobs:l4x4"
@@ -101,7 +102,7 @@ def test_a_probe_that_is_through_is_told_once_and_gone():
     facts = {"memory_bytes": {"load": 10, "train": 250_000_000}, "train_s": 3.0}
     run_id = probe_run("p-1", ("facts", {"facts": facts}), ("finished", {"state": "done"}))
     shown = train_probe.look.__wrapped__(run_id, train_handlers.fresh(), caller=LOCAL)
-    assert "peak 250.0 MB" in shown["said"] and shown["probe_id"] == "" and not shown["ticking"].active
+    assert "peak 250.0 MB" in shown["said"] and shown["probe_id"] == NO_ID and not shown["ticking"].active
     assert "estimate" in shown and not (paths.runs_dir() / run_id).exists()
 
 
@@ -109,14 +110,14 @@ def test_a_probe_that_failed_says_why_and_stops_asking():
     error = {"problem": "Memory ran out.", "where": "train", "remedy": "Lower it.", "code": "OOM"}
     run_id = probe_run("p-2", ("finished", {"state": "failed", "error": error}))
     shown = train_probe.look.__wrapped__(run_id, train_handlers.fresh(), caller=LOCAL)
-    assert "Memory ran out." in shown["said"] and shown["probe_id"] == ""
+    assert "Memory ran out." in shown["said"] and shown["probe_id"] == NO_ID
     assert runs.folder(run_id).is_dir(), "its log is kept"
     other = probe_run("p-3", ("finished", {"state": "done"}))
     events.append(runs.folder(other), "created", run_id=other, name="Somebodys-model", method="lora", steps=["train"])
     assert "is no probe" in train_probe.look.__wrapped__(other, train_handlers.fresh(), caller=LOCAL)["said"]
     assert runs.folder(other).is_dir(), "nothing else is deleted"
     gone = train_probe.look.__wrapped__("p-9", train_handlers.fresh(), caller=LOCAL)
-    assert gone["probe_id"] == "" and "Not measured" in gone["said"]
+    assert gone["probe_id"] == NO_ID and "Not measured" in gone["said"]
 
 
 def test_without_a_probe_nothing_is_asked():
