@@ -19,7 +19,7 @@ from core.errors import UserError
 from core.export.artifacts import ADAPTER_WEIGHTS
 from core.export.precision import narrowest_format
 from core.export.tensors import Stored, model_tensors, stored_tensors
-from core.training.failures import is_disk_full
+from core.training.failures import ELSEWHERE, disk_full, is_disk_full, too_little_memory
 
 EVENT_S = 0.2
 REFUSALS = (NotImplementedError, ValueError, KeyError, TypeError, OSError, RuntimeError, ImportError, AttributeError, AssertionError)
@@ -96,19 +96,11 @@ def _run(script: Path, arguments: list[str], payload: dict[str, Any]) -> None:
         raise too_little_memory(f"converting {what}") from None
     except REFUSALS as error:
         if is_disk_full(error):
-            raise full(f"converting {what}") from None
+            raise disk_full(f"converting {what}", ELSEWHERE) from None
         logging.getLogger(__name__).exception("the converter refused the model")
         raise explain(str(error) or type(error).__name__, what) from None
     if not Path(payload["out_file"]).is_file():
         raise explain("it wrote no file", what)
-
-
-def full(where: str) -> UserError:
-    return UserError("The disk is full.", where, "Free some space, or choose a folder on a larger disk; then try again.", code="DISK")
-
-
-def too_little_memory(where: str) -> UserError:
-    return UserError("There is too little free memory.", where, "Close other programs, or take a machine with more.", code="OOM")
 
 
 def _refuse_foreign_code() -> None:

@@ -15,6 +15,7 @@ from core.export.header import TENSOR_TYPES, Header, Tensor, gguf_header, tensor
 from core.export.imatrix import Importance, read_imatrix
 from core.export.native_support import limit_memory, log_lines
 from core.export.split import all_tensors, gguf_bytes
+from core.training.failures import ELSEWHERE, disk_full, too_little_memory
 
 # "[   3/  39] blk.0.attn_k.weight  - [ 256, 128, 1, 1], type = f16, size = 0.06 MiB -> 0.02 MiB (q4_0)"
 TENSOR_LINE = re.compile(r"\[ *(\d+)/ *(\d+)\] +(\S+) .*?(?:\((\w+)\)\s*)?$")
@@ -95,9 +96,9 @@ def _exact_size(header: Header, tensors: list[Tensor], types: dict[str, str]) ->
 def explain(said: str, name: str, is_guided: bool = False) -> UserError:
     where = f"quantising to {name}"
     if "iostream error" in said or "No space left" in said:  # of writing; reading has messages of its own
-        return UserError("The disk is full.", where, "Free some space, or choose a folder on a larger disk; then try again.", code="DISK")
+        return disk_full(where, ELSEWHERE)
     if "bad_alloc" in said or "not enough memory" in said or "failed to allocate" in said:
-        return UserError("There is too little free memory.", where, "Close other programs, or take a machine with more.", code="OOM")
+        return too_little_memory(where)
     if is_guided and "imatrix" in said.lower():
         remedy = "Make the importance matrix of this very model; weights that few words reach (experts) need more conversations."
         return UserError(f"The importance matrix does not fit the model: {said}", where, remedy, code="IMATRIX")

@@ -44,8 +44,15 @@ def is_disk_full(error: BaseException) -> bool:
     return _says(error, FULL_WORDS)
 
 
-def disk_full(where: str) -> UserError:
-    remedy = "Free some space, then resume the run: the last whole checkpoint is kept."
+ELSEWHERE = "Free some space, or choose a folder on a larger disk; then try again."  # where no run is resumed
+
+
+def too_little_memory(where: str) -> UserError:
+    """Memory ran out where no setting of a recipe would help."""
+    return UserError("There is too little free memory.", where, "Close other programs, or take a machine with more.", code="OOM")
+
+
+def disk_full(where: str, remedy: str = "Free some space, then resume the run: the last whole checkpoint is kept.") -> UserError:
     return UserError("The disk is full.", where, remedy, code="DISK")
 
 

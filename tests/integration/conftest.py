@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from core.export import artifacts
 from core.export.artifacts import Artifact
@@ -28,6 +30,17 @@ def converter():
 @pytest.fixture(scope="session")
 def starter() -> Artifact:
     return artifacts.resolve(str(STARTER)).model_copy(update={"name": "Starter", "base_model": "starter"})
+
+
+@pytest.fixture
+def no_numbers(tmp_path: Path) -> Path:
+    """The starter with a weight that is no number."""
+    base = tmp_path / "base"
+    shutil.copytree(STARTER, base)
+    weights = load_file(base / "model.safetensors")
+    weights["model.norm.weight"][:] = float("nan")
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    return base
 
 
 @pytest.fixture(scope="session")
