@@ -20,7 +20,7 @@ from starlette.middleware import Middleware
 from core import paths, redact
 from core.errors import UserError
 from core.jobs import dispatch
-from ui import access, doors, downloads, layout, limits, theme
+from ui import access, answers, doors, downloads, layout, limits, theme
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SHORTEST_PASSWORD = 12
@@ -48,6 +48,7 @@ def main() -> None:
         sys.exit(str(UserError("Without a password the page is for this machine only.", "--share, --host", remedy)))
     redact.install()
     downloads.fetch_nothing()
+    answers.write_all()
     if not access.on_space():  # there a login belongs to a visitor
         dispatch.take_up(access.saved_token())
     try:

@@ -147,7 +147,7 @@ def ask_all(visitor: Visitor, wanted: list[tuple[Listener, list[Any]]]) -> list[
     def ask(listener: Listener, data: list[Any]) -> Asked:
         try:
             answer = visitor.call(listener, data=data)
-        except httpx.TransportError:  # the page hangs up on a connection that was idle or has sent too much; on a new one it answers
+        except httpx.ReadError:  # the page hangs up on a connection that was idle or has sent too much; on a new one it answers
             answer = visitor.call(listener, data=data)
         return Asked(listener, data, answer)
 
