@@ -90,7 +90,7 @@ def _on_sigterm(_number: int, _frame: FrameType | None) -> None:
 
 def _import(job_dir: Path, files: tuple[Path, ...], source: ImportSource, origin: Origin) -> str:
     joined = join(files, job_dir / "hub") if len(files) > 1 else None
-    file = joined.file if joined else files[0]
+    file = joined.file if joined else next(iter(files))
     if joined:
         origin = origin.model_copy(update={"first_rows": joined.first_rows})
     told_s, rows = 0.0, 0

@@ -25,7 +25,11 @@ class Begins(NamedTuple):
 def noting(path: Path) -> Generator[Callable[[Record], None]]:
     """What takes the rows in their order and writes at `path` where they begin."""
     with path.open("wb") as file:
-        yield lambda record: file.write(ENTRY.pack(record.line, record.byte)) and None
+
+        def note(record: Record) -> None:
+            file.write(ENTRY.pack(record.line, record.byte))
+
+        yield note
 
 
 class Places:

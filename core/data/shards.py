@@ -51,13 +51,10 @@ def join(files: tuple[Path, ...], folder: Path) -> Joined:
     first_rows: list[int] = []
     places = folder / "places.bin"
     with full_disk_said(out), noting(places) as note:
-        match kind:
-            case "parquet":
-                _join_parquet(files, out, first_rows)
-            case "csv":
-                write_lines(_csv_lines(files, first_rows, note), out)
-            case "json":
-                write_lines(_json_lines(files, first_rows, note), out)
+        if kind == "parquet":
+            _join_parquet(files, out, first_rows)
+        else:
+            write_lines((_csv_lines if kind == "csv" else _json_lines)(files, first_rows, note), out)
     return Joined(out, files, tuple(first_rows), None if kind == "parquet" else places)
 
 

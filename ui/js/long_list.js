@@ -74,8 +74,9 @@ function append(rows) {
   body.append(...rows);
   last += rows.length;
   while (last - first > ROWS_KEPT && seen()[0] > NEAR_PX + body.rows[0].offsetHeight) {
-    above.style.height = `${parseFloat(above.style.height) + body.rows[0].offsetHeight}px`;
+    const before = height();
     body.rows[0].remove();
+    above.style.height = `${parseFloat(above.style.height) + before - height()}px`;
     first += 1;
   }
   below.style.height = `${(total - last) * unit}px`;
