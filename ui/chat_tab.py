@@ -89,13 +89,12 @@ def build(shell: Shell) -> None:
 
 @allowed("public")
 def offer(picked: list[str], carried: str, kept: dict[str, Any], caller: Caller) -> tuple[Any, ...]:
-    """What can be chosen now; what was chosen stays."""
+    """What can be chosen now; what was chosen stays, and where nothing was the newest model is, or the starter."""
     choices = chat_sources.everything(caller)
-    keep = picks.known(picked or picks.chosen_before(kept, carried), choices)[: picks.MAX_SIDE_BY_SIDE]
-    if len(choices) == 1:
-        keep = [chat_sources.STARTER]
+    chosen = picks.known(picked or picks.chosen_before(kept, carried), choices)
+    keep = (chosen or picks.known(picks.newest_model(), choices) or [chat_sources.STARTER])[: picks.MAX_SIDE_BY_SIDE]
     sets = [(f"{run.name} · {run.run_id}", run.run_id) for run in picks.runs_with_models()] if caller.may("owner") else []
-    models = gr.skip() if keep == picked and picked else gr.Dropdown(choices, value=keep)
+    models = gr.skip() if keep == picked and picked else gr.Dropdown(choices, value=keep, multiselect=True)
     return models, gr.Dropdown(sets), *_action(keep, caller)
 
 
@@ -103,12 +102,12 @@ def offer(picked: list[str], carried: str, kept: dict[str, Any], caller: Caller)
 def carry(carried: str, kept: dict[str, Any], caller: Caller) -> gr.Dropdown:
     """The models that another tab has handed over."""
     choices = chat_sources.everything(caller)
-    return gr.Dropdown(choices, value=picks.known(picks.chosen_before(kept, carried), choices)[: picks.MAX_SIDE_BY_SIDE])
+    return gr.Dropdown(choices, value=picks.known(picks.chosen_before(kept, carried), choices)[: picks.MAX_SIDE_BY_SIDE], multiselect=True)
 
 
 @allowed("owner")
 def take_set(run_id: str, caller: Caller) -> gr.Dropdown:
-    return gr.Dropdown(chat_sources.everything(caller), value=picks.set_of(picks.of_run(run_id)))
+    return gr.Dropdown(chat_sources.everything(caller), value=picks.set_of(picks.of_run(run_id)), multiselect=True)
 
 
 @allowed("owner")

@@ -5,6 +5,7 @@ import json
 import re
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -314,6 +315,19 @@ def test_the_set_of_one_click_is_the_usual_four():
     made = [Artifact(id=level, kind="gguf", level=level, name="m") for level in ("f16", "q8_0", "q5_0", "Q4_K_M", "q4_0")]
     assert picks.set_of(made) == ["f16", "q8_0", "Q4_K_M", "q4_0"]
     assert len(picks.set_of(made[:3])) == 3
+
+
+@pytest.mark.parametrize(
+    ("levels", "offered"), [(("f16", "q8_0", "Q4_K_M"), "Q4_K_M"), (("f16", "q8_0"), "q8_0"), (("f16", "q4_0"), "f16"), ((), "starter")]
+)
+def test_when_nobody_has_chosen_the_newest_model_is_offered(levels, offered, monkeypatch):
+    made = [Artifact(id=level, kind="gguf", level=level, name="m") for level in levels]
+    monkeypatch.setattr(picks, "runs_with_models", lambda: [SimpleNamespace(run_id="r-1", name="mine")] if made else [])
+    monkeypatch.setattr(picks, "of_run", lambda run_id: made)
+    models, *_ = call(chat_tab.offer, [], "", {})
+    assert models.value == [offered]
+    models, *_ = call(chat_tab.offer, [], "", {"ids": ["starter"], "carried": ""})
+    assert models.value == ["starter"]
 
 
 def test_a_blind_vote_names_nobody_before_it_is_cast(workspace, monkeypatch):
