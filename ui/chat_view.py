@@ -9,7 +9,7 @@ from core.chat.engine import Rendered
 from core.chat.sources import Source
 from core.chat.votes import Result
 from ui import feedback
-from ui.chat_pool import Column
+from ui.chat_ask import Column
 from ui.view import chip, count, empty, meter, sentence, size, table, text
 
 NOTHING_YET = empty(

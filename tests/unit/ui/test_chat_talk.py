@@ -20,7 +20,7 @@ from core.errors import UserError
 from core.export.artifacts import Artifact
 from tests.unit.data.files import talk
 from tests.unit.training.test_samples import imported, run_of
-from ui import chat_knobs, chat_pool, chat_sources, chat_tab, chat_talk, chat_view, chat_vote, feedback, picks
+from ui import chat_ask, chat_knobs, chat_pool, chat_sources, chat_tab, chat_talk, chat_view, chat_vote, feedback, picks
 from ui.access import Caller
 
 OWNER, VISITOR = Caller("me", "owner", is_local=True), Caller("a visitor", "public")
@@ -101,7 +101,7 @@ VALUES = {"system": "", "context_length": 0, "temperature": 0, "seed": 0, "raw":
 def endless(monkeypatch):
     source = chat_sources.sources.Source("a", "M", "q4_0", url="http://127.0.0.1:9/v1")
     monkeypatch.setattr(chat_sources, "find", lambda ids, caller: [source])
-    monkeypatch.setattr(chat_pool, "_pool", chat_pool.Pool())
+    monkeypatch.setattr(chat_pool, "pool", chat_pool.Pool())
     monkeypatch.setattr(chat_pool, "open_source", lambda source, _: Endless())
 
 
@@ -336,9 +336,9 @@ def test_a_blind_vote_names_nobody_before_it_is_cast(workspace, monkeypatch):
     monkeypatch.setattr(chat_sources, "everything", lambda caller: [(source.name, source.id) for source in sources])
 
     def answered(page, asked, sampling, context):
-        yield [chat_pool.Column(source, state="done", pieces=["words"], stop="eos") for source, _ in asked]
+        yield [chat_ask.Column(source, state="done", pieces=["words"], stop="eos") for source, _ in asked]
 
-    monkeypatch.setattr(chat_pool, "ask", answered)
+    monkeypatch.setattr(chat_ask, "ask", answered)
     values = {"system": "", "context_length": 0, "temperature": 0}
     *_, last = from_page(chat_vote.ask_blind, ["one", "two"], "Who?", **values)
     assert "Name-" not in str(last[0]) and last[2].interactive
