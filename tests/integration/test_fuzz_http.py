@@ -147,7 +147,8 @@ def ask_all(visitor: Visitor, wanted: list[tuple[Listener, list[Any]]]) -> list[
     def ask(listener: Listener, data: list[Any]) -> Asked:
         try:
             answer = visitor.call(listener, data=data)
-        except httpx.ReadError:  # the page hangs up on a connection that was idle or has sent too much; on a new one it answers
+        except httpx.TransportError as error:  # the page hangs up on a connection that was idle or has sent too much; a new one is answered
+            assert "incomplete" not in str(error), (listener, ascii(data)[:300])  # but no answer breaks off
             answer = visitor.call(listener, data=data)
         return Asked(listener, data, answer)
 
