@@ -32,8 +32,12 @@ def overview(names: Sequence[str]) -> str:
     """``4 models answer side by side.``"""
     if not names:
         return NOTHING_YET
-    one = f"{names[0]} answers." if len(names) == 1 else f"{count(len(names), 'model')} answer side by side."
-    return sentence(one, "Same prompt, same seed. The first token that is not the first model's is marked and counted.")
+    if len(names) == 1:
+        return sentence(f"{names[0]} answers.", "Choose more models to see their answers to the same prompt side by side.")
+    return sentence(
+        f"{count(len(names), 'model')} answer side by side.",
+        "Same prompt, same seed. The first token that is not the first model's is marked and counted.",
+    )
 
 
 def answers_of(columns: Sequence[Column]) -> list[Answer]:
