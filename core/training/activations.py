@@ -64,7 +64,8 @@ def layer_saved(recipe: Recipe, model: Shapes, batch: Batch, element: int, kind:
         attention = (2 * queries + repeated) * element + model.heads * FP32
         if masked:  # the mask as numbers, (T, T) for every row; packed rows are one row of all tokens
             attention += (batch.tokens if batch.is_flat else batch.length) * element
-        if batch.by_document and (learns or (recipe.lora_dropout == 0 and "o_proj" in targets)):
+        keeps_input = recipe.lora_dropout == 0 or (batch.is_fused and batch.on_cpu)  # a GPU's kernel joins the documents by itself
+        if batch.by_document and (learns or (keeps_input and "o_proj" in targets)):
             attention += queries * element  # of each document by itself, and joined for o_proj
     if model.has_head_norms:
         attention += (queries + keys) * (FP32 + (element if learns else 0))

@@ -1,5 +1,6 @@
 """Every method trains for real on the starter, alone and on two ranks; what dies is resumed to the same losses."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from core import events, paths
 from core.export import artifacts
 from core.running import runs
-from core.training import checkpoints, exports
+from core.training import checkpoints, exports, setting
 from core.training.hardware import detect
 from core.training.presets import demo
 
@@ -98,10 +99,23 @@ def test_an_evaluation_takes_no_gradient_away_from_a_4_bit_base():
 @pytest.mark.parametrize("method", ["qlora", "lora", "fft"])
 def test_bf16_on_a_cpu_trains_to_about_the_losses_of_float32(method):
     shared = {"method": method, "learning_rate": 1e-4, "max_steps": 3, "save_steps": 0, "packing": True, "micro_batch_size": 2}
-    whole, half = (finished(start(**shared, dtype=dtype)) for dtype in ("auto", "bf16"))
+    whole, half = (finished(start(**shared, dtype=dtype)) for dtype in ("fp32", "bf16"))
     assert half.state == "done" and half.facts["proofs"]["passed"] is proved_without_levels(method), log_of(half.run_id)
     assert [half.losses[step] for step in (1, 2, 3)] == pytest.approx([whole.losses[step] for step in (1, 2, 3)], rel=0.05)
     assert half.losses != whole.losses
+
+
+@pytest.mark.parametrize("is_quick", [True, False])
+def test_the_precision_that_a_run_was_created_with_is_what_it_computes_in(is_quick, monkeypatch):
+    """`auto` is decided once, by the CPU of the machine that creates the run: a resumed one goes on in it whatever the CPU is then."""
+    monkeypatch.setattr(setting, "BF16_WEIGHTS", 1)
+    hardware = dataclasses.replace(detect(), gpus=(), cpu_has_bf16=is_quick)
+    run_id = runs.create(demo().model_copy(update=QUICK | {"method": "lora", "max_steps": 2}), hardware=hardware, steps=("train",))
+    assert json.loads((runs.folder(run_id) / "launch.json").read_text())["precision"] == ("bf16" if is_quick else "fp32")
+    runs.start(run_id)
+    run = finished(run_id)
+    asked = finished(start(method="lora", max_steps=2, dtype="bf16" if is_quick else "fp32"))
+    assert run.state == "done" and run.losses == asked.losses, log_of(run_id)
 
 
 SMALL = {"learning_rate": 1e-4, "max_steps": 3, "save_steps": 0}

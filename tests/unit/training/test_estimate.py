@@ -16,6 +16,7 @@ from core.training import fits, forecast, measured, pace, shapes, workload
 from core.training.hardware import Gpu, Hardware, TorchBuild, flavours
 from core.training.memory import SOURCES
 from core.training.recipe import Recipe
+from core.training.setting import precision_of
 from core.training.workload import Workload
 
 GB = 10**9
@@ -127,6 +128,36 @@ def test_a_guessed_workload_makes_sense(conversations: int, size: int, packing: 
     assert found.rows >= 1 and found.tokens >= 1 and found.eval_rows <= conversations
     assert found.tokens <= conversations * recipe.max_length
     assert workload.optimizer_steps(recipe, found, 1) >= 1
+
+
+BF16_CPU = dataclasses.replace(CPU, cpu_has_bf16=True)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "hardware", "weights", "precision"),
+    [
+        ({}, CPU, 10**9, "fp32"),
+        ({}, BF16_CPU, 10**9, "bf16"),
+        ({}, BF16_CPU, 10**7, "fp32"),
+        ({"dtype": "fp32"}, BF16_CPU, 10**9, "fp32"),
+        ({"dtype": "bf16"}, CPU, 10**7, "bf16"),
+        ({"num_processes": 2}, BF16_CPU, 10**9, "fp32"),
+        ({"accelerate_config": "zero3"}, BF16_CPU, 10**9, "fp32"),
+        ({}, machine(80), 10**7, "bf16"),
+        ({}, dataclasses.replace(CPU, gpus=(Gpu("Tesla T4", 15 * GB, (7, 5)),)), 10**9, "fp16"),
+    ],
+)
+def test_auto_is_the_precision_that_the_hardware_is_quick_in(knobs: dict, hardware: Hardware, weights: int, precision: str) -> None:
+    assert precision_of(Recipe(**knobs), hardware, weights) == precision
+
+
+def test_a_cpu_that_multiplies_bf16_is_told_to_take_half_of_the_frozen_weights() -> None:
+    assert SEVEN_B
+    whole, half = (of(Recipe(method="lora", micro_batch_size=1), hardware) for hardware in (CPU, BF16_CPU))
+    weights = [next(part.size_bytes for part in found.parts if part.name == "weights") for found in (whole, half)]
+    assert weights[1] == pytest.approx(weights[0] / 2, rel=0.02) and half.peak_bytes < 0.7 * whole.peak_bytes
+    explicit = of(Recipe(method="lora", micro_batch_size=1, dtype="bf16"), CPU)
+    assert explicit.memory == half.memory, "the same as when it is asked for"
 
 
 # --- predicted and measured --------------------------------------------------------------------------------------------------------
