@@ -201,6 +201,14 @@ def test_one_odd_run_does_not_spoil_the_others(workspace: Path) -> None:
     assert measured.correction("2 CPUs", "lora", 1000).memory == 1.1
 
 
+def test_a_probe_of_the_same_recipe_speaks_before_whatever_else_was_trained(workspace: Path) -> None:
+    for number in range(5):
+        measured.keep(a_run(workspace, f"r-{number}", predicted=2000, peak=2000))
+    measured.keep(a_run(workspace, "r-probe", predicted=1000, peak=1150))
+    assert measured.correction("2 CPUs", "lora", 1010).memory == 1.15
+    assert measured.correction("2 CPUs", "lora", 1500).memory == 1.0
+
+
 @pytest.mark.parametrize("change", [{"peak": None}, {"attempts": 2}])
 def test_a_run_without_a_peak_or_with_two_attempts_is_not_kept(workspace: Path, change: dict) -> None:
     assert measured.keep(a_run(workspace, "r-1", **change)) is None
