@@ -136,21 +136,29 @@ def evaluation(model: Shapes, batch: Batch, setting: Setting, element: int) -> f
     return float(max(scores + tokens * model.hidden * 3 * element, inside + mask))
 
 
-def load_bytes(model: Shapes, setting: Setting, base: float) -> float:
-    """While the weights are read: what is there already, and the files, which are mapped into memory on a CPU."""
-    files = model.total * model.stored_bytes if setting.device == "cpu" else 0
+def load_bytes(recipe: Recipe, model: Shapes, setting: Setting, base: float) -> float:
+    """While the weights are read: what is there already, and the files, which are mapped into memory on a CPU; frozen weights stay in them
+    where they are computed with as they are stored."""
+    copied = trainable(recipe, model) if recipe.method == "sft" else 0 if recipe.method == "lora" else model.total
+    files = (copied if is_held_as_stored(model, setting) else model.total) * model.stored_bytes if setting.device == "cpu" else 0
     return base + files + context_bytes(setting) / (1 if setting.device == "gpu" else 2)
 
 
+def is_held_as_stored(model: Shapes, setting: Setting) -> bool:
+    """Whether frozen weights on a CPU are the bytes of the file, in which they are mapped, so that nothing copies them."""
+    return setting.device == "cpu" and setting.half and model.is_bf16
+
+
 def save_bytes(recipe: Recipe, model: Shapes, setting: Setting) -> float:
-    """On the device, while the result is written: on a CPU the weights once more, in the base's dtype (safetensors writes them from there).
+    """On the device, while the result is written: on a CPU the weights once more, in the base's dtype (safetensors writes them from there),
+    but for those that are held in it.
 
     A GPU holds the copy in the base's dtype of what learned in float32; where weights are shared, they are gathered in main memory.
     """
     if recipe.is_adapter:
         return adapter_weights(recipe, model) * 2.0 * FP32
     if setting.device == "cpu":
-        return float(model.total * model.stored_bytes)
+        return float((trainable(recipe, model) if is_held_as_stored(model, setting) else model.total) * model.stored_bytes)
     return 0.0 if setting.weights_share < 1 else float(trainable(recipe, model) * model.stored_bytes)
 
 

@@ -82,7 +82,7 @@ def needed(recipe: Recipe, model: Shapes, setting: Setting, batch: Batch) -> Mem
     update = gradients + optimizer_working(recipe, model, setting)
     copies = autocast_copies(recipe, model, setting) * setting.weights_share  # gone with the backward pass
     phases = {
-        "load": load_bytes(model, setting, base * setting.weights_share),
+        "load": load_bytes(recipe, model, setting, base * setting.weights_share),
         "train": fixed + max(begin, piled + saved + working, end, update - copies),
         "evaluate": fixed + evaluation(model, batch, setting, element) if batch.eval_rows else 0.0,
         "save": fixed - copies + save_bytes(recipe, model, setting),

@@ -24,7 +24,7 @@ from core.training.attention import BY_DOCUMENT
 from core.training.callbacks import RunCallback, is_finite, not_numbers
 from core.training.evaluation import EarlyStop, Samples
 from core.training.launch import PROJECT
-from core.training.layers import keep_float32, keep_gradients, targets, train_last_layers
+from core.training.layers import keep_float32, keep_gradients, leave_file, targets, train_last_layers
 from core.training.peak import Peak
 from core.training.pulse import working
 from core.training.recipe import Recipe
@@ -158,6 +158,7 @@ def load_model(base: Path, recipe: Recipe, compute_dtype: torch.dtype) -> Any:
     )
     if quantization:
         keep_gradients(model)
+        leave_file(model)
     if recipe.method == "sft":
         train_last_layers(model, recipe.trainable_layers, head=recipe.train_head, norms=recipe.train_norms)
     return model

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -116,6 +117,17 @@ def test_the_precision_that_a_run_was_created_with_is_what_it_computes_in(is_qui
     run = finished(run_id)
     asked = finished(start(method="lora", max_steps=2, dtype="bf16" if is_quick else "fp32"))
     assert run.state == "done" and run.losses == asked.losses, log_of(run_id)
+
+
+def test_a_4_bit_model_keeps_no_file_of_its_base_in_memory(tmp_path):
+    from core.training.recipe import Recipe
+    from core.training.train import load_model
+
+    file = tmp_path / "base" / "model.safetensors"
+    shutil.copytree(paths.STARTER, file.parent)
+    model = load_model(file.parent, Recipe(method="qlora", dtype="bf16"), torch.bfloat16)
+    assert model.get_input_embeddings().weight.dtype == torch.bfloat16
+    assert str(file) not in Path("/proc/self/maps").read_text()
 
 
 SMALL = {"learning_rate": 1e-4, "max_steps": 3, "save_steps": 0}

@@ -160,6 +160,18 @@ def test_a_cpu_that_multiplies_bf16_is_told_to_take_half_of_the_frozen_weights()
     assert explicit.memory == half.memory, "the same as when it is asked for"
 
 
+def test_frozen_weights_that_are_held_as_they_are_stored_are_neither_read_nor_written_twice() -> None:
+    """They are the mapped file itself. A file in float16 is copied into bf16, and one in whatever type is where nobody knows it."""
+    assert SEVEN_B
+    stored = dataclasses.replace(SEVEN_B, is_bf16=True)
+    for method, phase, copied in (("lora", "load", 1.0), ("sft", "save", 0.9)):
+        recipe = Recipe(method=method, micro_batch_size=1, max_length=256)
+        in_place, copies = (forecast.of_shapes(recipe, model, BF16_CPU, WORK).memory.phases[phase] for model in (stored, SEVEN_B))
+        assert copies - in_place == pytest.approx(copied * SEVEN_B.total * 2, rel=0.1), (method, phase)
+    on_gpu = [forecast.of_shapes(Recipe(method="sft"), model, machine(80), WORK).memory for model in (stored, SEVEN_B)]
+    assert on_gpu[0] == on_gpu[1]
+
+
 # --- predicted and measured --------------------------------------------------------------------------------------------------------
 
 
