@@ -84,7 +84,8 @@ def _estimate(found: dict[str, Any]) -> Iterator[Figure]:
     )
     if pairs := found.get("probed", {}).get("pairs"):
         after, before = (", ".join(f"{pair[name]:+.1%}" for pair in pairs) for name in ("error", "error_before"))
-        yield f"the same of {len(pairs)} whole runs after a probe of 20 steps: off by", after, f"before it {before}"
+        runs = f"{len(pairs)} whole run{'' if len(pairs) == 1 else 's'}"
+        yield f"the same of {runs} after a probe of 20 steps: off by", after, f"before it {before}"
 
 
 def _train(found: dict[str, Any]) -> Iterator[Figure]:
