@@ -1,7 +1,8 @@
 """Training on a CPU beside TRL as its users run it, TRL as tuned as it gets, and FastChat's shape, interleaved, each in its own process.
 
 Every arm takes the same token rows with the same labels through the same random-weight model once, with about as many documents per step,
-the same optimizer and learning rate. Counted are the rows' own tokens, no padding, over the CPU seconds of the training loop, and the peak
+the same optimizer and learning rate. Ours runs in float32 and in bf16, of which `dtype: auto` takes one by CPU and model size; TRL's defaults
+are bf16. Counted are the rows' own tokens, no padding, over the CPU seconds of the training loop, and the peak
 memory above what the imports hold. ``--part start`` times a cold start to the end of the first optimizer step, ``core train`` beside
 ``accelerate launch`` of a TRL script that reads the same file. ``--save`` keeps the result.
 """
@@ -26,8 +27,8 @@ sys.path.insert(0, str(PROJECT))
 RESULT = PROJECT / "benchmarks" / "results" / "train.json"
 ARMS = {
     "ours": "Transmute, float32",
-    "ours-bf16": "Transmute, dtype=bf16",
-    "trl": "TRL, its defaults",
+    "ours-bf16": "Transmute, bf16",
+    "trl": "TRL, its defaults (bf16)",
     "trl-tuned": "TRL, packing, no checkpointing, bf16",
     "fastchat": "FastChat's shape, padded to 2,048",
 }
@@ -66,6 +67,7 @@ def main() -> None:
             result["start"] = start(root / "start", options.runs)
     if options.save:
         kept = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
+        result["speed"] = kept.get("speed", {}) | result.get("speed", {})  # models that were not asked for stay
         RESULT.write_text(json.dumps(kept | result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result))
 
@@ -106,8 +108,10 @@ from core.data.dataset import import_dataset
 from core.data.tokenizer import load_tokenizer
 from core.data.tokens import token_rows
 from core.running import runs
+from core.training.hardware import detect
 from core.training.recipe import build
 from core.training.samples import Rows, rows_of
+from core.training.setting import precision_of
 
 folder, sizes, vocabulary, count, longest, learning_rate = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2]), *sys.argv[3:]
 count, longest, learning_rate = int(count), int(longest), float(learning_rate)
@@ -123,7 +127,7 @@ for name, talks in (("rows", short[:count]), ("eval_rows", short[count : count +
 recipe = build({"base_model": str(folder / "model"), "dataset": str(folder / "rows.json"), "method": "fft", "max_length": 2048, "packing": True,
                 "micro_batch_size": 1, "num_train_epochs": 1, "learning_rate": learning_rate, "lr_scheduler_type": "constant",
                 "warmup_steps": 0, "weight_decay": 0, "eval_fraction": 0, "save_steps": 0, "logging_steps": 1, "levels": []}, "the benchmark")
-for arm, dtype in (("ours", "auto"), ("ours-bf16", "bf16")):
+for arm, dtype in (("ours", "fp32"), ("ours-bf16", "bf16")):
     (folder / arm).symlink_to(paths.runs_dir() / runs.create(recipe.model_copy(update={"dtype": dtype})))
 aside = import_dataset(folder / "eval_rows.json")
 tokens = token_rows(aside, tokenizer, 2048)
@@ -132,7 +136,8 @@ trained.dataset().flatten_indices().save_to_disk(folder / "rows")
 Rows(tokens, __import__("numpy").flatnonzero(tokens.num_loss_tokens)).dataset().flatten_indices().save_to_disk(folder / "eval_rows")
 assert max(map(len, trained.dataset()["input_ids"])) <= longest
 task = {"documents": len(trained), "tokens": trained.num_tokens, "labelled_tokens": trained.num_loss_tokens, "learning_rate": learning_rate,
-        "documents_per_step": max(1, round(2048 * len(trained) / trained.num_tokens)), "parameters": parameters}
+        "documents_per_step": max(1, round(2048 * len(trained) / trained.num_tokens)), "parameters": parameters,
+        "auto": precision_of(recipe, detect(), parameters)}
 (folder / "task.json").write_text(json.dumps(task))
 print(json.dumps(task))
 """
@@ -172,17 +177,20 @@ def speed(folder: Path, size: str, arms: list[str], runs: int) -> dict[str, Any]
     found = {arm: {key: statistics.median(each[key] for each in all_of) for key in all_of[0]} for arm, all_of in measured.items()}
     us = found["ours"]
     print(f"\n{size}: real tokens per CPU second, {us['real_tokens']:,.0f} tokens in {us['steps']:.0f} steps, medians of {runs}")
-    print(f"{'':40}{'/ CPU s':>9}{'/ s':>8}{'ours x':>8}{'peak MB':>9}{'ours x':>8}{'padding':>9}{'eval loss':>11}")
+    print(
+        f"{'':40}{'/ CPU s':>9}{'/ s':>8}{'fp32 x':>8}{'bf16 x':>8}{'peak MB':>9}{'fp32 x':>8}{'bf16 x':>8}{'padding':>9}{'eval loss':>11}"
+    )
     for arm in arms:
         each = found[arm]
-        each["ours_times_as_fast"] = statistics.median(
-            mine["tokens_per_cpu_s"] / other["tokens_per_cpu_s"] for mine, other in zip(measured["ours"], measured[arm], strict=True)
-        )
-        each["ours_share_of_memory"] = us["peak_bytes"] / each["peak_bytes"]
+        for name, mine in (("ours", "ours"), ("bf16", "ours-bf16")):
+            pairs = zip(measured[mine], measured[arm], strict=True)
+            each[f"{name}_times_as_fast"] = statistics.median(one["tokens_per_cpu_s"] / other["tokens_per_cpu_s"] for one, other in pairs)
+            each[f"{name}_share_of_memory"] = found[mine]["peak_bytes"] / each["peak_bytes"]
         each["padding"] = 1 - each["real_tokens"] / each["computed_tokens"]
         print(
             f"{ARMS[arm]:40}{each['tokens_per_cpu_s']:9,.0f}{each['tokens_per_s']:8,.0f}{each['ours_times_as_fast']:8.2f}"
-            f"{each['peak_bytes'] / 1e6:9,.0f}{each['ours_share_of_memory']:8.2f}{each['padding']:9.1%}{each['eval_loss']:11.4f}"
+            f"{each['bf16_times_as_fast']:8.2f}{each['peak_bytes'] / 1e6:9,.0f}{each['ours_share_of_memory']:8.2f}"
+            f"{each['bf16_share_of_memory']:8.2f}{each['padding']:9.1%}{each['eval_loss']:11.4f}"
         )
     return {"arms": found}
 

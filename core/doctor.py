@@ -120,7 +120,8 @@ def gpus(hardware: Hardware) -> Check:
 
 def bf16(hardware: Hardware) -> Check:
     if not hardware.gpus:
-        return Check("bf16", "ok", "no GPU: training runs in fp32")
+        small = "fp32 for models below 30M weights" if hardware.cpu_has_bf16 else "fp32"
+        return Check("bf16", "ok", f"no GPU: training runs in {'bf16 on this CPU, and ' if hardware.cpu_has_bf16 else ''}{small}")
     if hardware.has_bf16:
         return Check("bf16", "ok", "every GPU has it")
     lacking = next(gpu for gpu in hardware.gpus if not gpu.has_bf16)

@@ -82,16 +82,23 @@ def _estimate(found: dict[str, Any]) -> Iterator[Figure]:
         f"{summary['median_error']:.1%}, at worst {summary['worst_error']:.1%}",
         f"`accelerate estimate-memory` {summary['accelerate_median_error']:.0%}, LLaMA-Factory's table {summary['table_median_error']:.0%}",
     )
+    if pairs := found.get("probed", {}).get("pairs"):
+        after, before = (", ".join(f"{pair[name]:+.1%}" for pair in pairs) for name in ("error", "error_before"))
+        runs = f"{len(pairs)} whole run{'' if len(pairs) == 1 else 's'}"
+        yield f"the same of {runs} after a probe of 20 steps: off by", after, f"before it {before}"
 
 
 def _train(found: dict[str, Any]) -> Iterator[Figure]:
     for model, speed in found.get("speed", {}).items():
         arms = speed["arms"]
-        ours = arms["ours-bf16"]
+        ours = ", ".join(
+            f"{name} {arms[arm]['tokens_per_cpu_s']:,.0f} and {size(arms[arm]['peak_bytes'])}"
+            for arm, name in (("ours-bf16", "bf16"), ("ours", "float32"))
+        )
         yield (
-            f"training {model} parameters on a CPU, bf16, answers only",
-            f"{ours['tokens_per_cpu_s']:,.0f} tokens per CPU second, {size(ours['peak_bytes'])}",
-            _trl(arms, "tokens_per_cpu_s"),
+            f"training {model} parameters on a CPU, answers only: tokens per CPU second, peak memory",
+            ours,
+            f"in bf16, which is TRL's default: {_trl(arms, 'tokens_per_cpu_s')}",
         )
     if "start" in found:
         seconds = found["start"]["seconds"]

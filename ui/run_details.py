@@ -74,7 +74,8 @@ def build(shell: Shell, slot: gr.HTML) -> Shown:
 
 def version(run: Run) -> str:
     """Changes when `of_run` has something new to show."""
-    return f"{len(run.samples)}:{hash(run.remark)}:{run.state}:{len(run.artifacts)}:{hash(str(run.kept))}:{sync.has_offline(run.run_id)}"
+    trackers = f"{sync.has_offline(run.run_id)}{bundle.has_trackio(run.run_id)}"
+    return f"{len(run.samples)}:{hash(run.remark)}:{run.state}:{len(run.artifacts)}:{hash(str(run.kept))}:{trackers}"
 
 
 def of_run(watched: Live, found: list[Live], caller: Caller, *, is_other: bool) -> Shown:
@@ -106,9 +107,7 @@ def _facts(run: Run, caller: Caller) -> str:
     whence = "" if caller.is_local else ", in the folder that the download of the logs unpacks to"
     shown = f'<p class="sum">{text(takes)} Its curves in TensorBoard{whence}:</p>{_command(f"tensorboard --logdir {home}/tensorboard")}'
     if bundle.has_trackio(run.run_id):
-        trackio = f"TRACKIO_DIR={home}/trackio trackio"
-        commands = f"{trackio} show --project {PROJECT}\n{trackio} sync --project {PROJECT} --private --space-id YOU/NAME"
-        shown += f'<p class="sum">In trackio, here or in a private Space of your own:</p>{_command(commands)}'
+        shown += f'<p class="sum">In trackio:</p>{_command(f"TRACKIO_DIR={home}/trackio trackio show --project {PROJECT}")}'
     return shown
 
 

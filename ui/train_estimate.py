@@ -71,7 +71,7 @@ def estimate(recipe: dict[str, Any], caller: Caller) -> dict[str, Any]:
         "here": found.estimate.as_dict() if found.estimate else None,
         "refused": found.refused.problem if found.refused else None,
         "change": change.knobs if change else None,
-        "others": [asdict(each) for each in others.opinions(chosen, found.model, setting_of(chosen, data.machine()))],
+        "others": [asdict(each) for each in others.opinions(chosen, found.model, setting_of(chosen, data.machine(), found.model))],
         "flavours": [offer.as_dict() for offer in offers],
     }
 
@@ -278,7 +278,7 @@ def _honest(here: forecast.Estimate) -> str:
 
 def _others(recipe: Recipe, model: Shapes, place: str) -> str:
     """What `accelerate estimate-memory` and LLaMA-Factory's table say of the same model."""
-    found = others.opinions(recipe, model, setting_of(recipe, data.machine_at(place)))
+    found = others.opinions(recipe, model, setting_of(recipe, data.machine_at(place), model))
     rows = [(text(each.whose), text(each.said), size(each.size_bytes)) for each in found]
     made = table(("Whose", "Which figure", "Memory of a GPU"), rows, "What others say", numeric=(2,))
     beyond = '<p class="quiet fine">They know the size of the model only: no batch, no length, no checkpointing.</p>'

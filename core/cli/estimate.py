@@ -47,7 +47,7 @@ def estimate(
         out.print(f"It cannot run here. {found.refused.problem} {found.refused.remedy}", markup=False)
     if change:
         out.print(f"It would fit with {fits.assignments(change.knobs)}. {change.said}", markup=False)
-    opinions = others.opinions(chosen, found.model, setting_of(chosen, hardware))
+    opinions = others.opinions(chosen, found.model, setting_of(chosen, hardware, found.model))
     for each in opinions:
         out.print(f"[dim]{each.whose} says {size(each.size_bytes)} ({each.said}).[/]")
     if probed:

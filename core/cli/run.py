@@ -164,12 +164,20 @@ def resume(
     _watch_or_leave(run_id, detach, json)
 
 
-def sync(run_id: RunId, json: Json = False) -> None:
-    """Send what a run has written for Weights & Biases; the key is WANDB_API_KEY's, or asked for."""
+def sync(
+    run_id: RunId,
+    space: Annotated[str | None, typer.Option("--space", help="YOU/NAME: a private trackio Space, made where there is none.")] = None,
+    json: Json = False,
+) -> None:
+    """Send what a run has written for Weights & Biases, whose key is WANDB_API_KEY's, or asked for; with --space what it has for trackio."""
     import os
 
     from core.running import sync as sending
 
+    if space:
+        found = sending.send_to_space(run_id, space, hub_token())
+        console(json).print(f"Sent: {found['page']}{'' if found['is_running'] else ' (still being built)'}", markup=False, soft_wrap=True)
+        finish(json, found)
     key = os.environ.get("WANDB_API_KEY") or (typer.prompt("API key", hide_input=True) if sys.stdin.isatty() else "")
     pages = sending.send(run_id, key)
     out = console(json)

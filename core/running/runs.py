@@ -29,7 +29,7 @@ from core.running import endings, queue, relief
 from core.running.queue import RUN_LOCK
 from core.training import accelerated, models, prepare
 from core.training.checks import check, check_disk, check_nodes
-from core.training.estimate import left_out, predicted
+from core.training.estimate import left_out, precision, predicted
 from core.training.failures import disk_full, is_disk_full, unless_full
 from core.training.hardware import Hardware, detect
 from core.training.launch import SHARDED, Node, across, command, num_processes
@@ -126,6 +126,7 @@ def create(
             "env": launch.env,
             "accelerate_config": launch.accelerate_config,
             "num_processes": launch.num_processes,
+            "precision": precision(recipe, model.path, hardware, node),
             "device": "gpu" if hardware.gpus else "cpu",
             "num_gpus": num_processes(recipe, hardware) if hardware.gpus else 0,
             "model": dataclasses.asdict(model) | {"path": str(model.path)},

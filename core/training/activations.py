@@ -64,7 +64,8 @@ def layer_saved(recipe: Recipe, model: Shapes, batch: Batch, element: int, kind:
         attention = (2 * queries + repeated) * element + model.heads * FP32
         if masked:  # the mask as numbers, (T, T) for every row; packed rows are one row of all tokens
             attention += (batch.tokens if batch.is_flat else batch.length) * element
-        if batch.by_document and (learns or (recipe.lora_dropout == 0 and "o_proj" in targets)):
+        keeps_input = recipe.lora_dropout == 0 or (batch.is_fused and batch.on_cpu)  # a GPU's kernel joins the documents by itself
+        if batch.by_document and (learns or (keeps_input and "o_proj" in targets)):
             attention += queries * element  # of each document by itself, and joined for o_proj
     if model.has_head_norms:
         attention += (queries + keys) * (FP32 + (element if learns else 0))
@@ -135,21 +136,29 @@ def evaluation(model: Shapes, batch: Batch, setting: Setting, element: int) -> f
     return float(max(scores + tokens * model.hidden * 3 * element, inside + mask))
 
 
-def load_bytes(model: Shapes, setting: Setting, base: float) -> float:
-    """While the weights are read: what is there already, and the files, which are mapped into memory on a CPU."""
-    files = model.total * model.stored_bytes if setting.device == "cpu" else 0
+def load_bytes(recipe: Recipe, model: Shapes, setting: Setting, base: float) -> float:
+    """While the weights are read: what is there already, and the files, which are mapped into memory on a CPU; frozen weights stay in them
+    where they are computed with as they are stored."""
+    copied = trainable(recipe, model) if recipe.method == "sft" else 0 if recipe.method == "lora" else model.total
+    files = (copied if is_held_as_stored(model, setting) else model.total) * model.stored_bytes if setting.device == "cpu" else 0
     return base + files + context_bytes(setting) / (1 if setting.device == "gpu" else 2)
 
 
+def is_held_as_stored(model: Shapes, setting: Setting) -> bool:
+    """Whether frozen weights on a CPU are the bytes of the file, in which they are mapped, so that nothing copies them."""
+    return setting.device == "cpu" and setting.half and model.is_bf16
+
+
 def save_bytes(recipe: Recipe, model: Shapes, setting: Setting) -> float:
-    """On the device, while the result is written: on a CPU the weights once more, in the base's dtype (safetensors writes them from there).
+    """On the device, while the result is written: on a CPU the weights once more, in the base's dtype (safetensors writes them from there),
+    but for those that are held in it.
 
     A GPU holds the copy in the base's dtype of what learned in float32; where weights are shared, they are gathered in main memory.
     """
     if recipe.is_adapter:
         return adapter_weights(recipe, model) * 2.0 * FP32
     if setting.device == "cpu":
-        return float(model.total * model.stored_bytes)
+        return float((trainable(recipe, model) if is_held_as_stored(model, setting) else model.total) * model.stored_bytes)
     return 0.0 if setting.weights_share < 1 else float(trainable(recipe, model) * model.stored_bytes)
 
 

@@ -115,7 +115,7 @@ def _check_cpu(recipe: Recipe) -> None:
     if recipe.optim in BITSANDBYTES:
         raise UserError(f"The optimizer {recipe.optim} needs a GPU, and there is none.", WHERE, "Set optim=adamw_torch.")
     if recipe.dtype == "fp16":
-        raise UserError("fp16 training needs a GPU, and there is none.", WHERE, "Set dtype=auto, which takes fp32 on a CPU.")
+        raise UserError("fp16 training needs a GPU, and there is none.", WHERE, "Set dtype=auto, which takes fp32 or bf16 on a CPU.")
     if recipe.attn_implementation == "flash_attention_2":
         raise UserError("flash_attention_2 needs a GPU, and there is none.", WHERE, "Set attn_implementation=auto.")
     if recipe.accelerate_config in ("single_gpu", "fsdp2"):

@@ -17,8 +17,10 @@ from core.process import call_child
 from core.training import forecast, measured, workload
 from core.training.architecture import read_config
 from core.training.hardware import Hardware, detect
+from core.training.launch import Node
 from core.training.models import ModelRef
 from core.training.recipe import Recipe
+from core.training.setting import Precision, precision_of
 from core.training.shapes import shapes as of_config
 
 AUDITED_AT_ONCE = 10_000  # conversations, a few seconds; more are audited in a child, and only for somebody who waits for it
@@ -69,6 +71,15 @@ def steps(dataset: Dataset, tokenizer: ChatTokenizer, recipe: Recipe, hardware: 
         epochs=recipe.num_train_epochs,
         max_steps=recipe.max_steps,
     )
+
+
+def precision(recipe: Recipe, model: Path, hardware: Hardware, node: Node | None = None) -> Precision:
+    """What the recipe's precision comes to with this model; several machines share what every CPU has, float32."""
+    try:
+        weights = of_config(read_config(model)).total if node is None else 0
+    except UserError:
+        weights = 0  # of unknown make
+    return precision_of(recipe, hardware, weights)
 
 
 def predicted(

@@ -105,7 +105,7 @@ def of_shapes(recipe: Recipe, model: Shapes, hardware: Hardware, work: Workload)
 
 
 def _as_chosen(recipe: Recipe, model: Shapes, hardware: Hardware, work: Workload) -> Estimate:
-    setting = setting_of(recipe, hardware)
+    setting = setting_of(recipe, hardware, model)
     found = memory.needed(recipe, model, setting, batch_of(recipe, work, setting))
     time = pace.duration(recipe, model, hardware, setting, work)
     corrected = measured.correction(measured.machine(hardware), recipe.method, found.measurable_bytes)

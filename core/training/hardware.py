@@ -18,6 +18,8 @@ from typing import Any
 from core.paths import SPACES
 
 BF16_CAPABILITY = (8, 0)  # Ampere, NVIDIA CUDA C++ programming guide, table of arithmetic throughput
+BF16_FLAGS = {"avx512_bf16", "amx_bf16"}  # of Linux's /proc/cpuinfo: dot products of bf16 on x86
+CPUINFO = Path("/proc/cpuinfo")
 CGROUP = Path("/sys/fs/cgroup")
 GPU_LOCK = "gpu-"  # begins the name of a GPU's lock; what CUDA_VISIBLE_DEVICES calls it follows
 
@@ -50,16 +52,18 @@ class Hardware:
     ram_bytes: int
     gpus: tuple[Gpu, ...]  # empty too when the installed torch has no CUDA
     torch: TorchBuild
+    cpu_has_bf16: bool = False  # its cores multiply bf16 by themselves; False where that is not known
 
     @property
     def has_bf16(self) -> bool:
+        """Of the GPUs."""
         return bool(self.gpus) and all(gpu.has_bf16 for gpu in self.gpus)
 
     @staticmethod
     def from_dict(kept: dict[str, Any]) -> Hardware:
         """What `dataclasses.asdict` made of one, also when it has been JSON meanwhile."""
         gpus = tuple(Gpu(**gpu | {"compute_capability": tuple(gpu["compute_capability"])}) for gpu in kept["gpus"])
-        return Hardware(kept["cpu_count"], kept["ram_bytes"], gpus, TorchBuild(**kept["torch"]))
+        return Hardware(kept["cpu_count"], kept["ram_bytes"], gpus, TorchBuild(**kept["torch"]), kept.get("cpu_has_bf16", False))
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class Flavour:
 def detect() -> Hardware:
     """This machine as a run sees it: affinity, container limits and ``CUDA_VISIBLE_DEVICES`` are taken into account."""
     torch = torch_build()
-    return Hardware(cpu_count(), ram_bytes(), installed_gpus() if torch.cuda else (), torch)
+    return Hardware(cpu_count(), ram_bytes(), installed_gpus() if torch.cuda else (), torch, cpu_has_bf16(_read(CPUINFO)))
 
 
 def flavours() -> tuple[Flavour, ...]:
@@ -109,6 +113,12 @@ def cpu_count() -> int:
     if quota.isdigit() and period.isdigit():
         allowed = min(allowed, max(1, round(int(quota) / int(period))))
     return allowed
+
+
+def cpu_has_bf16(cpuinfo: str) -> bool:
+    """Whether every core of a machine with this ``/proc/cpuinfo`` multiplies bf16; False for a text that names no flags."""
+    flags = [set(line.partition(":")[2].split()) for line in cpuinfo.splitlines() if line.startswith("flags")]
+    return bool(flags) and all(of_core & BF16_FLAGS for of_core in flags)
 
 
 def ram_bytes() -> int:

@@ -90,3 +90,14 @@ def keep_gradients(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+def leave_file(model: torch.nn.Module) -> None:
+    """Copy what a 4-bit model on a CPU still reads from the mapped file of its base.
+
+    One tensor in it, such as the embeddings in the file's own dtype, keeps the whole file mapped, and as much memory is held as the model
+    takes without 4 bits.
+    """
+    for parameter in model.parameters():
+        if parameter.device.type == "cpu" and not hasattr(parameter, "quant_state"):
+            parameter.data = parameter.data.clone()

@@ -15,6 +15,7 @@ from core.training.hardware import Hardware
 FILE_NAME = "measured.jsonl"
 KEPT = 20  # the newest pairs count
 ALIKE = 4.0  # a pair speaks for estimates up to so many times its size, and down to as small a part of it
+SAME = 1.02  # within this an estimate is of the same recipe on the same model, as that of a probe is, and such pairs speak alone
 BOUNDS = (0.5, 2.0)  # a correction beyond these would be hiding a mistake
 
 
@@ -50,17 +51,18 @@ def machine(hardware: Hardware) -> str:
 
 def correction(name: str, method: str, predicted_bytes: float) -> Correction:
     """The correction from the newest runs of this machine and method that took about as much memory; none where there are none."""
-    pairs = [
-        pair
-        for pair in read()
-        if (pair.machine, pair.method) == (name, method) and 1 / ALIKE <= pair.predicted_bytes / max(1.0, predicted_bytes) <= ALIKE
-    ][-KEPT:]
+    own = [pair for pair in read() if (pair.machine, pair.method) == (name, method)]
+    pairs = (_within(SAME, own, predicted_bytes) or _within(ALIKE, own, predicted_bytes))[-KEPT:]
     if not pairs:
         return Correction()
     memory = _bounded(statistics.median(pair.measured_bytes / pair.predicted_bytes for pair in pairs))
     time = statistics.median(pair.measured_s / pair.predicted_s for pair in pairs)
     error = statistics.median(abs(pair.predicted_bytes / pair.measured_bytes - 1) for pair in pairs)
     return Correction(memory, time, len(pairs), error)
+
+
+def _within(factor: float, pairs: list[Pair], predicted_bytes: float) -> list[Pair]:
+    return [pair for pair in pairs if 1 / factor <= pair.predicted_bytes / max(1.0, predicted_bytes) <= factor]
 
 
 def _bounded(ratio: float) -> float:

@@ -82,7 +82,7 @@ def needed(recipe: Recipe, model: Shapes, setting: Setting, batch: Batch) -> Mem
     update = gradients + optimizer_working(recipe, model, setting)
     copies = autocast_copies(recipe, model, setting) * setting.weights_share  # gone with the backward pass
     phases = {
-        "load": load_bytes(model, setting, base * setting.weights_share),
+        "load": load_bytes(recipe, model, setting, base * setting.weights_share),
         "train": fixed + max(begin, piled + saved + working, end, update - copies),
         "evaluate": fixed + evaluation(model, batch, setting, element) if batch.eval_rows else 0.0,
         "save": fixed - copies + save_bytes(recipe, model, setting),
@@ -128,17 +128,17 @@ def nf4_bytes(recipe: Recipe) -> float:
 
 def weights(recipe: Recipe, model: Shapes, setting: Setting) -> float:
     """The base model's weights as held: what learns in float32, the rest in the compute dtype, or in 4 bit."""
-    element = HALF if setting.half else FP32
+    element, copies = HALF if setting.half else FP32, autocast_copies(recipe, model, setting)
     if recipe.method == "qlora":
         linear = model.layers * model.layer_linear
-        return linear * nf4_bytes(recipe) + (model.total - linear) * element
+        return linear * nf4_bytes(recipe) + (model.total - linear) * element + copies
     learning = 0 if recipe.is_adapter else trainable(recipe, model)
-    return learning * FP32 + (model.total - learning) * element + autocast_copies(recipe, model, setting)
+    return learning * FP32 + (model.total - learning) * element + copies
 
 
 def autocast_copies(recipe: Recipe, model: Shapes, setting: Setting) -> float:
     """Under autocast the weights that learn are also held once in the compute dtype, from the forward to the backward pass."""
-    return float(HALF * trainable(recipe, model)) if setting.half and not recipe.is_adapter else 0.0
+    return float(HALF * trainable(recipe, model)) if setting.half else 0.0
 
 
 def optimizer_bytes(recipe: Recipe, model: Shapes, setting: Setting) -> float:

@@ -12,10 +12,14 @@ from core.training.shapes import Shapes
 from core.training.workload import Workload, eval_batch_rows
 
 Device = Literal["cpu", "gpu"]
+Precision = Literal["bf16", "fp16", "fp32"]
 FP32, HALF = 4, 2
 # Of the process, not of the model: what the libraries load after their imports, thread pools, rows and optimizer objects. Measured on the
 # embedded starter and on a 20M model (CPU, 2026-11), none of which the estimate is judged by.
 CPU_OVERHEAD = 95 * 2**20
+# Weights from which a CPU that multiplies bf16 is given it. Measured on two cores with avx512_bf16: a 40M model trains 1.4 times as fast with
+# about the same memory, a 9M one 1.1 times as fast with 1.7 times the memory (`benchmarks/results/train.json`).
+BF16_WEIGHTS = 30_000_000
 CUDA_CONTEXT = 550 * 2**20  # driver, kernels and cuBLAS workspace of one process; outside what torch counts as allocated
 
 
@@ -49,21 +53,34 @@ class Batch:
     is_flat: bool  # a packed batch is one row of all its tokens
     by_document: bool = False  # attention takes the documents of a packed row one at a time (`core.training.attention`)
     is_fused: bool = False  # adapters take one pass and share their inputs (`core.training.lora`)
+    on_cpu: bool = False
 
     @property
     def tokens(self) -> int:
         return self.rows * self.length
 
 
-def setting_of(recipe: Recipe, hardware: Hardware) -> Setting:
+def precision_of(recipe: Recipe, hardware: Hardware, weights: int) -> Precision:
+    """What the recipe's precision comes to on `hardware` for a model of so many `weights`; it holds for all of a run, resumed or not.
+
+    `auto` is bf16 on a CPU only where one process trains alone: the others need not have the same kind of core.
+    """
+    if recipe.dtype != "auto":
+        return recipe.dtype
+    if hardware.gpus:
+        return "bf16" if hardware.has_bf16 else "fp16"
+    is_alone = num_processes(recipe, hardware) == 1 and recipe.accelerate_config in ("auto", "cpu", "single_gpu", "ddp")
+    return "bf16" if hardware.cpu_has_bf16 and is_alone and weights >= BF16_WEIGHTS else "fp32"
+
+
+def setting_of(recipe: Recipe, hardware: Hardware, model: Shapes) -> Setting:
     """Where `recipe` computes on `hardware`, decided as the launcher and the worker decide it."""
     processes = num_processes(recipe, hardware)
     sharing = recipe.accelerate_config
     if sharing in ("auto", "cpu", "single_gpu"):
         sharing = "ddp"
     device: Device = "gpu" if hardware.gpus else "cpu"
-    half = recipe.dtype in ("bf16", "fp16") or (recipe.dtype == "auto" and device == "gpu")
-    return Setting(device, half, processes, sharing)
+    return Setting(device, precision_of(recipe, hardware, model.total) != "fp32", processes, sharing)
 
 
 def batch_of(recipe: Recipe, work: Workload, setting: Setting) -> Batch:
@@ -74,8 +91,8 @@ def batch_of(recipe: Recipe, work: Workload, setting: Setting) -> Batch:
     eval_length = min(eval_length, work.longest) if not recipe.eval_dataset else eval_length
     by_document = recipe.packing and recipe.attn_implementation == "auto"
     is_masked = not by_document and (recipe.packing or rows > 1)
-    is_fused = setting.device == "gpu" and not recipe.use_dora and not setting.sharing.startswith("zero3")
-    return Batch(rows, work.longest, eval_rows, eval_length, is_masked, recipe.packing, by_document, is_fused)
+    is_fused = (setting.device == "gpu" or setting.half) and not recipe.use_dora and not setting.sharing.startswith("zero3")
+    return Batch(rows, work.longest, eval_rows, eval_length, is_masked, recipe.packing, by_document, is_fused, setting.device == "cpu")
 
 
 def context_bytes(setting: Setting) -> int:

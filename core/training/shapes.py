@@ -61,6 +61,7 @@ class Shapes:
     window: int | None  # sliding attention sees so many tokens back
     positions: int | None
     stored_bytes: int  # per weight, in the files
+    is_bf16: bool = False  # in the files; False where that is not known
 
     @property
     def queries(self) -> int:
@@ -125,6 +126,7 @@ def shapes(config: Config) -> Shapes:
     hidden, inner, heads = int(text["hidden_size"]), int(text["intermediate_size"]), int(text["num_attention_heads"])
     head_dim = int(text.get("head_dim") or HEAD_DIM.get(family) or hidden // heads)
     kv_heads = int(text.get("num_key_value_heads") or KV_HEADS.get(family) or heads)
+    stored = str(text.get("dtype") or config.get("dtype") or text.get("torch_dtype") or config.get("torch_dtype"))
     return Shapes(
         family=family,
         is_known=family in KNOWN,
@@ -143,9 +145,8 @@ def shapes(config: Config) -> Shapes:
         is_head_capped=bool(text.get("final_logit_softcapping", 30.0 if family == "gemma2" else None)),
         window=int(text["sliding_window"]) if text.get("sliding_window") and text.get("use_sliding_window", True) else None,
         positions=positions(config),
-        stored_bytes=STORED_BYTES.get(
-            str(text.get("dtype") or config.get("dtype") or text.get("torch_dtype") or config.get("torch_dtype")), 2
-        ),
+        stored_bytes=STORED_BYTES.get(stored, 2),
+        is_bf16=stored == "bfloat16",
     )
 
 

@@ -24,7 +24,7 @@ from core.training.attention import BY_DOCUMENT
 from core.training.callbacks import RunCallback, is_finite, not_numbers
 from core.training.evaluation import EarlyStop, Samples
 from core.training.launch import PROJECT
-from core.training.layers import keep_float32, keep_gradients, targets, train_last_layers
+from core.training.layers import keep_float32, keep_gradients, leave_file, targets, train_last_layers
 from core.training.peak import Peak
 from core.training.pulse import working
 from core.training.recipe import Recipe
@@ -62,8 +62,10 @@ def train(run_dir: Path, peak: Peak | None = None) -> None:
 
         disable_progress_bar()  # the log is a file
         disable_caching()  # what packing makes of the rows is this run's own
-        compute_dtype = DTYPES[precision(recipe)]
-        arguments = training_arguments(run_dir, recipe)  # before the model: under ZeRO-3 they decide how it is loaded
+        compute_dtype = DTYPES[precision(recipe, launch)]
+        arguments = training_arguments(
+            run_dir, recipe, precision(recipe, launch)
+        )  # before the model: under ZeRO-3 they decide how it is loaded
         model = load_model(base, recipe, compute_dtype)
         callback, board = RunCallback(run_dir, recipe.save_total_limit, peak), TensorBoard(run_dir)
         early_stop = [EarlyStop(run_dir, recipe.early_stopping_patience)] if recipe.early_stopping_patience else []
@@ -116,12 +118,12 @@ def train(run_dir: Path, peak: Peak | None = None) -> None:
         events.append(run_dir, "facts", facts={"memory_bytes": peak.parts})
 
 
-def precision(recipe: Recipe) -> str:
-    """bf16, fp16 or fp32; auto follows the hardware."""
+def precision(recipe: Recipe, launch: dict[str, Any]) -> str:
+    """bf16, fp16 or fp32; auto follows the GPU, and on a CPU what was decided when the run was created, so that a resumed one keeps it."""
     if recipe.dtype != "auto":
         return recipe.dtype
     if not torch.cuda.is_available():
-        return "fp32"
+        return str(launch.get("precision", "fp32"))
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
@@ -156,6 +158,7 @@ def load_model(base: Path, recipe: Recipe, compute_dtype: torch.dtype) -> Any:
     )
     if quantization:
         keep_gradients(model)
+        leave_file(model)
     if recipe.method == "sft":
         train_last_layers(model, recipe.trainable_layers, head=recipe.train_head, norms=recipe.train_norms)
     return model
@@ -174,11 +177,10 @@ def lora_config(model: Any, recipe: Recipe) -> LoraConfig:
     )
 
 
-def training_arguments(run_dir: Path, recipe: Recipe) -> SFTConfig:
+def training_arguments(run_dir: Path, recipe: Recipe, dtype: str) -> SFTConfig:
     """The recipe in TRL's words. Rotation of checkpoints is ours, so `save_total_limit` stays unset here."""
     on_cpu = not torch.cuda.is_available()
     is_zero_on_cpu = on_cpu and "ACCELERATE_USE_DEEPSPEED" in os.environ
-    dtype = precision(recipe)
     return SFTConfig(
         output_dir=str(run_dir / "checkpoints"),
         per_device_train_batch_size=recipe.micro_batch_size,

@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer with four differences: a loss at labelled positions only, adapters in one pass on a GPU, an eval loss that is a mean over
+"""TRL's SFTTrainer with four differences: a loss at labelled positions only, adapters in one pass under bf16 or fp16, an eval loss that is a mean over
 labelled tokens, and a note of losses that are no numbers."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class AnswerTrainer(SFTTrainer):
     Attributes:
         was_stopped: training ended because somebody asked for it, not because it was through.
         scores_labels_only: the loss is that of `core.training.head`, not TRL's.
-        fused_adapters: how many adapters have the forward pass of `core.training.lora`; on a CPU PEFT's own is as quick.
+        fused_adapters: how many adapters have the forward pass of `core.training.lora`; in float32 PEFT's own is as quick.
         is_bad: a micro batch of this rank had a loss that is NaN or infinite since the flag was last lowered, which is after every optimizer step.
     """
 
@@ -29,7 +29,7 @@ class AnswerTrainer(SFTTrainer):
         super().__init__(*args, **kwargs)
         model: Any = self.model
         self.scores_labels_only = score_labels_only(getattr(model, "get_base_model", lambda: model)())
-        self.fused_adapters = fuse_adapters(model) if torch.cuda.is_available() else 0
+        self.fused_adapters = fuse_adapters(model) if torch.cuda.is_available() or self.args.bf16 else 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """`SFTTrainer.log` without the entropy, which nobody counts where only labelled positions are scored."""

@@ -18,7 +18,7 @@ from core.training import activations, exports, measured, others, prospect, shap
 from core.training.hardware import detect
 from core.training.presets import demo
 from core.training.recipe import Recipe
-from core.training.setting import Batch
+from core.training.setting import FP32, HALF, Batch
 from tests.integration.families import FAMILIES, config_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
@@ -57,20 +57,27 @@ def test_what_accelerate_says_is_what_it_would_say(family: str) -> None:
 
 
 def saved_bytes(family: str, layers: int, recipe: Recipe) -> int:
-    """What autograd keeps of a real forward pass, parameters left out: of two equal rows, or of the two as one packed row."""
+    """What autograd keeps of a real forward pass, parameters left out: of two equal rows, or of the two as one packed row.
+
+    Under bf16 it is the pass of the worker: frozen weights in bf16, adapters in one pass; of what learns the cast copy is left out too.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     from core.training.attention import BY_DOCUMENT
+    from core.training.lora import fuse_adapters
 
     torch.manual_seed(0)
+    is_half = recipe.dtype == "bf16"
+    dtype = torch.bfloat16 if is_half and recipe.is_adapter else torch.float32
     config = config_of(family, num_hidden_layers=layers, sliding_window=512)
     attention = "eager" if family == "gemma2" else BY_DOCUMENT if recipe.packing else "sdpa"
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
     if recipe.is_adapter:
         lora = LoraConfig(task_type="CAUSAL_LM", r=recipe.lora_r, lora_dropout=recipe.lora_dropout, target_modules="all-linear")
         model = get_peft_model(model, lora)
+        assert not is_half or fuse_adapters(model)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -81,12 +88,13 @@ def saved_bytes(family: str, layers: int, recipe: Recipe) -> int:
         return tensor
 
     decoder = (model.get_base_model() if recipe.is_adapter else model).train().model
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with torch.autocast("cpu", torch.bfloat16, enabled=is_half), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         ids = torch.randint(3, 100, (1, ROWS * LENGTH) if recipe.packing else (ROWS, LENGTH))
         positions = {"position_ids": torch.arange(LENGTH).repeat(ROWS)[None]} if recipe.packing else {}
         out = decoder(input_ids=ids, use_cache=False, **positions)
     del out
-    return sum(kept.values())
+    copies = 2 * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad) if is_half else 0
+    return sum(kept.values()) - copies
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "gemma2", "phi3"])
@@ -107,9 +115,18 @@ def test_saved_tensors_of_a_packed_layer_are_counted_too(family: str, method: st
     assert told_of(recipe, batch, family) == pytest.approx(counted, rel=0.07)
 
 
-def told_of(recipe: Recipe, batch: Batch, family: str) -> float:
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize(("method", "dropout"), [("lora", 0.05), ("lora", 0.0), ("fft", 0.0)])
+def test_saved_tensors_of_a_packed_layer_under_bf16_on_a_cpu_are_counted(family: str, method: str, dropout: float) -> None:
+    recipe = Recipe(method=method, max_length=ROWS * LENGTH, packing=True, micro_batch_size=1, lora_dropout=dropout, dtype="bf16")
+    counted = saved_bytes(family, 2, recipe) - saved_bytes(family, 1, recipe)
+    batch = Batch(1, ROWS * LENGTH, 0, 0, is_masked=False, is_flat=True, by_document=True, is_fused=True, on_cpu=True)
+    assert told_of(recipe, batch, family, HALF) == pytest.approx(counted, rel=0.02)
+
+
+def told_of(recipe: Recipe, batch: Batch, family: str, element: int = FP32) -> float:
     kind = "adapts" if recipe.is_adapter else "learns"
-    return activations.layer_saved(recipe, shapes_of(family, sliding_window=512), batch, 4, kind)
+    return activations.layer_saved(recipe, shapes_of(family, sliding_window=512), batch, element, kind)
 
 
 def test_a_probe_runs_twenty_real_steps_and_corrects_the_estimate(workspace: Path) -> None:

@@ -152,7 +152,7 @@ def packing_trainer(model: Any, chosen: Recipe, rows: list[dict[str, Any]], fold
 
     return AnswerTrainer(
         model=model,
-        args=training_arguments(folder, chosen),
+        args=training_arguments(folder, chosen, "fp32"),
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(paths.STARTER, local_files_only=True),
         peft_config=lora_config(model, chosen),

@@ -116,7 +116,7 @@ recipe = load(run_dir / "recipe.yaml").model_copy(update={"micro_batch_size": in
 model = load_model(paths.STARTER, recipe, torch.float32)
 rows, _ = rows_of(run_dir, load_tokenizer(run_dir / "tokenizer"))
 trainer = AnswerTrainer(
-    model=model, args=training_arguments(run_dir, recipe), train_dataset=rows.dataset(), peft_config=lora_config(model, recipe),
+    model=model, args=training_arguments(run_dir, recipe, "fp32"), train_dataset=rows.dataset(), peft_config=lora_config(model, recipe),
     processing_class=AutoTokenizer.from_pretrained(run_dir / "tokenizer"),
 )
 seen = []

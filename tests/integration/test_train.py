@@ -1,8 +1,10 @@
 """Every method trains for real on the starter, alone and on two ranks; what dies is resumed to the same losses."""
 
+import dataclasses
 import functools
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +19,7 @@ from safetensors.torch import load_file
 from core import events, paths
 from core.export import artifacts
 from core.running import runs
-from core.training import checkpoints, exports
+from core.training import checkpoints, exports, setting
 from core.training.hardware import detect
 from core.training.presets import demo
 
@@ -98,10 +100,34 @@ def test_an_evaluation_takes_no_gradient_away_from_a_4_bit_base():
 @pytest.mark.parametrize("method", ["qlora", "lora", "fft"])
 def test_bf16_on_a_cpu_trains_to_about_the_losses_of_float32(method):
     shared = {"method": method, "learning_rate": 1e-4, "max_steps": 3, "save_steps": 0, "packing": True, "micro_batch_size": 2}
-    whole, half = (finished(start(**shared, dtype=dtype)) for dtype in ("auto", "bf16"))
+    whole, half = (finished(start(**shared, dtype=dtype)) for dtype in ("fp32", "bf16"))
     assert half.state == "done" and half.facts["proofs"]["passed"] is proved_without_levels(method), log_of(half.run_id)
     assert [half.losses[step] for step in (1, 2, 3)] == pytest.approx([whole.losses[step] for step in (1, 2, 3)], rel=0.05)
     assert half.losses != whole.losses
+
+
+@pytest.mark.parametrize("is_quick", [True, False])
+def test_the_precision_that_a_run_was_created_with_is_what_it_computes_in(is_quick, monkeypatch):
+    """`auto` is decided once, by the CPU of the machine that creates the run: a resumed one goes on in it whatever the CPU is then."""
+    monkeypatch.setattr(setting, "BF16_WEIGHTS", 1)
+    hardware = dataclasses.replace(detect(), gpus=(), cpu_has_bf16=is_quick)
+    run_id = runs.create(demo().model_copy(update=QUICK | {"method": "lora", "max_steps": 2}), hardware=hardware, steps=("train",))
+    assert json.loads((runs.folder(run_id) / "launch.json").read_text())["precision"] == ("bf16" if is_quick else "fp32")
+    runs.start(run_id)
+    run = finished(run_id)
+    asked = finished(start(method="lora", max_steps=2, dtype="bf16" if is_quick else "fp32"))
+    assert run.state == "done" and run.losses == asked.losses, log_of(run_id)
+
+
+def test_a_4_bit_model_keeps_no_file_of_its_base_in_memory(tmp_path):
+    from core.training.recipe import Recipe
+    from core.training.train import load_model
+
+    file = tmp_path / "base" / "model.safetensors"
+    shutil.copytree(paths.STARTER, file.parent)
+    model = load_model(file.parent, Recipe(method="qlora", dtype="bf16"), torch.bfloat16)
+    assert model.get_input_embeddings().weight.dtype == torch.bfloat16
+    assert str(file) not in Path("/proc/self/maps").read_text()
 
 
 SMALL = {"learning_rate": 1e-4, "max_steps": 3, "save_steps": 0}

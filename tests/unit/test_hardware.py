@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 
@@ -28,6 +29,30 @@ def test_bf16_needs_ampere_on_every_gpu() -> None:
     assert Hardware(8, 2**34, (A10G, A10G), torch).has_bf16
     assert not Hardware(8, 2**34, (A10G, T4), torch).has_bf16
     assert not Hardware(8, 2**34, (), torch).has_bf16
+
+
+@pytest.mark.parametrize(
+    ("flags", "has_bf16"),
+    [
+        (["fpu sse2 avx2", "fpu sse2 avx2"], False),
+        (["avx2 avx512f avx512_bf16", "avx2 avx512f avx512_bf16"], True),
+        (["avx512f amx_tile amx_bf16"], True),
+        (["avx512_bf16", "avx2"], False),
+        ([], False),
+    ],
+)
+def test_bf16_of_a_cpu_is_read_off_the_flags_of_all_its_cores(flags: list[str], has_bf16: bool) -> None:
+    cpuinfo = "".join(
+        f"processor\t: {core}\nmodel name\t: avx512_bf16 by name only\nflags\t\t: {found}\n\n" for core, found in enumerate(flags)
+    )
+    assert hardware.cpu_has_bf16(cpuinfo) is has_bf16
+
+
+def test_hardware_that_was_kept_before_there_was_bf16_on_a_cpu_has_none() -> None:
+    kept = dataclasses.asdict(Hardware(8, 2**34, (A10G,), TorchBuild("2.13.0", "12.8"), cpu_has_bf16=True))
+    assert Hardware.from_dict(kept).cpu_has_bf16
+    del kept["cpu_has_bf16"]
+    assert not Hardware.from_dict(kept).cpu_has_bf16
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from core.training import fits, forecast, measured, pace, shapes, workload
 from core.training.hardware import Gpu, Hardware, TorchBuild, flavours
 from core.training.memory import SOURCES
 from core.training.recipe import Recipe
+from core.training.setting import precision_of
 from core.training.workload import Workload
 
 GB = 10**9
@@ -129,6 +130,48 @@ def test_a_guessed_workload_makes_sense(conversations: int, size: int, packing: 
     assert workload.optimizer_steps(recipe, found, 1) >= 1
 
 
+BF16_CPU = dataclasses.replace(CPU, cpu_has_bf16=True)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "hardware", "weights", "precision"),
+    [
+        ({}, CPU, 10**9, "fp32"),
+        ({}, BF16_CPU, 10**9, "bf16"),
+        ({}, BF16_CPU, 10**7, "fp32"),
+        ({"dtype": "fp32"}, BF16_CPU, 10**9, "fp32"),
+        ({"dtype": "bf16"}, CPU, 10**7, "bf16"),
+        ({"num_processes": 2}, BF16_CPU, 10**9, "fp32"),
+        ({"accelerate_config": "zero3"}, BF16_CPU, 10**9, "fp32"),
+        ({}, machine(80), 10**7, "bf16"),
+        ({}, dataclasses.replace(CPU, gpus=(Gpu("Tesla T4", 15 * GB, (7, 5)),)), 10**9, "fp16"),
+    ],
+)
+def test_auto_is_the_precision_that_the_hardware_is_quick_in(knobs: dict, hardware: Hardware, weights: int, precision: str) -> None:
+    assert precision_of(Recipe(**knobs), hardware, weights) == precision
+
+
+def test_a_cpu_that_multiplies_bf16_is_told_to_take_half_of_the_frozen_weights() -> None:
+    assert SEVEN_B
+    whole, half = (of(Recipe(method="lora", micro_batch_size=1), hardware) for hardware in (CPU, BF16_CPU))
+    weights = [next(part.size_bytes for part in found.parts if part.name == "weights") for found in (whole, half)]
+    assert weights[1] == pytest.approx(weights[0] / 2, rel=0.02) and half.peak_bytes < 0.7 * whole.peak_bytes
+    explicit = of(Recipe(method="lora", micro_batch_size=1, dtype="bf16"), CPU)
+    assert explicit.memory == half.memory, "the same as when it is asked for"
+
+
+def test_frozen_weights_that_are_held_as_they_are_stored_are_neither_read_nor_written_twice() -> None:
+    """They are the mapped file itself. A file in float16 is copied into bf16, and one in whatever type is where nobody knows it."""
+    assert SEVEN_B
+    stored = dataclasses.replace(SEVEN_B, is_bf16=True)
+    for method, phase, copied in (("lora", "load", 1.0), ("sft", "save", 0.9)):
+        recipe = Recipe(method=method, micro_batch_size=1, max_length=256)
+        in_place, copies = (forecast.of_shapes(recipe, model, BF16_CPU, WORK).memory.phases[phase] for model in (stored, SEVEN_B))
+        assert copies - in_place == pytest.approx(copied * SEVEN_B.total * 2, rel=0.1), (method, phase)
+    on_gpu = [forecast.of_shapes(Recipe(method="sft"), model, machine(80), WORK).memory for model in (stored, SEVEN_B)]
+    assert on_gpu[0] == on_gpu[1]
+
+
 # --- predicted and measured --------------------------------------------------------------------------------------------------------
 
 
@@ -168,6 +211,14 @@ def test_one_odd_run_does_not_spoil_the_others(workspace: Path) -> None:
     for number, peak in enumerate((1100, 1100, 90_000, 1100)):
         measured.keep(a_run(workspace, f"r-{number}", peak=peak))
     assert measured.correction("2 CPUs", "lora", 1000).memory == 1.1
+
+
+def test_a_probe_of_the_same_recipe_speaks_before_whatever_else_was_trained(workspace: Path) -> None:
+    for number in range(5):
+        measured.keep(a_run(workspace, f"r-{number}", predicted=2000, peak=2000))
+    measured.keep(a_run(workspace, "r-probe", predicted=1000, peak=1150))
+    assert measured.correction("2 CPUs", "lora", 1010).memory == 1.15
+    assert measured.correction("2 CPUs", "lora", 1500).memory == 1.0
 
 
 @pytest.mark.parametrize("change", [{"peak": None}, {"attempts": 2}])

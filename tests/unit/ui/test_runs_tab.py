@@ -209,7 +209,12 @@ def test_what_trackio_wrote_is_packed_and_its_commands_are_shown(two_runs):
     (two_runs / "trackio" / "transmute.db").write_bytes(b"curves")
     with zipfile.ZipFile(run_details.pack_logs(None, None, "r-1")) as packed:
         assert packed.read("r-1/trackio/transmute.db") == b"curves"
-    assert f"TRACKIO_DIR={two_runs}/trackio trackio show --project transmute" in look("r-1")["facts"]
+    shown = look("r-1")
+    assert f"TRACKIO_DIR={two_runs}/trackio trackio show --project transmute" in shown["facts"]
+    assert shown["spacing"].visible and shown["space"] == "" and not shown["syncing"].visible
+    assert not look("r-2")["spacing"].visible
+    (two_runs / "trackio_space.json").write_text('{"space": "me/curves"}')
+    assert look("r-1")["space"] == "me/curves", "sent again, it goes to the same Space"
 
 
 def test_a_run_is_deleted_only_after_the_question_about_it(two_runs):
@@ -326,6 +331,8 @@ def test_what_is_done_to_a_run_is_done_to_the_one_that_is_shown_when_none_was_ch
         run_kept.keep(None, None, "")
     with pytest.raises(UserError, match="written nothing"):
         list(run_sync.send(None, None, "", "key"))
+    with pytest.raises(UserError, match="nothing for trackio"):
+        list(run_sync.send_to_space(None, None, "", "me/curves", "token"))
 
 
 @pytest.mark.filterwarnings("ignore:The value passed into gr.Dropdown")  # of an update, whose choices the page knows
