@@ -138,10 +138,10 @@ def test_a_visitor_looks_around_cannot_start_and_is_told_how_to_have_a_copy(who,
     says(page, "On this Space only its owner may do that. .*duplicate this Space to have one of your own")
     assert page.get_by_role("button", name="Start training").is_disabled()
     name = "stranger" if who == "a stranger" else "visitor"
-    assert looks.picture(browser, page, "Train", "#train-reason p", f"space-{name}-train") == []
     open_tab(page, "Runs")
     says(page, before[0])
-    assert looks.picture(browser, page, "Runs", ".plots figure", f"space-{name}-runs") == []
+    train, look = looks.View("Train", "#train-reason p", f"space-{name}-train"), looks.View("Runs", ".plots figure", f"space-{name}-runs")
+    assert looks.pictures(browser, page, train, look) == []
     assert [run.run_id for run in runs.list_runs()] == before
     assert page.errors == []
     page.context.close()
