@@ -84,7 +84,6 @@ def opened(browser: Any, page: Any, width: int, height: int, scheme: str) -> Any
         viewport={"width": width, "height": height},
         color_scheme=scheme,
         storage_state=page.context.storage_state(),
-        ignore_https_errors=True,  # the front door's certificate is its own
     )
     seen = context.new_page()
     seen.set_default_timeout(90_000)  # three pages at once on a busy machine
