@@ -70,7 +70,7 @@ def here(app):
 def pytest_runtest_makereport(item, call):
     """A test that fails says what the page showed by then, and leaves its picture."""
     report = yield
-    seen = getattr(item, "funcargs", {}).get("page")
+    seen = next((value for value in getattr(item, "funcargs", {}).values() if hasattr(value, "is_closed")), None)
     if report.failed and call.when == "call" and seen and not seen.is_closed():
         from playwright.sync_api import Error
 

@@ -20,7 +20,7 @@ from tests.hub.server import Hub
 from tests.page import App, free_port, stop_runs
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
-REPO = "someone/Starter-GGUF"
+REPO = "someone/Starter-Identity-GGUF"
 COPY = "/spaces/alchemists/transmute?duplicate=true"
 VISITORS = {"a stranger": "stranger", "other": "visitor"}  # as the pictures are called
 
@@ -157,7 +157,8 @@ def test_the_run_of_the_owner_ends_well(owner, here):
 
 def test_the_owner_publishes_with_the_login_alone_and_follows_the_link(owner, browser, hub):
     owner.get_by_role("button", name=re.compile(r"^Publish \d models?")).click()
-    owner.get_by_role("textbox", name=re.compile("^Repository on the Hub")).fill(REPO)
+    name = owner.get_by_role("textbox", name=re.compile("^Repository on the Hub"))
+    wait_until(lambda: name.input_value() == REPO, 60, "the name that the login and the models give the repository")
     owner.get_by_role("button", name="Prepare (nothing is sent)").click()
     says(owner, f"would go to {REPO}")
     assert owner.locator("#publish-token").count() == 0, "on a Space nobody pastes a token"

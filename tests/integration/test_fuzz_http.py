@@ -143,16 +143,17 @@ class Asked:
         return f"{self.listener.name} {ascii(self.data)[:300]} -> {self.answer[-1500:]}"
 
 
-def ask_all(visitor: Visitor, wanted: list[tuple[Listener, list[Any]]]) -> list[Asked]:
-    def ask(listener: Listener, data: list[Any]) -> Asked:
-        try:
-            answer = visitor.call(listener, data=data)
-        except httpx.ReadError:  # the page hangs up on a connection that was idle or has sent too much; on a new one it answers
-            answer = visitor.call(listener, data=data)
-        return Asked(listener, data, answer)
+def ask_one(visitor: Visitor, listener: Listener, data: list[Any], *, to_end: bool = False) -> Asked:
+    try:
+        answer = visitor.call(listener, data=data, to_end=to_end)
+    except httpx.ReadError:  # the page hangs up on a connection that was idle or has sent too much; on a new one it answers
+        answer = visitor.call(listener, data=data, to_end=to_end)
+    return Asked(listener, data, answer)
 
+
+def ask_all(visitor: Visitor, wanted: list[tuple[Listener, list[Any]]]) -> list[Asked]:
     with ThreadPoolExecutor(CALLS_AT_ONCE) as pool:
-        return list(pool.map(lambda each: ask(*each), wanted))
+        return list(pool.map(lambda each: ask_one(visitor, *each), wanted))
 
 
 def in_every_argument(site: Site, visitor: Visitor) -> list[tuple[Listener, list[Any]]]:
