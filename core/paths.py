@@ -100,6 +100,14 @@ def replacing(path: Path) -> Generator[Path]:
         raise
 
 
+def link_or_copy(source: Path, to: Path) -> None:
+    """Give the file another name; where the disk has no such links, or it is another one, a copy of it."""
+    try:
+        os.link(source, to)
+    except OSError:
+        shutil.copyfile(source, to)
+
+
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 

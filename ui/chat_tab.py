@@ -14,7 +14,7 @@ from core.chat.sampling import Sampling
 from core.chat.sources import Source
 from core.chat.turns import messages_for
 from core.errors import UserError
-from ui import chat_guests, chat_knobs, chat_pool, chat_sources, chat_talk, chat_view, chat_vote, feedback, picks
+from ui import chat_ask, chat_guests, chat_knobs, chat_sources, chat_talk, chat_view, chat_vote, feedback, picks
 from ui.access import Caller, allowed
 from ui.chat_view import Turn
 from ui.opening import opening, said
@@ -89,13 +89,12 @@ def build(shell: Shell) -> None:
 
 @allowed("public")
 def offer(picked: list[str], carried: str, kept: dict[str, Any], caller: Caller) -> tuple[Any, ...]:
-    """What can be chosen now; what was chosen stays."""
+    """What can be chosen now; what was chosen stays, and where nothing was the newest model is, or the starter."""
     choices = chat_sources.everything(caller)
-    keep = picks.known(picked or picks.chosen_before(kept, carried), choices)[: picks.MAX_SIDE_BY_SIDE]
-    if len(choices) == 1:
-        keep = [chat_sources.STARTER]
+    chosen = picks.known(picked or picks.chosen_before(kept, carried), choices)
+    keep = (chosen or picks.known(picks.newest_model(), choices) or [chat_sources.STARTER])[: picks.MAX_SIDE_BY_SIDE]
     sets = [(f"{run.name} · {run.run_id}", run.run_id) for run in picks.runs_with_models()] if caller.may("owner") else []
-    models = gr.skip() if keep == picked and picked else gr.Dropdown(choices, value=keep)
+    models = gr.skip() if keep == picked and picked else gr.Dropdown(choices, value=keep, multiselect=True)
     return models, gr.Dropdown(sets), *_action(keep, caller)
 
 
@@ -103,12 +102,12 @@ def offer(picked: list[str], carried: str, kept: dict[str, Any], caller: Caller)
 def carry(carried: str, kept: dict[str, Any], caller: Caller) -> gr.Dropdown:
     """The models that another tab has handed over."""
     choices = chat_sources.everything(caller)
-    return gr.Dropdown(choices, value=picks.known(picks.chosen_before(kept, carried), choices)[: picks.MAX_SIDE_BY_SIDE])
+    return gr.Dropdown(choices, value=picks.known(picks.chosen_before(kept, carried), choices)[: picks.MAX_SIDE_BY_SIDE], multiselect=True)
 
 
 @allowed("owner")
 def take_set(run_id: str, caller: Caller) -> gr.Dropdown:
-    return gr.Dropdown(chat_sources.everything(caller), value=picks.set_of(picks.of_run(run_id)))
+    return gr.Dropdown(chat_sources.everything(caller), value=picks.set_of(picks.of_run(run_id)), multiselect=True)
 
 
 @allowed("owner")
@@ -187,14 +186,14 @@ def _answers(
     box, button = gr.Textbox(submit_btn=False, stop_btn="Stop"), gr.Button(interactive=False)
     try:
         with chat_guests.turn(caller):
-            chat_pool.drop(page)
-            for columns in chat_pool.ask(page, asked, sampling, chat_knobs.context_of(values["context_length"], caller)):
+            chat_ask.drop(page)
+            for columns in chat_ask.ask(page, asked, sampling, chat_knobs.context_of(values["context_length"], caller)):
                 answers = chat_view.answers_of(columns)
                 shown = chat_view.transcript([*turns, {"prompt": prompt, "answers": answers}])
                 yield shown, gr.skip(), box, button
                 box = button = gr.skip()
-    except chat_pool.DroppedError:  # what the page shows now is another handler's
-        is_free = not chat_pool.is_asking(page)
+    except chat_ask.DroppedError:  # what the page shows now is another handler's
+        is_free = not chat_ask.is_asking(page)
         box = gr.Textbox(submit_btn="Ask", stop_btn=False) if is_free else gr.skip()
         yield gr.skip(), gr.skip(), box, gr.Button(interactive=True) if is_free else gr.skip()
         return
@@ -230,7 +229,7 @@ def chosen(ids: list[str], prompt: str, caller: Caller) -> list[Source]:
 @allowed("public")
 def take_back(request: gr.Request, turns: list[Turn]) -> tuple[str, list[Turn], Any]:
     """The conversation without its last turn, whose question is back in the box. While one is answered, that is the last one."""
-    if chat_pool.drop(str(request.session_hash)):
+    if chat_ask.drop(str(request.session_hash)):
         return chat_view.transcript(turns), turns, gr.skip()
     if not turns:
         return "", [], gr.skip()
@@ -243,19 +242,19 @@ def show_rendered(ids: list[str], prompt: str, turns: list[Turn], caller: Caller
     source, *_ = chosen(ids, prompt or (turns[-1]["prompt"] if turns else ""), caller)
     asked = asked_of(source, prompt, turns, values) if prompt.strip() else asked_of(source, turns[-1]["prompt"], turns[:-1], values)
     with chat_guests.turn(caller):
-        found = chat_pool.rendered(source, asked, chat_knobs.context_of(values["context_length"], caller))
+        found = chat_ask.rendered(source, asked, chat_knobs.context_of(values["context_length"], caller))
     return chat_view.rendered(source.name, found)
 
 
 @allowed("public")
 def stop_asking(request: gr.Request) -> tuple[()]:
-    chat_pool.stop(str(request.session_hash))
+    chat_ask.stop(str(request.session_hash))
     return ()
 
 
 @allowed("public")
 def forget(request: gr.Request) -> tuple[str, list[Turn], str]:
-    chat_pool.drop(str(request.session_hash))
+    chat_ask.drop(str(request.session_hash))
     return "", [], ""
 
 
@@ -269,6 +268,6 @@ def chat(
     sampling: Sampling = chat_knobs.sampling_of(caller, knobs)
     asked = [(source, messages_for(source.id, prompt, [], system)) for source in chosen(artifact_ids, prompt, caller)]
     with chat_guests.turn(caller):
-        *_, whole = chat_pool.ask(f"program-{id(asked)}", asked, sampling)
+        *_, whole = chat_ask.ask(f"program-{id(asked)}", asked, sampling)
     fields = ("id", "label", "text", "stop", "stats", "notices", "error")
     return [{field: answer[field] for field in fields} for answer in chat_view.answers_of(whole)]

@@ -15,7 +15,7 @@ import gradio as gr
 from core.chat import talks, turns
 from core.data import writer
 from core.errors import UserError
-from ui import chat_pool, chat_sources, chat_view, downloads, picks
+from ui import chat_ask, chat_sources, chat_view, downloads, picks
 from ui.access import Caller, allowed
 from ui.chat_view import Turn
 from ui.shell import DATASET, Shell
@@ -118,7 +118,7 @@ def keep_words(request: gr.Request, of: list[Turn], message: str, words: str) ->
     index, source_id = place_of(message, of)
     if not words.strip():
         raise UserError("A message cannot be empty.", "its words", "Write something, or delete the turn.")
-    chat_pool.drop(str(request.session_hash))
+    chat_ask.drop(str(request.session_hash))
     changed = (
         turns.with_answer(of, index, source_id, words) if source_id else [*of[:index], of[index] | {"prompt": words}, *of[index + 1 :]]
     )
@@ -128,7 +128,7 @@ def keep_words(request: gr.Request, of: list[Turn], message: str, words: str) ->
 @allowed("public")
 def delete_turn(request: gr.Request, of: list[Turn], message: str) -> tuple[str, list[Turn]]:
     index, _ = place_of(message, of)
-    chat_pool.drop(str(request.session_hash))
+    chat_ask.drop(str(request.session_hash))
     left = turns.without(of, index)
     return chat_view.transcript(left), left
 
@@ -139,7 +139,7 @@ def fork(request: gr.Request, of: list[Turn], message: str, models: list[str], s
     index, _ = place_of(message, of)
     talks.save(of, system=system, models=models or ())
     kept = of[: index + 1]
-    chat_pool.drop(str(request.session_hash))
+    chat_ask.drop(str(request.session_hash))
     return chat_view.transcript(kept), kept, _saved()
 
 
@@ -161,7 +161,7 @@ def save(of: list[Turn], models: list[str], system: str) -> gr.Dropdown:
 @allowed("owner")
 def open_saved(request: gr.Request, identifier: str, caller: Caller) -> tuple[str, list[Turn], gr.Dropdown, str]:
     talk = talks.load(identifier)
-    chat_pool.drop(str(request.session_hash))
+    chat_ask.drop(str(request.session_hash))
     choices = chat_sources.everything(caller)
     models = picks.known(talk.models, choices)
     return chat_view.transcript(talk.turns), list(talk.turns), gr.Dropdown(choices, value=models, multiselect=True), talk.system

@@ -9,7 +9,7 @@ from core.chat.engine import Rendered
 from core.chat.sources import Source
 from core.chat.votes import Result
 from ui import feedback
-from ui.chat_pool import Column
+from ui.chat_ask import Column
 from ui.view import chip, count, empty, meter, sentence, size, table, text
 
 NOTHING_YET = empty(
@@ -32,8 +32,12 @@ def overview(names: Sequence[str]) -> str:
     """``4 models answer side by side.``"""
     if not names:
         return NOTHING_YET
-    one = f"{names[0]} answers." if len(names) == 1 else f"{count(len(names), 'model')} answer side by side."
-    return sentence(one, "Same prompt, same seed. The first token that is not the first model's is marked and counted.")
+    if len(names) == 1:
+        return sentence(f"{names[0]} answers.", "Choose more models to see their answers to the same prompt side by side.")
+    return sentence(
+        f"{count(len(names), 'model')} answer side by side.",
+        "Same prompt, same seed. The first token that is not the first model's is marked and counted.",
+    )
 
 
 def answers_of(columns: Sequence[Column]) -> list[Answer]:

@@ -12,7 +12,7 @@ import gradio as gr
 from core.chat import votes
 from core.chat.sources import Source
 from core.errors import UserError
-from ui import chat_knobs, chat_pool, chat_sources, chat_view, picks
+from ui import chat_ask, chat_knobs, chat_sources, chat_view, picks
 from ui.access import Caller, allowed
 from ui.shell import CHAT, Shell
 
@@ -33,7 +33,7 @@ class Ballot:
     pair: tuple[Source, Source]
     prompt: str
     seed: int
-    columns: list[chat_pool.Column]
+    columns: list[chat_ask.Column]
 
 
 _ballots: dict[str, Ballot] = {}  # by page
@@ -104,8 +104,8 @@ def ask_blind(request: gr.Request, ids: list[str], prompt: str, *, caller: Calle
     system = [{"role": "system", "content": values["system"].strip()}] if values["system"].strip() else []
     asked = [(source, [*system, {"role": "user", "content": prompt}]) for source in drawn]
     waiting = tuple(gr.Button(interactive=False) for _ in VERDICTS)
-    columns: list[chat_pool.Column] = []
-    for columns in chat_pool.ask(f"vote-{page}", asked, sampling, chat_knobs.context_of(values["context_length"], caller)):
+    columns: list[chat_ask.Column] = []
+    for columns in chat_ask.ask(f"vote-{page}", asked, sampling, chat_knobs.context_of(values["context_length"], caller)):
         yield chat_view.arena(prompt, columns), gr.Button(interactive=False), *waiting
     if any(column.error for column in columns):
         yield chat_view.arena(prompt, columns), gr.Button(interactive=True), *waiting

@@ -1,8 +1,9 @@
-"""The findings on the open dataset: filtered by severity and code, page by page, each leading to its row; and as a file."""
+"""The findings on the open dataset: filtered by severity and code, one table of all of them, each leading to its row; and as a file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -22,6 +23,7 @@ JUMP = """element.addEventListener('click', event => {
   const button = event.target.closest('[data-row]');
   if (button) trigger('click', {row: Number(button.dataset.row)});
 })"""
+LONG_LIST = Path(__file__).with_name("js").joinpath("long_list.js").read_text(encoding="utf-8")
 SHOW_ROWS = "() => document.getElementById('dataset-rows')?.scrollIntoView({behavior: 'smooth', block: 'start'})"
 
 
@@ -32,12 +34,7 @@ def part() -> Shown:
         chips: dict[str, Any] = {"show_label": False, "elem_classes": ["chips"], "container": False}
         severity = gr.Radio([("All", "")], value="", label="Findings by severity", elem_id="dataset-severity", **chips)
         code = gr.Radio([("All", "")], value="", label="Findings by kind", elem_id="dataset-codes", **chips)
-        table = gr.HTML("", js_on_load=JUMP, container=False, padding=False, elem_id="dataset-findings")
-        with gr.Row(elem_classes=["pager"], equal_height=True) as pager:
-            earlier = gr.Button("Previous findings", size="sm", scale=0, min_width=150)
-            page = gr.Number(1, label="Page of findings", precision=0, minimum=1, show_label=False, container=False, scale=0, min_width=90)
-            pages = gr.HTML("", container=False, padding=False)
-            later = gr.Button("More findings", size="sm", scale=0, min_width=150)
+        table = gr.HTML("", js_on_load=f"{JUMP};\n{LONG_LIST}", container=False, padding=False, elem_id="dataset-findings", piece=None)
         saving = gr.HTML("", container=False, padding=False, elem_classes=["working"])
         with gr.Row(elem_classes=["pager", "saves"]) as saves:
             csv = gr.Button("Download these findings as CSV", size="sm", scale=0, min_width=210)
@@ -45,9 +42,8 @@ def part() -> Shown:
         near = gr.Button("Look for near-duplicates", size="sm", elem_id="dataset-near")
         near_said = gr.HTML("", container=False, padding=False, elem_id="dataset-near-said")
     return {
-        "findings": whole, "severity": severity, "code": code, "table": table, "pager": pager,
-        "earlier": earlier, "page": page, "pages": pages, "later": later, "saving": saving, "saves": saves, "save_csv": csv, "save_jsonl": jsonl,
-        "find_near": near, "near_said": near_said,
+        "findings": whole, "severity": severity, "code": code, "table": table, "saving": saving, "saves": saves,
+        "save_csv": csv, "save_jsonl": jsonl, "find_near": near, "near_said": near_said,
     }  # fmt: skip
 
 
@@ -55,9 +51,8 @@ def attach(shell: Shell, at: Shown, slot: gr.HTML) -> None:
     filters = [shell.dataset_id, at["severity"], at["code"]]
     turns: dict[str, Any] = {"outputs": at, "slot": slot}
     shell.listen(at["severity"].input, choose_severity, inputs=filters[:2], **turns)
-    shell.listen(at["code"].input, first_page, inputs=filters, **turns)
-    for event, handler in ((at["earlier"].click, previous_page), (at["later"].click, next_page), (at["page"].submit, this_page)):
-        shell.listen(event, handler, inputs=[*filters, at["page"]], **turns)
+    shell.listen(at["code"].input, choose_code, inputs=filters, **turns)
+    shell.listen(at["table"].select, read_on, inputs=filters, trigger_mode="multiple", **turns)  # one at a time all the same
     for kind, handler in (("csv", save_csv), ("jsonl", save_jsonl)):
         shell.listen(at[f"save_{kind}"].click, handler, inputs=filters, outputs=at, slot=slot, concurrency_limit=2)
     shell.listen(at["find_near"].click, look_for_near, inputs=shell.dataset_id, outputs=at, slot=slot, concurrency_limit=1)
@@ -66,11 +61,11 @@ def attach(shell: Shell, at: Shown, slot: gr.HTML) -> None:
 
 
 def opened(dataset: Dataset) -> Shown:
-    """What the part shows of a dataset that was just opened: its first page of all findings."""
+    """What the part shows of a dataset that was just opened: all its findings."""
     report = data.report_of(dataset.id)
     severities = gr.Radio(view.severities(report), value="", visible=bool(report.counts))
     shown = {"severity": severities, "saving": "", "near_said": "", "saves": gr.Row(visible=bool(report.counts))}
-    return {**shown, **_codes(dataset, ""), **_page(dataset, "", "", 1)}
+    return {**shown, **_codes(dataset, ""), "table": _table(dataset, "", "")}
 
 
 def _codes(dataset: Dataset, severity: str) -> Shown:
@@ -78,45 +73,34 @@ def _codes(dataset: Dataset, severity: str) -> Shown:
     return {"code": gr.Radio(choices, value="", visible=len(choices) > 2)}
 
 
-def _page(dataset: Dataset, severity: str, code: str, page: float | None) -> Shown:
-    """A page of findings: the table, the page's number, and the way to the pages beside it."""
-    found = dataset.findings(code or "", severity or "")
-    last = max(1, -(-len(found) // view.PAGE_ROWS))
-    number = max(1, min(int(page or 1), last))
-    return {
-        "table": view.findings(found, number, dataset.manifest.origin),
-        "page": number,
-        "pages": f'<span class="quiet">of {last:,}</span>',
-        "pager": gr.Row(visible=last > 1),
-        "earlier": gr.Button(interactive=number > 1),
-        "later": gr.Button(interactive=number < last),
-    }
+def _table(dataset: Dataset, severity: str, code: str) -> str:
+    return view.findings(dataset.findings(code or "", severity or ""), dataset.manifest.origin, _of(dataset, severity, code))
+
+
+def _of(dataset: Dataset, severity: str, code: str) -> str:
+    """What a table is of."""
+    return f"{dataset.id} {severity or ''} {code or ''}"
 
 
 @allowed("public")
 def choose_severity(dataset_id: str, severity: str, caller: Caller) -> Shown:
     dataset = handles.open_for(dataset_id, caller)
-    return _codes(dataset, severity or "") | _page(dataset, severity, "", 1)
+    return _codes(dataset, severity or "") | {"table": _table(dataset, severity, "")}
 
 
 @allowed("public")
-def first_page(dataset_id: str, severity: str, code: str, caller: Caller) -> Shown:
-    return _page(handles.open_for(dataset_id, caller), severity, code, 1)
+def choose_code(dataset_id: str, severity: str, code: str, caller: Caller) -> Shown:
+    return {"table": _table(handles.open_for(dataset_id, caller), severity, code)}
 
 
 @allowed("public")
-def previous_page(dataset_id: str, severity: str, code: str, page: float | None, caller: Caller) -> Shown:
-    return _page(handles.open_for(dataset_id, caller), severity, code, (page or 1) - 1)
-
-
-@allowed("public")
-def next_page(dataset_id: str, severity: str, code: str, page: float | None, caller: Caller) -> Shown:
-    return _page(handles.open_for(dataset_id, caller), severity, code, (page or 1) + 1)
-
-
-@allowed("public")
-def this_page(dataset_id: str, severity: str, code: str, page: float | None, caller: Caller) -> Shown:
-    return _page(handles.open_for(dataset_id, caller), severity, code, page)
+def read_on(dataset_id: str, severity: str, code: str, event: gr.EventData, caller: Caller) -> Shown:
+    """The piece of the findings that begins with the one asked for, to be put into the table where it belongs."""
+    dataset = handles.open_for(dataset_id, caller)
+    found = dataset.findings(code or "", severity or "")
+    first = max(0, min(int(event.index), len(found) - 1))
+    rows = view.finding_rows(found, first, dataset.manifest.origin)
+    return {"table": gr.HTML(piece={"of": _of(dataset, severity, code), "first": first, "rows": rows})}
 
 
 @allowed("public")
@@ -130,7 +114,7 @@ def save_jsonl(dataset_id: str, severity: str, code: str, caller: Caller) -> Ite
 
 
 def _saved(dataset: Dataset, severity: str, code: str, suffix: str) -> Iterator[Shown]:
-    """The findings that are shown, all pages of them, as a file for the browser."""
+    """The findings that are shown, all of them, as a file for the browser."""
     found = dataset.findings(code or "", severity or "")
     path = downloads.place(f"{dataset.name}-findings", suffix)
     yield from downloads.sent(path, lambda: export(found, path, origin=dataset.manifest.origin), "saving")

@@ -108,10 +108,10 @@ def _nothing() -> Shown:
 def _row(dataset: Dataset, row: int, words: str, model: str, max_length: float, loss_on: LossOn, caller: Caller) -> Shown:
     """The row as a chat, and its tokens; for a rejected row its raw text; in both cases what was found on it."""
     found = look_up(dataset, row)
-    where = stood(dataset.manifest.origin, row)
-    issues = (_said(f"This is {where}.") if where else "") + mask_view.row_findings(dataset.findings(), row)
+    place = dataset.manifest.origin.place(row)
+    issues = (_said(f"This is {stood(place)}.") if place else "") + mask_view.row_findings(dataset.findings(), row)
     if isinstance(found, Rejected):
-        return {"chat": mask_view.rejected(found, "of the files joined" if where else "of the file"), "tokens": "", "found_here": issues}
+        return {"chat": mask_view.rejected(found, place.file if place else "the file"), "tokens": "", "found_here": issues}
     try:
         tokens = mask_view.tokens(data.masked(found, model, max(1, int(max_length or 1)), loss_on, caller))
     except UserError as error:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from core.data.findings import Findings
-from core.data.origin import Origin
+from core.data.origin import Origin, Place
 from core.data.rules import RULES, Issue, Severity
 from core.data.validate import Report
 from ui.mask_view import TONES
-from ui.view import chip, count, empty, sentence, table, text
+from ui.view import chip, count, empty, sentence, text
 
 WORDS: dict[Severity, str] = {"error": "cannot be trained", "warning": "worth a look", "note": "good to know"}
-PAGE_ROWS = 25
+PIECE_ROWS = 50  # of the findings, as many as are sent at once
 
 NOTHING = empty(
     "Choose the conversations your model will learn from.",
@@ -58,17 +58,27 @@ def codes(report: Report, severity: str) -> list[tuple[str, str]]:
     return [("Every kind", ""), *((f"{RULES[code].title} {report.counts[code]:,}", code) for code in ordered)]
 
 
-def findings(found: Findings, page: int, origin: Origin) -> str:
-    """A page (counted from 1) of the findings, each with a button that opens its row; where there were several files, with its file."""
+def findings(found: Findings, origin: Origin, of: str) -> str:
+    """The table of the findings, however many, as ``ui/js/long_list.js`` scrolls it; each has a button that opens its row.
+
+    Of more than one piece only the first is there. `of` says what the table is of, so that a piece of another one is not taken for its own;
+    `origin` names the file of each row where there were several.
+    """
     if not len(found):
         return '<p class="quiet">No findings: every row can be read and trained.</p>'
-    first = (page - 1) * PAGE_ROWS
-    shown: list[Issue] = found[first : first + PAGE_ROWS]
-    is_long = len(found) > PAGE_ROWS
-    where = f"Findings {first + 1:,} to {first + len(shown):,} of {len(found):,}" if is_long else count(len(found), "finding")
-    return f'<p class="quiet" role="status">{where}</p>' + table(
-        ("Row", "Line", "Finding", "What to do"), (_finding(issue, origin) for issue in shown), "Findings", numeric=(1,)
+    said = f'<p class="quiet"><span role="status">{count(len(found), "finding")}</span><span class="seen"></span></p>'
+    heads = "<th scope=col>Row</th><th scope=col class=num>Line</th><th scope=col>Finding</th><th scope=col>What to do</th>"
+    return (
+        f'{said}<div class="table long-list" tabindex="0" role="region" aria-label="Findings" data-total="{len(found)}" '
+        f'data-piece="{PIECE_ROWS}" data-of="{text(of)}"><div class="gap"></div><table aria-rowcount="{len(found) + 1}">'
+        f'<thead><tr>{heads}</tr></thead><tbody>{finding_rows(found, 0, origin)}</tbody></table><div class="gap"></div></div>'
     )
+
+
+def finding_rows(found: Findings, first: int, origin: Origin) -> str:
+    """A piece of the table: the rows from number `first` (counted from 0)."""
+    shown: list[Issue] = found[first : first + PIECE_ROWS]
+    return "".join(f'<tr aria-rowindex="{first + number + 2}">{_finding(issue, origin)}</tr>' for number, issue in enumerate(shown))
 
 
 def row_button(row: int) -> str:
@@ -76,15 +86,15 @@ def row_button(row: int) -> str:
     return f'<button type="button" class="jump" data-row="{row}" aria-label="Open row {row}">{row:,}</button>'
 
 
-def stood(origin: Origin, row: int) -> str:
-    """In which of several files a row stood, and where; nothing when there was one file."""
-    place = origin.place(row)
-    return f"row {place.row:,} of {place.file}" if place else ""
+def stood(place: Place) -> str:
+    """In which of several files a row stood, and where."""
+    return f"row {place.row:,} of {place.file}"
 
 
-def _finding(issue: Issue, origin: Origin) -> tuple[str, ...]:
+def _finding(issue: Issue, origin: Origin) -> str:
     row = "file" if issue.row is None else row_button(issue.row)
     turn = f", turn {issue.turn}" if issue.turn is not None else ""
-    in_file = f", {text(where)}" if issue.row is not None and (where := stood(origin, issue.row)) else ""
+    in_file = f", {text(stood(place))}" if issue.row is not None and (place := origin.place(issue.row)) else ""
     head = f"{chip(RULES[issue.code].title, TONES[issue.severity])} <span class='quiet'>{WORDS[issue.severity]}{turn}{in_file}</span>"
-    return row, f"{issue.line:,}", f"{head}<p>{text(issue.problem)}</p>", f"<p>{text(issue.remedy)}</p>"
+    said = f"<td>{head}<p>{text(issue.problem)}</p></td><td><p>{text(issue.remedy)}</p></td>"
+    return f"<td>{row}</td><td class=num>{issue.line:,}</td>{said}"

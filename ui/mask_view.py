@@ -81,10 +81,10 @@ def _marked(said: str, words: str) -> str:
     return "".join(f'<mark class="hit">{text(part)}</mark>' if number % 2 else text(part) for number, part in enumerate(parts))
 
 
-def rejected(row: Rejected, of: str = "of the file") -> str:
-    """A row that cannot be trained: its text as it stands in the file. `of` says what its line and byte are counted in."""
+def rejected(row: Rejected, file: str = "the file") -> str:
+    """A row that cannot be trained: its text as it stands in `file`."""
     cut = row.raw[:LONGEST_SHOWN] + ("…" if len(row.raw) > LONGEST_SHOWN else "")
-    where = f"Row {row.row:,} cannot be trained. It begins at line {row.line:,}, byte {row.byte:,} {of}:"
+    where = f"Row {row.row:,} cannot be trained. It begins at line {row.line:,}, byte {row.byte:,} of {text(file)}:"
     return f'<p class="quiet">{where}</p><pre class="raw" tabindex="0" aria-label="The row as it stands in the file">{text(cut)}</pre>'
 
 

@@ -63,6 +63,16 @@ def set_of(made: list[Artifact]) -> list[str]:
     return usual if len(usual) == 4 else first_choice(made)
 
 
+def newest_model() -> list[str]:
+    """The one to talk to when nobody has chosen: of the newest run with models the level that most people take, else its first model."""
+    for run in runs_with_models():
+        made = of_run(run.run_id)
+        by_level = {artifact.level: artifact.id for artifact in made if artifact.kind == "gguf"}
+        if found := [by_level[level] for level in ("Q4_K_M", "q8_0") if level in by_level] or [artifact.id for artifact in made]:
+            return found[:1]
+    return []
+
+
 def choices_of(made: list[Artifact]) -> list[tuple[str, str]]:
     return [(label(artifact), artifact.id) for artifact in made]
 

@@ -13,7 +13,7 @@ from core.publish.preflight import describe
 from core.redact import tokens
 from ui import feedback, first_run, picks, publish_name, publish_send, publish_view
 from ui.access import Caller, allowed
-from ui.opening import opening, said
+from ui.opening import Opening, opening, said
 from ui.shell import PUBLISH, Shell
 from ui.view import count
 
@@ -22,114 +22,51 @@ VERB = "Prepare (nothing is sent)"
 NO_LONGER = f"() => [{json.dumps(publish_view.NOTHING_YET)}, '', ...Array(2).fill({{__type__: 'update', visible: false}})]"
 
 
-def build(shell: Shell) -> None:
-    top = opening(PUBLISH, VERB, publish_view.NO_MODELS)
-    first_run.offer(shell, PUBLISH)
-    slot = feedback.slot()
-    with gr.Row(elem_classes=["split"]):
-        with gr.Column(scale=1, min_width=280, elem_classes=["side"]):
-            models = gr.Dropdown([], multiselect=True, label="What to publish", elem_id="publish-models",
-                                 info="GGUF levels of one model go together; a merged model, an adapter or a dataset goes alone.")  # fmt: skip
-            ladder = gr.Dropdown([], value=None, label="Or every level of one model", elem_id="publish-set")
-            owner = gr.Dropdown([], label="Whose it will be", visible=False, elem_id="publish-owner")
-            repo_id = gr.Textbox(label="Repository on the Hub", placeholder="you/Starter-Identity-GGUF", max_length=120, elem_id="publish-repo",
-                                 info="Your user or organisation, a slash, a name.")  # fmt: skip
-            languages = gr.Textbox(label="Languages", placeholder="en, de", max_length=80, elem_id="publish-languages",
-                                   info="For the card, as codes. Left empty, only languages with a script of their own are named.")  # fmt: skip
-            with gr.Column(visible=False) as of_data:
-                license = gr.Textbox(label="Licence of the conversations", placeholder="cc-by-4.0", max_length=80, elem_id="publish-license",
-                                     info="The Hub's identifier. Empty: the card says that it is unknown.")  # fmt: skip
-                form = gr.Dropdown(["parquet", "jsonl"], value="parquet", label="Form of the file", elem_id="publish-form")
-            waits = gr.Dropdown([], label="Waits to be published", visible=False, elem_id="publish-waits",
-                                info="A run that was meant to be published when it is done.")  # fmt: skip
-            send_waiting = gr.Button("Send it now", visible=False, elem_id="publish-waiting")
-            sending = _sending_part()
-            before = gr.HTML("", container=False, padding=False, elem_id="publish-before")
-        with gr.Column(scale=3, min_width=320):
-            send_slot = feedback.slot()
-            outcome = gr.HTML("", container=False, padding=False, elem_id="publish-outcome")
-            stop = gr.Button(publish_send.STOP, visible=False, size="sm", elem_id="publish-stop")
-            evidence = gr.HTML("", container=False, padding=False)
-            with gr.Tabs(visible=False) as card, gr.Tab("Card as the Hub shows it"):
-                shown = gr.Markdown("", sanitize_html=True, elem_classes=["card"], elem_id="publish-card")
-            with card, gr.Tab("Card as text, to be edited"):
-                source = gr.Code("", language="markdown", label="README.md", interactive=True, elem_id="publish-source")
-                anew = gr.Button("Write the card anew from the facts", size="sm", elem_id="publish-anew")
-    prepared = gr.State("")  # what was prepared last: ids and repository
-    live_slot = feedback.slot()
-    about = [form, license, languages]
-    chosen, plan = [models, repo_id], [top.sentence, evidence, card, sending.group]
-    offered = shell.listen(
-        [shell.demo.load, shell.tab[PUBLISH].select],
-        offer,
-        inputs=[*chosen, prepared, shell.artifact_id, shell.publish_choice, shell.repo_id, shell.publish_card],
-        outputs=[models, ladder, *plan, *top.outputs[1:]],
-        slot=live_slot,
-        queue=False,
-    )
-    begins = [shell.demo.load, shell.tab[PUBLISH].select]
-    shell.listen(begins, published, outputs=[before, stop, waits, send_waiting], slot=live_slot, queue=False)
-    shell.listen(
-        send_waiting.click,
-        publish_send.send_waiting,
-        inputs=waits,
-        outputs=[outcome, before, stop, waits, send_waiting],
-        slot=send_slot,
-        concurrency_limit=4,
-    )
-    options = [sending.private, sending.as_pull_request, sending.despite_proofs, sending.despite_tokens, sending.pasted]
-    shell.listen(
-        sending.action.click,
-        publish_send.send,
-        inputs=[*chosen, form, source, *options],
-        outputs=[outcome, before, stop, sending.pasted],
-        slot=send_slot,
-        concurrency_limit=4,
-    )
-    shell.listen(stop.click, publish_send.stop, outputs=stop, slot=send_slot, queue=False)
-    shell.listen(
-        sending.compare.click,
-        publish_send.look,
-        inputs=[*chosen, form, sending.pasted],
-        outputs=outcome,
-        slot=send_slot,
-        concurrency_limit=4,
-    )
-    shell.listen(shell.demo.load, restore_name, inputs=shell.repo_id, outputs=repo_id, slot=live_slot, queue=False)
-    shell.listen(begins, publish_name.whose, inputs=owner, outputs=owner, slot=live_slot, queue=False)
-    naming = [models, repo_id, shell.repo_id, owner]
-    shell.listen([models.change, owner.change], publish_name.name_it, inputs=naming, outputs=repo_id, slot=live_slot, queue=False)
-    handed = [shell.artifact_id, shell.publish_choice]
-    each: dict[str, Any] = {"queue": False, "trigger_mode": "multiple"}
-    shell.listen(shell.artifact_id.change, carry, inputs=handed, outputs=models, slot=live_slot, **each)
-    shell.listen(models.change, picks.keep, inputs=[models, shell.artifact_id], outputs=shell.publish_choice, slot=live_slot, **each)
-    shell.listen(ladder.input, take_set, inputs=ladder, outputs=models, slot=slot, queue=False)
-    shell.listen([models.change, repo_id.change], name_action, inputs=chosen, outputs=[*top.outputs[1:], of_data], slot=slot, **each)
-    for changed in (models.input, ladder.input, *(field.input for field in (repo_id, *about)), shell.artifact_id.change):
-        changed(None, js=NO_LONGER, outputs=plan, api_visibility="private")
-    complete = [*plan, shown, source, shell.repo_id, prepared, outcome]
-    given = [sending.pasted, shell.publish_card]
-    shell.listen(
-        [top.action.click, repo_id.submit], prepare, inputs=[*chosen, *about, *given], outputs=complete, slot=slot, concurrency_limit=4
-    )
-    shell.listen(
-        anew.click,
-        write_anew,
-        inputs=[*chosen, *about, sending.pasted],
-        outputs=[*complete, shell.publish_card],
-        slot=slot,
-        concurrency_limit=4,
-    )
-    # A login leads away from the page and back: what was prepared is there again, with the card as it was edited.
-    shell.listen(offered.then, again, inputs=[*handed, shell.repo_id, prepared, *about, *given], outputs=complete, slot=live_slot)
-    shell.listen(
-        source.input,
-        keep_card,
-        inputs=[source, prepared],
-        outputs=shell.publish_card,
-        slot=live_slot,
-        queue=False,
-    )
+@dataclass(frozen=True)
+class Choice:
+    """What to publish, and under which name."""
+
+    models: gr.Dropdown
+    ladder: gr.Dropdown
+    owner: gr.Dropdown
+    repo_id: gr.Textbox
+    languages: gr.Textbox
+    of_data: gr.Column  # holds the two that only a dataset has
+    license: gr.Textbox
+    form: gr.Dropdown
+    waits: gr.Dropdown
+    send_waiting: gr.Button
+
+    @property
+    def chosen(self) -> list[Any]:
+        return [self.models, self.repo_id]
+
+    @property
+    def about(self) -> list[Any]:
+        return [self.form, self.license, self.languages]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a publication would hold, and what became of one."""
+
+    outcome: gr.HTML
+    stop: gr.Button
+    evidence: gr.HTML
+    card: gr.Tabs
+    shown: gr.Markdown
+    source: gr.Code
+    anew: gr.Button
+    prepared: gr.State  # what was prepared last: ids and repository
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where an error appears: beside what was chosen, above what is sent, and where nobody clicked."""
+
+    chosen: gr.HTML
+    sent: gr.HTML
+    live: gr.HTML
 
 
 @dataclass(frozen=True)
@@ -144,6 +81,42 @@ class Sending:
     pasted: gr.Textbox
     compare: gr.Button
     action: gr.Button
+
+
+def build(shell: Shell) -> None:
+    top = opening(PUBLISH, VERB, publish_view.NO_MODELS)
+    first_run.offer(shell, PUBLISH)
+    slot = feedback.slot()
+    with gr.Row(elem_classes=["split"]):
+        with gr.Column(scale=1, min_width=280, elem_classes=["side"]):
+            choice, sending = _choice_part(), _sending_part()
+            before = gr.HTML("", container=False, padding=False, elem_id="publish-before")
+        with gr.Column(scale=3, min_width=320):
+            send_slot = feedback.slot()
+            plan = _plan_part()
+    slots = Slots(slot, send_slot, feedback.slot())
+    _listen_to_choices(shell, top, choice, plan, sending, slots)
+    _listen_to_preparing(shell, top, choice, plan, sending, slots)
+    _listen_to_sending(shell, choice, plan, sending, before, slots)
+
+
+def _choice_part() -> Choice:
+    models = gr.Dropdown([], multiselect=True, label="What to publish", elem_id="publish-models",
+                         info="GGUF levels of one model go together; a merged model, an adapter or a dataset goes alone.")  # fmt: skip
+    ladder = gr.Dropdown([], value=None, label="Or every level of one model", elem_id="publish-set")
+    owner = gr.Dropdown([], label="Whose it will be", visible=False, elem_id="publish-owner")
+    repo_id = gr.Textbox(label="Repository on the Hub", placeholder="you/Starter-Identity-GGUF", max_length=120, elem_id="publish-repo",
+                         info="Your user or organisation, a slash, a name.")  # fmt: skip
+    languages = gr.Textbox(label="Languages", placeholder="en, de", max_length=80, elem_id="publish-languages",
+                           info="For the card, as codes. Left empty, only languages with a script of their own are named.")  # fmt: skip
+    with gr.Column(visible=False) as of_data:
+        license = gr.Textbox(label="Licence of the conversations", placeholder="cc-by-4.0", max_length=80, elem_id="publish-license",
+                             info="The Hub's identifier. Empty: the card says that it is unknown.")  # fmt: skip
+        form = gr.Dropdown(["parquet", "jsonl"], value="parquet", label="Form of the file", elem_id="publish-form")
+    waits = gr.Dropdown([], label="Waits to be published", visible=False, elem_id="publish-waits",
+                        info="A run that was meant to be published when it is done.")  # fmt: skip
+    send_waiting = gr.Button("Send it now", visible=False, elem_id="publish-waiting")
+    return Choice(models, ladder, owner, repo_id, languages, of_data, license, form, waits, send_waiting)
 
 
 def _sending_part() -> Sending:
@@ -164,6 +137,84 @@ def _sending_part() -> Sending:
         compare = gr.Button("Compare with the Hub")
         action = gr.Button("Send to the Hub", elem_id="publish-send-action")
     return Sending(group, private, as_pull_request, despite_proofs, despite_tokens, pasted, compare, action)
+
+
+def _plan_part() -> Plan:
+    outcome = gr.HTML("", container=False, padding=False, elem_id="publish-outcome")
+    stop = gr.Button(publish_send.STOP, visible=False, size="sm", elem_id="publish-stop")
+    evidence = gr.HTML("", container=False, padding=False)
+    with gr.Tabs(visible=False) as card, gr.Tab("Card as the Hub shows it"):
+        shown = gr.Markdown("", sanitize_html=True, elem_classes=["card"], elem_id="publish-card")
+    with card, gr.Tab("Card as text, to be edited"):
+        source = gr.Code("", language="markdown", label="README.md", interactive=True, elem_id="publish-source")
+        anew = gr.Button("Write the card anew from the facts", size="sm", elem_id="publish-anew")
+    return Plan(outcome, stop, evidence, card, shown, source, anew, gr.State(""))
+
+
+def _shown_plan(top: Opening, plan: Plan, sending: Sending) -> list[Any]:
+    """What shows a plan, or none."""
+    return [top.sentence, plan.evidence, plan.card, sending.group]
+
+
+def _listen_to_choices(shell: Shell, top: Opening, choice: Choice, plan: Plan, sending: Sending, slots: Slots) -> None:
+    models, repo_id = choice.models, choice.repo_id
+    live: dict[str, Any] = {"slot": slots.live, "queue": False}
+    begins = [shell.demo.load, shell.tab[PUBLISH].select]
+    shell.listen(shell.demo.load, restore_name, inputs=shell.repo_id, outputs=repo_id, **live)
+    shell.listen(begins, publish_name.whose, inputs=choice.owner, outputs=choice.owner, **live)
+    naming = [models, repo_id, shell.repo_id, choice.owner]
+    shell.listen([models.change, choice.owner.change], publish_name.name_it, inputs=naming, outputs=repo_id, **live)
+    handed = [shell.artifact_id, shell.publish_choice]
+    each: dict[str, Any] = {"trigger_mode": "multiple"}
+    shell.listen(shell.artifact_id.change, carry, inputs=handed, outputs=models, **live, **each)
+    shell.listen(models.change, picks.keep, inputs=[models, shell.artifact_id], outputs=shell.publish_choice, **live, **each)
+    shell.listen(choice.ladder.input, take_set, inputs=choice.ladder, outputs=models, slot=slots.chosen, queue=False)
+    named: dict[str, Any] = {"inputs": choice.chosen, "outputs": [*top.outputs[1:], choice.of_data]}
+    shell.listen([models.change, repo_id.change], name_action, slot=slots.chosen, queue=False, **named, **each)
+    fields = (field.input for field in (repo_id, *choice.about))
+    for changed in (models.input, choice.ladder.input, *fields, shell.artifact_id.change):
+        changed(None, js=NO_LONGER, outputs=_shown_plan(top, plan, sending), api_visibility="private")
+
+
+def _listen_to_preparing(shell: Shell, top: Opening, choice: Choice, plan: Plan, sending: Sending, slots: Slots) -> None:
+    shown, handed = _shown_plan(top, plan, sending), [shell.artifact_id, shell.publish_choice]
+    offered = shell.listen(
+        [shell.demo.load, shell.tab[PUBLISH].select],
+        offer,
+        inputs=[*choice.chosen, plan.prepared, *handed, shell.repo_id, shell.publish_card],
+        outputs=[choice.models, choice.ladder, *shown, *top.outputs[1:]],
+        slot=slots.live,
+        queue=False,
+    )
+    complete = [*shown, plan.shown, plan.source, shell.repo_id, plan.prepared, plan.outcome]
+    asked, given = [*choice.chosen, *choice.about], [sending.pasted, shell.publish_card]
+    at_once: dict[str, Any] = {"slot": slots.chosen, "concurrency_limit": 4}
+    shell.listen([top.action.click, choice.repo_id.submit], prepare, inputs=[*asked, *given], outputs=complete, **at_once)
+    anew: dict[str, Any] = {"inputs": [*asked, sending.pasted], "outputs": [*complete, shell.publish_card]}
+    shell.listen(plan.anew.click, write_anew, **anew, **at_once)
+    # A login leads away from the page and back: what was prepared is there again, with the card as it was edited.
+    before = [*handed, shell.repo_id, plan.prepared, *choice.about, *given]
+    shell.listen(offered.then, again, inputs=before, outputs=complete, slot=slots.live)
+    edited: dict[str, Any] = {"inputs": [plan.source, plan.prepared], "outputs": shell.publish_card}
+    shell.listen(plan.source.input, keep_card, slot=slots.live, queue=False, **edited)
+
+
+def _listen_to_sending(shell: Shell, choice: Choice, plan: Plan, sending: Sending, before: gr.HTML, slots: Slots) -> None:
+    begins = [shell.demo.load, shell.tab[PUBLISH].select]
+    standing = [before, plan.stop, choice.waits, choice.send_waiting]
+    at_once: dict[str, Any] = {"slot": slots.sent, "concurrency_limit": 4}
+    shell.listen(begins, published, outputs=standing, slot=slots.live, queue=False)
+    outputs = [plan.outcome, *standing]
+    shell.listen(choice.send_waiting.click, publish_send.send_waiting, inputs=choice.waits, outputs=outputs, **at_once)
+    options = [sending.private, sending.as_pull_request, sending.despite_proofs, sending.despite_tokens, sending.pasted]
+    sent: dict[str, Any] = {
+        "inputs": [*choice.chosen, choice.form, plan.source, *options],
+        "outputs": [plan.outcome, before, plan.stop, sending.pasted],
+    }
+    shell.listen(sending.action.click, publish_send.send, **sent, **at_once)
+    shell.listen(plan.stop.click, publish_send.stop, outputs=plan.stop, slot=slots.sent, queue=False)
+    compared: dict[str, Any] = {"inputs": [*choice.chosen, choice.form, sending.pasted], "outputs": plan.outcome}
+    shell.listen(sending.compare.click, publish_send.look, **compared, **at_once)
 
 
 @allowed("public")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import time
 from bisect import bisect_right
@@ -23,7 +24,9 @@ from core.data.findings import INDEX, Findings, keep, writing
 from core.data.layouts import Kind, detect
 from core.data.mapping import ColumnMapping, require_complete
 from core.data.origin import Origin
+from core.data.places import Places
 from core.data.rows import Checked
+from core.data.shards import Joined
 from core.data.validate import Listeners, Report, examine
 from core.errors import UserError
 from core.locks import FileLock
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MANIFEST, ROWS, REPORT, REJECTED = "dataset.json", "rows.arrow", "report.json", "rejected.jsonl"
+PARTS, PLACES = "parts", "places.bin"  # of a source that was several files: these, byte for byte, and where each row begins in its own
 BATCH_ROWS, BATCH_BYTES = 1024, 16 << 20  # of one Arrow batch, whichever is full first; bytes of the records' text
 LISTED = 1000  # findings that the report itself lists; `Dataset.findings` has them all
 
@@ -75,8 +79,17 @@ class Dataset(Sequence[Conversation]):
 
     @property
     def source(self) -> Path:
-        """The imported file, byte for byte."""
+        """The imported file, byte for byte; the rows of all, where it was several."""
         return self.folder / self.manifest.source
+
+    @property
+    def parts(self) -> tuple[Path, ...]:
+        """The files that the source was made of, byte for byte, in the order of their rows; none where it was one file."""
+        return tuple(sorted((self.folder / PARTS).iterdir())) if (self.folder / PARTS).is_dir() else ()
+
+    def places(self) -> Places | None:
+        """Where each row begins in its part; None where the source was one file, or Parquet, whose rows have no line."""
+        return _places_in(self.folder)
 
     def __len__(self) -> int:
         return self.manifest.num_valid
@@ -117,7 +130,7 @@ class Dataset(Sequence[Conversation]):
                 yield _conversation(fields), fields["row"]
 
     def source_position(self, index: int) -> tuple[int, int]:
-        """The row (0-based) and line (1-based) of conversation `index` in the source file."""
+        """The row (0-based) of conversation `index` in the source, and its line (1-based) in the file it came from."""
         row = self.between(index, index + 1)
         return row.column("row")[0].as_py(), row.column("line")[0].as_py()
 
@@ -151,6 +164,7 @@ def import_dataset(
     mapping: ColumnMapping | None = None,
     origin: Origin | None = None,
     on_rows: Callable[[int], None] | None = None,
+    joined: Joined | None = None,
 ) -> Dataset:
     """Take `path` into the workspace, validated. The same bytes read in the same way are there only once and keep their first name.
 
@@ -159,6 +173,7 @@ def import_dataset(
         mapping: what the columns mean; None finds it out.
         origin: where the file came from; None: it was named by its path.
         on_rows: called with the rows read so far, each time before `on_progress`.
+        joined: the several files that `path` was made of, which are kept as well.
 
     Raises:
         UserError: there is no such file, the disk is full, the file cannot be read as text (the report's first issue), or its layout is
@@ -184,12 +199,28 @@ def import_dataset(
             with paths.building(folder) as partial:
                 source = partial / intake.source_name(layout, path)
                 shutil.copyfile(path, source)
+                if joined:
+                    _keep_parts(joined, partial)
                 intake.require_text(_write_rows(source, partial, _teller(size_bytes, on_progress, on_rows), mapping), path)
                 facts = {"format": layout.kind, "why": layout.why, "mapping": mapping, "origin": origin or Origin(file=path.name)}
                 write_manifest(partial, source, id=folder.name, name=name or path.stem, **facts)
     finally:
         lock.release()
     return Dataset(folder)
+
+
+def _keep_parts(joined: Joined, folder: Path) -> None:
+    """Put the files of which the source was made into `folder`, numbered in their order, and where its rows begin in them."""
+    (folder / PARTS).mkdir()
+    for number, part in enumerate(joined.parts):
+        name = re.sub(r"^\d{5}--", "", part.name)  # it may be kept already, where the columns were mapped anew
+        paths.link_or_copy(part, folder / PARTS / f"{number:05d}--{name}")
+    if joined.places:
+        shutil.copyfile(joined.places, folder / PLACES)
+
+
+def _places_in(folder: Path) -> Places | None:
+    return Places(folder / PLACES) if (folder / PLACES).is_file() else None
 
 
 def _teller(
@@ -285,6 +316,7 @@ def _write_rows(
 ) -> Report:
     """Validate `source`, writing its conversations, its rejected rows, its findings and the report into `folder`.
 
+    Lines and bytes are those of the files that the source was made of, where `folder` says what they are.
     `on_progress` is called with the bytes and the rows read so far.
     """
     import pyarrow as pa
@@ -292,6 +324,7 @@ def _write_rows(
     turn = pa.struct([("role", pa.string()), ("content", pa.string())])
     schema = pa.schema([("id", pa.string()), ("turns", pa.list_(turn)), ("row", pa.int64()), ("line", pa.int64())])
     pending: list[dict[str, Any]] = []
+    places = _places_in(folder)
     num_rows = pending_bytes = 0
     with (
         pa.OSFile(str(folder / ROWS), "wb") as sink,
@@ -311,18 +344,19 @@ def _write_rows(
             nonlocal num_rows, pending_bytes
             num_rows += 1
             record, conversation = checked.record, checked.conversation
+            line, byte = places.of(record.row) if places else (record.line, record.byte)
             if conversation is None:
                 codes = [finding.code for finding in checked.findings]
                 fields = {
                     "row": record.row,
-                    "line": record.line,
-                    "byte": record.byte,
+                    "line": line,
+                    "byte": byte,
                     "codes": codes,
                     "raw": record.raw.decode("utf-8", "backslashreplace"),
                 }
                 rejected.write(json.dumps(fields, ensure_ascii=False) + "\n")
                 return
-            pending.append({"id": conversation.id, "turns": conversation.messages(), "row": record.row, "line": record.line})
+            pending.append({"id": conversation.id, "turns": conversation.messages(), "row": record.row, "line": line})
             pending_bytes += len(record.raw)
             if len(pending) == BATCH_ROWS or pending_bytes >= BATCH_BYTES:
                 flush()
@@ -331,7 +365,7 @@ def _write_rows(
             if on_progress:
                 on_progress(done, num_rows)
 
-        report = examine(source, Listeners(on_issue=note, on_row=keep, on_bytes=tell), mapping=mapping)
+        report = examine(source, Listeners(on_issue=note, on_row=keep, on_bytes=tell), mapping=mapping, places=places)
         flush()
     report = report.model_copy(update={"issues": report.issues[:LISTED]})
     paths.write_text(folder / REPORT, report.model_dump_json(indent=1) + "\n")

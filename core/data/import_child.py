@@ -89,9 +89,10 @@ def _on_sigterm(_number: int, _frame: FrameType | None) -> None:
 
 
 def _import(job_dir: Path, files: tuple[Path, ...], source: ImportSource, origin: Origin) -> str:
-    file, first_rows = join(files, job_dir / "hub")
-    if len(files) > 1:
-        origin = origin.model_copy(update={"first_rows": first_rows})
+    joined = join(files, job_dir / "hub") if len(files) > 1 else None
+    file = joined.file if joined else next(iter(files))
+    if joined:
+        origin = origin.model_copy(update={"first_rows": joined.first_rows})
     told_s, rows = 0.0, 0
 
     def count(number: int) -> None:
@@ -105,7 +106,7 @@ def _import(job_dir: Path, files: tuple[Path, ...], source: ImportSource, origin
             events.append(job_dir, "progress", stage="checking", done=done, total=total, rows=rows)
 
     name = source.name or _name(file, origin)
-    dataset = import_dataset(file, name, tell, source.mapping, origin, count)
+    dataset = import_dataset(file, name, tell, source.mapping, origin, count, joined)
     size_bytes, num_rows = dataset.manifest.size_bytes, dataset.manifest.num_rows
     events.append(job_dir, "progress", stage="checking", done=size_bytes, total=size_bytes, rows=num_rows)
     return dataset.id

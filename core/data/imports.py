@@ -96,10 +96,13 @@ def again(job_id: str, mapping: ColumnMapping) -> str:
 def ask(dataset: Dataset) -> str:
     """A job that waits for the columns of the dataset's source to be mapped, as one does whose layout nobody knew; returns its id."""
     job_dir, lock = _new_job(ImportSource(kind="path", name=dataset.name))
-    file = job_dir / "hub" / dataset.source.name
-    file.parent.mkdir()
-    os.link(dataset.source, file)  # the child reads it and removes this name of it
-    paths.write_json(job_dir / "files.json", {"files": [str(file)], "origin": dataset.manifest.origin.model_dump(mode="json")})
+    kept = dataset.parts or (dataset.source,)
+    files = [job_dir / "hub" / file.name for file in kept]
+    files[0].parent.mkdir()
+    for file, name in zip(kept, files, strict=True):
+        paths.link_or_copy(file, name)  # the child reads it and removes this name of it
+    origin = dataset.manifest.origin.model_dump(mode="json")
+    paths.write_json(job_dir / "files.json", {"files": list(map(str, files)), "origin": origin})
     asked = UserError("The columns are to be mapped.", dataset.name, "Say which of them hold question and answer.", code="LAYOUT")
     events.append(job_dir, "finished", state="failed", error=asked.as_dict())
     lock.release()

@@ -14,6 +14,7 @@ from core.data.duplicates import fingerprint
 from core.data.findings import keep
 from core.data.mapping import ColumnMapping
 from core.data.near import THRESHOLD, NearIndex
+from core.data.places import Places
 from core.data.records import beginning_of
 from core.data.rows import FileRows, check_rows
 from core.data.rules import Finding, Issue, make_issue
@@ -103,13 +104,20 @@ def find_near_duplicates(dataset: Dataset, threshold: float = THRESHOLD, on_prog
     Args:
         on_progress: called with the rows compared and their number; may raise to give up, and nothing is kept.
     """
-    found = list(near_duplicates(dataset.source, dataset.manifest.mapping, threshold, on_progress and _within(on_progress, dataset)))
+    near = near_duplicates(dataset.source, dataset.manifest.mapping, threshold, on_progress and _within(on_progress, dataset))
+    places = dataset.places()
+    found = [_in_its_file(issue, places) for issue in near]
     before = (issue for issue in dataset.findings() if issue.code != CODE)
     keep(dataset.folder, chain(before, found))
     report = dataset.report()
     report = report.model_copy(update={"counts": _counted(report, len(found)), "issues": dataset.findings()[:LISTED]})
     paths.write_text(dataset.folder / REPORT, report.model_dump_json(indent=1) + "\n")
     return report
+
+
+def _in_its_file(issue: Issue, places: Places | None) -> Issue:
+    """The finding with the line and byte of the file that its row came from, where the source was made of several."""
+    return issue.model_copy(update=places.of(issue.row)._asdict()) if places and issue.row is not None else issue
 
 
 def _counted(report: Report, count: int) -> dict[str, int]:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core import paths
 from core.data.csvrows import dialect_of, read_csv
-from core.data.cursor import MAX_RECORD_BYTES, FileFinding
+from core.data.cursor import MAX_RECORD_BYTES, FileFinding, Record
 from core.data.layouts import container_of
 from core.data.parquetrows import BATCH_BYTES, decoded_bytes, group_batches, open_parquet, reason_of
+from core.data.places import noting
 from core.data.reader import read_records
 from core.data.rules import is_error, make_issue
 from core.data.writer import CHECKED_BYTES, full_disk_said, write_lines
@@ -20,16 +21,21 @@ from core.errors import UserError
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
+OnRecord = Callable[[Record], None]
 WITHOUT_ROWS = ("empty-file", "no-records")  # a file without rows takes none with it
 
 
 class Joined(NamedTuple):
+    """Several files as one, and what they were."""
+
     file: Path
-    first_rows: tuple[int, ...]  # for each of the files the row with which it begins
+    parts: tuple[Path, ...]
+    first_rows: tuple[int, ...]  # for each part the row with which it begins
+    places: Path | None  # where each row begins in its part, see `core.data.places`; None: a row of Parquet has no such place
 
 
 def join(files: tuple[Path, ...], folder: Path) -> Joined:
-    """The rows of `files`, in this order, as one file in `folder`; a single file stays as it is.
+    """The rows of `files`, in this order, as one file in `folder`; the files stay as they are.
 
     JSON becomes JSONL, each record on one line and otherwise as it was written, also a broken one. Parquet stays Parquet, decoded a few rows
     at a time. CSV keeps the first file's header.
@@ -37,29 +43,29 @@ def join(files: tuple[Path, ...], folder: Path) -> Joined:
     Raises:
         UserError: the files are not of one kind, or not of the same columns, one of them cannot be read to its end, or the disk is full.
     """
-    if len(files) == 1:
-        return Joined(files[0], (0,))
     kinds = {container_of(file) for file in files}
     if len(kinds) > 1:
         raise _unlike(files[0], "several formats")
     kind = kinds.pop()
     out = folder / ("joined.jsonl" if kind == "json" else f"joined.{kind}")
     first_rows: list[int] = []
-    with full_disk_said(out):
+    places = folder / "places.bin"
+    with full_disk_said(out), noting(places) as note:
         if kind == "parquet":
             _join_parquet(files, out, first_rows)
         else:
-            write_lines(_csv_lines(files, first_rows) if kind == "csv" else _json_lines(files, first_rows), out)
-    return Joined(out, tuple(first_rows))
+            write_lines((_csv_lines if kind == "csv" else _json_lines)(files, first_rows, note), out)
+    return Joined(out, files, tuple(first_rows), None if kind == "parquet" else places)
 
 
-def _json_lines(files: tuple[Path, ...], first_rows: list[int]) -> Iterator[bytes]:
+def _json_lines(files: tuple[Path, ...], first_rows: list[int], note: OnRecord) -> Iterator[bytes]:
     row = 0
     for file in files:
         first_rows.append(row)
         hear = _refuser(file)
         for record in read_records(file, hear):
             row += 1
+            note(record)
             codes = {finding.code: finding for finding in record.findings}
             if "truncated-file" in codes:
                 hear(FileFinding(codes["truncated-file"], record.line, record.byte))
@@ -82,7 +88,7 @@ def _refuser(file: Path) -> Callable[[FileFinding], None]:
     return hear
 
 
-def _csv_lines(files: tuple[Path, ...], first_rows: list[int]) -> Iterator[bytes]:
+def _csv_lines(files: tuple[Path, ...], first_rows: list[int], note: OnRecord) -> Iterator[bytes]:
     first = dialect_of(files[0])
     yield _csv_cells(first.header, first.delimiter)
     row = 0
@@ -93,6 +99,7 @@ def _csv_lines(files: tuple[Path, ...], first_rows: list[int]) -> Iterator[bytes
             raise _unlike(file, "other columns")
         for record in read_csv(file, on_finding=_refuser(file)):
             row += 1
+            note(record)
             yield record.raw + b"\n"
 
 

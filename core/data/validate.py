@@ -14,6 +14,7 @@ from core.data.batch import Batch
 from core.data.cursor import FileFinding
 from core.data.duplicates import DuplicateIndex, fingerprint
 from core.data.mapping import ColumnMapping
+from core.data.places import Places
 from core.data.records import beginning_of
 from core.data.render import tokenize
 from core.data.rows import Checked, check_batches, check_rows, rows_of
@@ -76,11 +77,12 @@ def examine(
     max_length: int | None = None,
     eval_path: Path | None = None,
     mapping: ColumnMapping | None = None,
+    places: Places | None = None,
 ) -> Report:
-    """As `validate`, with every listener."""
+    """As `validate`, with every listener. Of a file made of several, `places` says where its rows and findings begin in theirs."""
     if not path.is_file():
         raise UserError(f"There is no file {path.name!r}.", str(path), "Check the path.")
-    account = _Account(listeners.on_issue)
+    account = _Account(listeners.on_issue, places)
     evaluated = _evaluation_rows(eval_path, account) if eval_path else {}
     duplicates = DuplicateIndex()
     looks_inside = bool(evaluated) or tokenizer is not None or listeners.on_row is not None
@@ -142,8 +144,8 @@ def _check_eval(conversation: Conversation, evaluated: dict[int, int], findings:
 class _Account:
     """Adds up a report while the file is read."""
 
-    def __init__(self, on_issue: Callable[[Issue], None] | None) -> None:
-        self._on_issue = on_issue
+    def __init__(self, on_issue: Callable[[Issue], None] | None, places: Places | None) -> None:
+        self._on_issue, self._places = on_issue, places
         self._counts: Counter[str] = Counter()
         self._issues: list[Issue] = []
         self._num_rows = self._num_rejected = 0
@@ -152,6 +154,8 @@ class _Account:
         self._counts[finding.code] += 1
         if self._on_issue is None and len(self._issues) >= MAX_KEPT_ISSUES:
             return
+        if row is not None and self._places:
+            line, byte = self._places.of(row)
         issue = make_issue(finding, row, line, byte)
         if len(self._issues) < MAX_KEPT_ISSUES:
             self._issues.append(issue)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 from core import paths
@@ -28,7 +26,7 @@ def take(model: ModelRef, name: str, out: Path, run_id: str) -> Artifact:
         paths.require_disk(out.parent, sum(path.stat().st_size for path in files), "Taking in a model")
     with artifacts.only_writer(out), paths.building(out) as partial:
         for file in files:
-            _link(file.resolve(), partial / file.name)  # the Hub's cache holds links to its blobs
+            paths.link_or_copy(file.resolve(), partial / file.name)  # the Hub's cache holds links to its blobs
         settings = partial / "tokenizer_config.json"
         template = read_template(partial, paths.read_json(settings) if settings.is_file() else {})
         if template and not (partial / TEMPLATE).is_file():
@@ -44,10 +42,3 @@ def take(model: ModelRef, name: str, out: Path, run_id: str) -> Artifact:
         )
         made = artifacts.write(artifact, partial)
     return made.model_copy(update={"folder": out})
-
-
-def _link(source: Path, to: Path) -> None:
-    try:
-        os.link(source, to)
-    except OSError:  # another disk, or one without links
-        shutil.copyfile(source, to)

@@ -212,12 +212,52 @@ def test_a_million_rows_are_imported_while_the_page_is_reloaded(page, million):
     says(page, rf"million: {NUM_ROWS:,} conversations, {NUM_ROWS // BROKEN_EVERY:,} cannot be trained", 600)
 
 
-def test_a_million_rows_page_and_open(page):
-    says(page, f"Findings 1 to 25 of {NUM_ROWS // BROKEN_EVERY:,}")
-    number = page.get_by_role("spinbutton", name="Page of findings")
-    number.fill("2000")
-    number.press("Enter")
-    says(page, f"Findings {NUM_ROWS // BROKEN_EVERY - 24:,} to {NUM_ROWS // BROKEN_EVERY:,}")
+def in_view(page) -> list[int]:
+    """The numbers of the findings that the table says are in view; none while they are on their way."""
+    return [int(number.replace(",", "")) for number in re.findall(r"[\d,]*\d", page.locator("#dataset-findings .seen").inner_text())]
+
+
+def shown(page) -> list[int]:
+    """The rows whose findings can really be seen in the table, as its buttons name them."""
+    return page.locator("#dataset-findings .long-list").evaluate(
+        """box => [...box.querySelectorAll('tbody tr')].filter(row => {
+          const at = row.getBoundingClientRect(), seen = box.getBoundingClientRect();
+          return at.bottom > seen.top + box.querySelector('thead').offsetHeight + 4 && at.top < seen.bottom - 4;
+        }).map(row => Number(row.querySelector('[data-row]').dataset.row))"""
+    )
+
+
+def scroll_to(page, share: float, first: range) -> None:
+    """Pull the table's bar to a place, and see that the findings of that place are there, as many as there is room for."""
+    page.locator("#dataset-findings .long-list").evaluate("(box, share) => { box.scrollTop = share * box.scrollHeight; }", share)
+    wait_until(lambda: (seen := in_view(page)) and seen[0] in first, 60, f"the findings at {share} of the table")
+    seen = in_view(page)
+    assert shown(page) == [(number - 1) * BROKEN_EVERY + 7 for number in range(seen[0], seen[-1] + 1)] and len(shown(page)) > 2
+
+
+def test_the_findings_of_a_million_rows_are_one_table_and_lead_to_their_rows(page):
+    total = NUM_ROWS // BROKEN_EVERY
+    says(page, f"^{total:,} findings")
+    assert in_view(page)[0] == 1
+    scroll_to(page, 0.5, range(total // 2 - 20, total // 2 + 20))
+    scroll_to(page, 0.25, range(total // 4 - 20, total // 4 + 20))
+    table = page.locator("#dataset-findings .long-list")
+    table.hover()
+    before = in_view(page)[0]
+    for _ in range(40):  # further than a piece reaches
+        page.mouse.wheel(0, 400)
+        page.wait_for_timeout(50)
+    wait_until(lambda: (seen := in_view(page)) and seen[0] > before + 100, 60, "the findings further down")
+    assert shown(page) == [(number - 1) * BROKEN_EVERY + 7 for number in range(in_view(page)[0], in_view(page)[-1] + 1)]
+    assert table.locator("tbody tr").count() < 400
+    table.focus()
+    page.keyboard.press("Home")
+    wait_until(lambda: in_view(page)[:1] == [1], 60, "the first finding")
+    scroll_to(page, 1, range(total - 10, total))
+    assert in_view(page)[-1] == total
+
+
+def test_a_million_rows_open(page):
     last = NUM_ROWS - BROKEN_EVERY + 7
     page.get_by_role("button", name=f"Open row {last}").click()
     wait_until(lambda: f'"r{last}"' in page.locator("#dataset-bubbles").inner_text(), 120, "the rejected row")

@@ -146,7 +146,8 @@ class Asked:
 def ask_one(visitor: Visitor, listener: Listener, data: list[Any], *, to_end: bool = False) -> Asked:
     try:
         answer = visitor.call(listener, data=data, to_end=to_end)
-    except httpx.ReadError:  # the page hangs up on a connection that was idle or has sent too much; on a new one it answers
+    except httpx.TransportError as error:  # the page hangs up on a connection that was idle or has sent too much; a new one is answered
+        assert "incomplete" not in str(error), (listener, ascii(data)[:300])  # but no answer breaks off
         answer = visitor.call(listener, data=data, to_end=to_end)
     return Asked(listener, data, answer)
 

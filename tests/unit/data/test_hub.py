@@ -19,6 +19,8 @@ from core.data import imports
 from core.data.dataset import Dataset, open_dataset
 from core.data.hubfiles import HubFile, arranged, declared
 from core.data.imports import ImportJob, ImportSource
+from core.data.likeness import find_near_duplicates
+from core.data.mapping import ColumnMapping
 from core.data.origin import HubRef
 from core.errors import UserError
 from tests.hub.faults import Fault
@@ -40,6 +42,15 @@ def parquet(rows: list[dict[str, Any]]) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+def talk(question: str, *answer: str) -> dict[str, Any]:
+    turns = [{"from": "human", "value": question}, *({"from": "gpt", "value": text} for text in answer)]
+    return {"id": question, "conversations": turns}
+
+
+# A list over many lines, and then lines, as Windows writes them; in both a question without an answer, in the second what is no JSON.
+SAID = "the same long answer to a question that was hardly another one, word for word and to its very end"
+PRETTY = json.dumps([talk("a", "b"), talk("c"), talk("e", SAID)], indent=2).replace("\n", "\r\n").encode()
+LINES = b"\r\n".join(json.dumps(each).encode() for each in (talk("g"), talk("E", SAID), talk("k", "l")))[:-9] + b"\r\n"
 DEFAULT = {"config_name": "default", "data_files": [{"split": "train", "path": "a/*.jsonl"}]}
 REPOS = (
     Repo("org/one", {"README.md": b"# one", "data.jsonl": jsonl(QA), "model.pkl": b"\x80\x04", "load.py": b"raise SystemExit(1)"}),
@@ -60,6 +71,7 @@ REPOS = (
     Repo("org/private", {"data.jsonl": jsonl(QA)}, access="private"),
     Repo("org/disabled", {"data.jsonl": jsonl(QA)}, access="disabled"),
     Repo("org/branched", {"data.jsonl": jsonl(QA[:1])}, branches={"v2": {"data.jsonl": jsonl(QA)}}),
+    Repo("org/faulty", {"data/train-00000-of-00002.json": PRETTY, "data/train-00001-of-00002.json": LINES}),
     Repo("org/large", {"data.jsonl": jsonl(QA * 3000)}),
 )  # fmt: skip
 
@@ -111,6 +123,39 @@ def test_the_shards_of_a_split_are_one_table_in_order(server: Hub) -> None:
     assert origin.place(200) == ("data/train-00001-of-00002.parquet", 0)
     assert brought("org/one").manifest.origin.place(0) is None
     assert any(path.startswith("/cdn/") for path in server.paths())
+
+
+def test_the_files_of_a_split_are_kept_and_every_finding_has_its_line_and_byte_in_its_own(server: Hub) -> None:
+    dataset = brought("org/faulty")
+    assert [part.read_bytes() for part in dataset.parts] == [PRETTY, LINES]
+    assert (dataset.manifest.num_rows, dataset.manifest.num_rejected) == (6, 3)
+    assert find_near_duplicates(dataset).counts["near-duplicate"] == 1
+    findings = [issue for issue in dataset.findings() if issue.row is not None]
+    assert {(issue.row, issue.code) for issue in findings} >= {(1, "trailing-question"), (3, "trailing-question"), (5, "broken-json")}
+    first_file, rows = (PRETTY, LINES), {0: b'"a"', 1: b'"c"', 2: b'"e"', 3: b'"g"', 4: b'"E"', 5: b'"k"'}
+    for issue in findings:
+        place = dataset.manifest.origin.place(issue.row or 0)
+        assert place
+        content = first_file[dataset.manifest.origin.files.index(place.file)]
+        begins = content[issue.byte :]
+        assert begins.startswith(b"{") and rows[issue.row or 0] in begins[:40]
+        assert content[: issue.byte].count(b"\n") + 1 == issue.line
+    assert [(row["row"], row["line"], row["byte"]) for row in dataset.rejected()] == sorted(
+        {(issue.row, issue.line, issue.byte) for issue in findings if issue.severity == "error"}
+    )
+    assert [dataset.source_position(index) for index in range(len(dataset))] == [(0, 2), (2, 24), (4, 2)]
+
+
+def test_the_columns_of_a_split_are_mapped_anew_from_the_files_it_came_in(server: Hub) -> None:
+    dataset = brought("org/shards")
+    turned = imports.again(imports.ask(dataset), ColumnMapping(question="answer", answer="question"))
+    *_, job = imports.follow(turned)
+    assert job.state == "done" and job.dataset_id
+    other = open_dataset(job.dataset_id)
+    assert other[250].turns[0].content == "Answer 250." and other.id != dataset.id
+    assert [part.read_bytes() for part in other.parts] == [part.read_bytes() for part in dataset.parts]
+    assert [part.name for part in other.parts] == [part.name for part in dataset.parts]
+    assert other.manifest.origin == dataset.manifest.origin
 
 
 def test_config_split_and_revision_are_chosen_by_name(server: Hub) -> None:

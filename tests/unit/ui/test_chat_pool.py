@@ -14,7 +14,7 @@ from core.chat.sources import Source, of_artifact
 from core.errors import UserError
 from core.export.artifacts import Artifact
 from tests.page import free_port
-from ui import chat_pool, chat_view
+from ui import chat_ask, chat_pool, chat_view
 
 GB = 10**9
 
@@ -65,7 +65,7 @@ def model(name):
 
 def ask(pool, names, prompt):
     asked = [(model(name), [{"role": "user", "content": f"{name} {prompt}"}]) for name in names]
-    return chat_pool.Ask(pool, asked, Sampling())
+    return chat_ask.Ask(pool, asked, Sampling())
 
 
 def whole(question):
@@ -81,7 +81,7 @@ def test_every_model_answers_and_says_how_it_ended(pool):
 
 def test_a_model_that_fails_leaves_the_others_their_answer(pool):
     asked = [(model("a"), [{"role": "user", "content": "crash"}]), (model("b"), [{"role": "user", "content": "fine"}])]
-    failed, fine = whole(chat_pool.Ask(pool, asked, Sampling()))
+    failed, fine = whole(chat_ask.Ask(pool, asked, Sampling()))
     assert failed.error.code == "CRASH" and failed.state == "done"
     assert fine.text == "fine " and fine.error is None
 
@@ -97,7 +97,7 @@ def test_a_stopped_question_keeps_what_was_written(pool):
 
 
 def test_a_model_that_does_not_listen_is_ended_when_the_person_stops_it(pool, monkeypatch):
-    monkeypatch.setattr(chat_pool, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(chat_ask, "PATIENCE_S", 0.2)
     question = ask(pool, ["a"], "hang")
     for (column,) in question.watch():
         if column.text == "a ":
@@ -138,20 +138,18 @@ def test_closing_the_page_stops_the_models_within_two_seconds(pool):
 
 
 def test_visitors_are_served_in_the_order_they_came(pool):
-    first = ask(pool, ["a"], "slow " * 30)
-    running = threading.Thread(target=whole, args=(first,))
-    running.start()
-    time.sleep(0.1)
-    later = []
-    for name in ("second", "third", "fourth"):
-        thread = threading.Thread(target=whole, args=(ask(pool, ["a"], name),))
-        thread.start()
-        later.append(thread)
-        time.sleep(0.15)
-    for thread in (running, *later):
+    (place,) = pool.take([model("a")])
+    assert place.enter(threading.Event(), lambda _: None)  # somebody is being answered
+    asking = []
+    for name in ("first", "second", "third"):
+        asking.append(threading.Thread(target=whole, args=(ask(pool, ["a"], name),)))
+        asking[-1].start()
+        while len(place._line) <= len(asking):
+            time.sleep(0.01)
+    place.leave()
+    for thread in asking:
         thread.join()
-    place = pool.take([model("a")])[0]
-    assert [said.split()[1] for said in place.engine.said] == ["slow", "second", "third", "fourth"]
+    assert [said.split()[1] for said in place.engine.said] == ["first", "second", "third"]
 
 
 def test_one_who_waits_and_gives_up_stops_nobody_else(pool):
@@ -188,7 +186,7 @@ def test_when_every_place_is_in_use_the_person_is_told(pool):
 
 
 def column(pieces, state="done", stop="eos"):
-    return chat_pool.Column(model("x"), state=state, pieces=pieces, stop=stop)
+    return chat_ask.Column(model("x"), state=state, pieces=pieces, stop=stop)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +221,7 @@ def test_who_waits_is_told_how_many_are_before(pool):
     seen = [column.ahead for (column,) in second.watch() if column.state == "waiting"]
     running.join()
     assert 1 in seen
-    waiting = chat_view.answers_of([chat_pool.Column(model("x"), ahead=2)])
+    waiting = chat_view.answers_of([chat_ask.Column(model("x"), ahead=2)])
     assert "waits behind 2" in chat_view.transcript([{"prompt": "p", "answers": waiting}])
 
 
@@ -296,6 +294,6 @@ def test_six_models_of_which_one_is_a_dead_endpoint(monkeypatch):
     monkeypatch.setattr(chat_pool, "open_source", lambda source, _: source.open() if source.url else WordEngine(source.artifact))
     dead = Source("dead", "dead", "endpoint", url=f"http://127.0.0.1:{port}/v1", model="m")
     asked = [(source, [{"role": "user", "content": "one two"}]) for source in (*(model(name) for name in "abcde"), dead)]
-    *fine, failed = whole(chat_pool.Ask(chat_pool.Pool(), asked, Sampling()))
+    *fine, failed = whole(chat_ask.Ask(chat_pool.Pool(), asked, Sampling()))
     assert [column.text for column in fine] == ["one two "] * 5
     assert failed.error.code == "NET" and "does not answer" in failed.error.problem

@@ -5,6 +5,7 @@ import json
 import re
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -19,7 +20,7 @@ from core.errors import UserError
 from core.export.artifacts import Artifact
 from tests.unit.data.files import talk
 from tests.unit.training.test_samples import imported, run_of
-from ui import chat_knobs, chat_pool, chat_sources, chat_tab, chat_talk, chat_view, chat_vote, feedback, picks
+from ui import chat_ask, chat_knobs, chat_pool, chat_sources, chat_tab, chat_talk, chat_view, chat_vote, feedback, picks
 from ui.access import Caller
 
 OWNER, VISITOR = Caller("me", "owner", is_local=True), Caller("a visitor", "public")
@@ -100,7 +101,7 @@ VALUES = {"system": "", "context_length": 0, "temperature": 0, "seed": 0, "raw":
 def endless(monkeypatch):
     source = chat_sources.sources.Source("a", "M", "q4_0", url="http://127.0.0.1:9/v1")
     monkeypatch.setattr(chat_sources, "find", lambda ids, caller: [source])
-    monkeypatch.setattr(chat_pool, "_pool", chat_pool.Pool())
+    monkeypatch.setattr(chat_pool, "pool", chat_pool.Pool())
     monkeypatch.setattr(chat_pool, "open_source", lambda source, _: Endless())
 
 
@@ -316,15 +317,28 @@ def test_the_set_of_one_click_is_the_usual_four():
     assert len(picks.set_of(made[:3])) == 3
 
 
+@pytest.mark.parametrize(
+    ("levels", "offered"), [(("f16", "q8_0", "Q4_K_M"), "Q4_K_M"), (("f16", "q8_0"), "q8_0"), (("f16", "q4_0"), "f16"), ((), "starter")]
+)
+def test_when_nobody_has_chosen_the_newest_model_is_offered(levels, offered, monkeypatch):
+    made = [Artifact(id=level, kind="gguf", level=level, name="m") for level in levels]
+    monkeypatch.setattr(picks, "runs_with_models", lambda: [SimpleNamespace(run_id="r-1", name="mine")] if made else [])
+    monkeypatch.setattr(picks, "of_run", lambda run_id: made)
+    models, *_ = call(chat_tab.offer, [], "", {})
+    assert models.value == [offered]
+    models, *_ = call(chat_tab.offer, [], "", {"ids": ["starter"], "carried": ""})
+    assert models.value == ["starter"]
+
+
 def test_a_blind_vote_names_nobody_before_it_is_cast(workspace, monkeypatch):
     sources = [chat_sources.sources.Source(name, f"Name-{name}", "q4_0") for name in ("one", "two")]
     monkeypatch.setattr(chat_sources, "find", lambda ids, caller: sources)
     monkeypatch.setattr(chat_sources, "everything", lambda caller: [(source.name, source.id) for source in sources])
 
     def answered(page, asked, sampling, context):
-        yield [chat_pool.Column(source, state="done", pieces=["words"], stop="eos") for source, _ in asked]
+        yield [chat_ask.Column(source, state="done", pieces=["words"], stop="eos") for source, _ in asked]
 
-    monkeypatch.setattr(chat_pool, "ask", answered)
+    monkeypatch.setattr(chat_ask, "ask", answered)
     values = {"system": "", "context_length": 0, "temperature": 0}
     *_, last = from_page(chat_vote.ask_blind, ["one", "two"], "Who?", **values)
     assert "Name-" not in str(last[0]) and last[2].interactive

@@ -184,7 +184,7 @@ def test_near_duplicates_are_counted_and_listed_when_they_are_asked_for(
     words = "the quick brown fox jumps over the lazy dog while nobody in the village looks at it for even one moment today"
     rows = [talk("Tell me.", words, identifier="1"), talk("Quite another question?", "Yes.", identifier="2")]
     dataset = make(tmp_path, [*rows, talk("Tell me.", words + "!", identifier="3"), talk("Tell me!", words, identifier="4")])
-    before = call(dataset_findings.first_page, dataset.id, "", "near-duplicate")["table"]
+    before = call(dataset_findings.choose_code, dataset.id, "", "near-duplicate")["table"]
     assert "Almost the same" not in visible(before)
     shown = call(dataset_findings.look_for_near, dataset.id)
     assert "2 conversations almost the same as an earlier one" in visible(shown["near_said"])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from core import paths
@@ -17,6 +17,7 @@ from core.data.findings_export import export
 from core.data.origin import Origin
 from core.data.render import LossOn, tokenize
 from core.errors import UserError
+from tests.unit.ui.dataset_page import call, visible
 from ui import dataset_data, dataset_findings, dataset_handlers, dataset_rows, dataset_view, mask_view, shares
 from ui.access import Caller
 
@@ -32,10 +33,6 @@ def dataset(tmp_path: Path) -> Dataset:
     rows[7]["conversations"] = [{"from": EVIL, "value": "a"}]
     (tmp_path / "mine.json").write_text(json.dumps(rows), encoding="utf-8")
     return import_dataset(tmp_path / "mine.json")
-
-
-def visible(markup: str) -> str:
-    return html.unescape(re.sub(r"<[^>]+>", "", markup))
 
 
 @pytest.mark.parametrize("max_length", [1000, 60, 1])
@@ -110,39 +107,57 @@ def test_the_first_sentence_counts_what_cannot_be_trained_and_what_is_cut(datase
     assert "59 more lose part of an answer at 64 tokens." in said
 
 
-def test_findings_are_listed_by_page_severity_and_code_and_lead_to_their_rows(dataset: Dataset) -> None:
+def test_findings_are_listed_by_severity_and_code_piece_by_piece_and_lead_to_their_rows(dataset: Dataset) -> None:
     report = dataset.report()
-    first = dataset_findings._page(dataset, "", "unknown-role", 1)
-    assert 'data-row="7"' in first["table"] and first["table"].count("data-row") == 1
-    assert dataset_findings._page(dataset, "note", "unknown-role", 1)["table"].startswith('<p class="quiet">No findings')
+    shown = call(dataset_findings.choose_code, dataset.id, "", "unknown-role")["table"]
+    assert 'data-row="7"' in shown and shown.count("data-row") == 1
+    assert call(dataset_findings.choose_code, dataset.id, "note", "unknown-role")["table"].startswith('<p class="quiet">No findings')
     severities = {code: label for label, code in dataset_view.severities(report)}
     assert severities[""] == f"All {sum(report.counts.values())}"
     assert {code for _, code in dataset_view.codes(report, "error")} == {"", "trailing-question", "unknown-role"}
-    total, rows = len(dataset.findings()), set[str]()
-    for page in range(1, -(-total // dataset_view.PAGE_ROWS) + 1):
-        shown = dataset_findings._page(dataset, "", "", page)
-        assert shown["page"] == page
-        rows |= set(re.findall(r'data-row="(\d+)"', shown["table"]))
-    assert {int(row) for row in rows} == {issue.row for issue in dataset.findings()}
+    whole = call(dataset_findings.choose_severity, dataset.id, "")["table"]
+    total, size = len(dataset.findings()), dataset_view.PIECE_ROWS
+    assert f'data-total="{total}"' in whole and total > size
+    pieces = [piece_at(dataset, first)["rows"] for first in range(0, total, size)]
+    assert pieces[0] in whole
+    assert numbers(r'aria-rowindex="(\d+)"', "".join(pieces)) == [number + 2 for number in range(total)]
+    assert set(numbers(r'data-row="(\d+)"', "".join(pieces))) == {issue.row for issue in dataset.findings()}
+
+
+def piece_at(dataset: Dataset, index: Any, severity: str = "", code: str = "") -> dict[str, Any]:
+    asked = gr.EventData(None, {"index": index})
+    return dataset_findings.read_on.__wrapped__(dataset.id, severity, code, asked, caller=OWNER)["table"].constructor_args["piece"]
+
+
+def numbers(pattern: str, markup: str) -> list[int]:
+    return [int(number) for number in re.findall(pattern, markup)]
+
+
+@pytest.mark.parametrize(("asked", "first"), [(-5, 0), (10**9, 88), (60, 60)])
+def test_a_piece_that_is_not_there_is_the_nearest_one(asked: int, first: int, dataset: Dataset) -> None:
+    assert len(dataset.findings()) == 89
+    piece = piece_at(dataset, asked)
+    assert piece["first"] == first and numbers(r'aria-rowindex="(\d+)"', piece["rows"])[0] == first + 2
+
+
+def test_a_piece_says_which_table_it_belongs_to(dataset: Dataset) -> None:
+    for severity, code in (("", ""), ("error", ""), ("error", "unknown-role")):
+        piece = piece_at(dataset, 0, severity, code)
+        assert f'data-of="{piece["of"]}"' in call(dataset_findings.choose_code, dataset.id, severity, code)["table"]
+    assert piece_at(dataset, 0, "note", "unknown-role")["rows"] == ""
 
 
 def test_of_several_files_each_row_and_finding_names_its_own(dataset: Dataset, tmp_path: Path) -> None:
     origin = Origin(kind="hub", files=("a.json", "b.json"), first_rows=(0, 6))
-    shown = dataset_view.findings(dataset.findings("unknown-role"), 1, origin)
-    assert "row 1 of b.json" in shown and "row 1 of b.json" not in dataset_view.findings(dataset.findings("unknown-role"), 1, Origin())
+    shown = dataset_view.findings(dataset.findings("unknown-role"), origin, "")
+    assert "row 1 of b.json" in shown and "row 1 of b.json" not in dataset_view.findings(dataset.findings("unknown-role"), Origin(), "")
     paths.write_json(dataset.folder / MANIFEST, dataset.manifest.model_copy(update={"origin": origin}).model_dump(mode="json"))
     joined = open_dataset(dataset.id)
     assert "This is row 5 of a.json." in dataset_rows._row(joined, 5, "", "starter", 64, "answers", OWNER)["found_here"]
-    assert "of the files joined" in dataset_rows._row(joined, 6, "", "starter", 64, "answers", OWNER)["chat"]
+    assert "of b.json:" in dataset_rows._row(joined, 6, "", "starter", 64, "answers", OWNER)["chat"]
     export(joined.findings("unknown-role"), tmp_path / "found.jsonl", origin=origin)
     (line,) = map(json.loads, (tmp_path / "found.jsonl").read_text(encoding="utf-8").splitlines())
     assert (line["row"], line["file"], line["row_in_file"]) == (7, "b.json", 1)
-
-
-@pytest.mark.parametrize(("asked", "page"), [(0, 1), (-5, 1), (None, 1), (10**9, 4)])
-def test_a_page_that_is_not_there_is_the_nearest_one(asked: int | None, page: int, dataset: Dataset) -> None:
-    assert -(-len(dataset.findings()) // dataset_view.PAGE_ROWS) == 4
-    assert dataset_findings._page(dataset, "", "", asked)["page"] == page
 
 
 def test_any_row_opens_the_rejected_ones_with_their_raw_text_and_what_was_found(dataset: Dataset) -> None:
