@@ -38,8 +38,8 @@ format: $(VENV)/.setup-dev ## let ruff mend what it can
 types: $(VENV)/.setup-dev ## pyright, strict on core
 	$(BIN)/pyright
 
-audit: $(VENV)/.setup-dev ## known vulnerabilities of packages, risky calls, secrets (needs the network)
-	$(BIN)/python -m tests.audit
+audit: $(VENV)/.setup-dev ## known vulnerabilities of packages (asks the network; not with ARGS=--offline), risky calls, secrets
+	$(BIN)/python -m tests.audit $(ARGS)
 
 docs: $(VENV)/.setup-dev ## write the generated tables of the README anew
 	$(BIN)/python -m core.docs

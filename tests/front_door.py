@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import datetime
+import hashlib
 import ipaddress
 import re
 import ssl
@@ -16,21 +18,31 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 PART_BYTES = 65536
+KEY = ec.generate_private_key(ec.SECP256R1())  # of every door of this test run
 HOP = re.compile(rb"(?i)^(connection|x-forwarded-[a-z]+):")
 
 
 def certificate(folder: Path) -> Path:
     """A key and a certificate of 127.0.0.1 in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.datetime.now(datetime.UTC)
-    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(KEY.public_key())
     made = made.serial_number(x509.random_serial_number()).not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
     made = made.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    private = KEY.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     path = folder / "front-door.pem"
-    path.write_bytes(private + made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    path.write_bytes(private + made.sign(KEY, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
     return path
+
+
+def trusted() -> str:
+    """The argument that has Chromium take a door's certificate for a good one.
+
+    Told instead to ignore the error in it, Chromium begins every request again, and where it opens many connections at once it now and then
+    gives one up for that (ERR_TOO_MANY_RETRIES): a page that lacks one of its parts never begins to work.
+    """
+    public = KEY.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return f"--ignore-certificate-errors-spki-list={base64.b64encode(hashlib.sha256(public).digest()).decode()}"
 
 
 class FrontDoor:

@@ -134,7 +134,7 @@ def identify(request: gr.Request | None, token: str | None) -> Caller:
     if known is None:
         return Caller("a visitor", anybody, address=address_of(request))
     role: Role = "owner" if anybody == "owner" or is_owner(known) else "signed_in"
-    return Caller(str(known.get("name", "")), role, token=token)
+    return Caller(str(known.get("name", "")), role, token=token, address=address_of(request))
 
 
 def address_of(request: gr.Request | None) -> str:

@@ -19,6 +19,7 @@ from core.data.validate import Report
 from core.errors import UserError
 from core.export import artifacts
 from core.training import models
+from ui import upload_shares
 from ui.access import Caller
 from ui.mask_view import Masked
 from ui.train_data import HUB_ID
@@ -40,12 +41,17 @@ def import_example(name: str) -> Dataset:
     return import_dataset(paths.EXAMPLES / EXAMPLES[name], name, origin=Origin(kind="example", file=EXAMPLES[name]))
 
 
-def uploaded(file: Any) -> Path:
-    """The file that a program uploaded. It sends a path of its own making, so nothing outside the upload folder is opened (rule R10)."""
+def uploaded(file: Any, caller: Caller) -> Path:
+    """The file that `caller` uploaded. A program sends a path of its own making, so nothing outside the upload folder is opened (rule R10),
+    and a visitor's calls open what that visitor has sent and nobody else's, whose path may have become known (rule R11).
+
+    Raises:
+        UserError: it is none, or somebody else's, which is said in the same words.
+    """
     given = file.get("path") if isinstance(file, dict) else getattr(file, "path", None)
     folder = Path(get_upload_folder()).resolve()
     path = (folder / str(given or "")).resolve()
-    if not path.is_relative_to(folder) or not path.is_file():
+    if not path.is_relative_to(folder) or not path.is_file() or not upload_shares.is_from(path, caller):
         raise UserError("That is no uploaded file.", "file", "Upload it first; gradio_client's handle_file does.")
     return path
 

@@ -82,7 +82,7 @@ def go_on(dataset_id: str, caller: Caller) -> gr.Tabs:
 @allowed("public")
 def validate_dataset(file: gr.FileData, caller: Caller) -> dict[str, Any]:
     """Check a Vicuna JSON or JSONL file: counts, and the first findings with row, turn, line, byte, problem and remedy."""
-    path = data.uploaded(file)
+    path = data.uploaded(file, caller)
     try:
         shares.require_size(path.stat().st_size, caller)
         asked = {"path": str(path), "num_issues": LISTED_BY_API}

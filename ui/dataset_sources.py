@@ -118,7 +118,7 @@ def example_broken(model: str, max_length: float, loss_on: LossOn, caller: Calle
 @allowed("public")
 def take_upload(upload: str, caller: Caller) -> Shown:
     """Import an uploaded file, which is removed when that has ended."""
-    path = data.uploaded({"path": upload})
+    path = data.uploaded({"path": upload}, caller)
     try:
         shares.require_room(path.stat().st_size, caller)
     except UserError:

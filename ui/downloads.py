@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 from gradio import processing_utils
 from gradio.utils import get_upload_folder
+from starlette.datastructures import MutableHeaders
 
 from core.errors import UserError
 from ui import background
@@ -36,7 +37,8 @@ def _made() -> Path:
 class OnlyMade:
     """ASGI middleware: of all files of this server those of `place` alone are handed out, to whoever was given the name (rules R11, R21).
 
-    Gradio by itself also hands out what others have uploaded, and fetches any address of the internet.
+    Gradio by itself also hands out what others have uploaded, and fetches any address of the internet. A browser saves such a file and never
+    shows it as a page of this address, whatever somebody has got into it.
     """
 
     def __init__(self, app: Any) -> None:
@@ -44,11 +46,29 @@ class OnlyMade:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         asked = ASKED_FOR.search(scope["path"]) if scope["type"] == "http" else None
-        if asked is None or is_made(asked[1]):
+        if asked is None:
             await self._app(scope, receive, send)
+            return
+        if is_made(asked[1]):
+            await self._app(scope, receive, _to_be_saved(send))
             return
         await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain; charset=utf-8")]})
         await send({"type": "http.response.body", "body": b"This is no file that was made for you."})
+
+
+def _to_be_saved(send: Any) -> Any:
+    """`send`, with the answer marked as a file to be saved under its own name."""
+
+    async def marked(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(raw=list(message.get("headers", [])))
+            said = headers.get("content-disposition", "")
+            headers["content-disposition"] = "attachment" + said[said.find(";") :] if ";" in said else "attachment"
+            headers["x-content-type-options"] = "nosniff"
+            message = {**message, "headers": headers.raw}
+        await send(message)
+
+    return marked
 
 
 def is_made(path: str) -> bool:

@@ -39,7 +39,16 @@ def end(size_bytes: int, caller: Caller, files: Iterable[Path] = ()) -> None:
     """An upload that was counted as so much has come to its end, and has left these files."""
     _coming[_name(caller)] -= size_bytes
     for file in files:
-        _whose.setdefault(file, set()).add(_name(caller))
+        _whose.setdefault(file.resolve(), set()).add(_name(caller))
+
+
+def is_from(file: Path, caller: Caller) -> bool:
+    """Whether this caller has sent `file`; the owner may have any opened. What was sent before a restart is nobody's any more.
+
+    A program may send its login with the call and not with the file, which is then known by its address.
+    """
+    own = {caller.key, f"address {caller.address}"}
+    return caller.may("owner") or not own.isdisjoint(_whose.get(file.resolve(), set()))
 
 
 def drop(file: Path, caller: Caller) -> None:

@@ -75,7 +75,7 @@ def train(run_dir: Path, peak: Peak | None = None) -> None:
             args=arguments,
             train_dataset=train_rows.dataset(),
             eval_dataset=eval_rows.dataset() if eval_rows else None,
-            processing_class=AutoTokenizer.from_pretrained(run_dir / "tokenizer", local_files_only=True),
+            processing_class=AutoTokenizer.from_pretrained(run_dir / "tokenizer", local_files_only=True, trust_remote_code=False),
             peft_config=lora_config(model, recipe) if recipe.is_adapter else None,
             callbacks=[callback, board, *early_stop, *samples],
         )

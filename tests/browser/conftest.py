@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import front_door
 from tests.browser import looks
 from tests.browser.steps import visit
 from tests.page import App, free_port, stop_runs
@@ -41,7 +42,7 @@ def browser():
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(
             executable_path=str(CHROMIUM),
-            args=ARGUMENTS,
+            args=[*ARGUMENTS, front_door.trusted()],
             ignore_default_args=["--hide-scrollbars"],  # a person sees them
         )
         yield opened
@@ -69,7 +70,7 @@ def here(app):
 def pytest_runtest_makereport(item, call):
     """A test that fails says what the page showed by then, and leaves its picture."""
     report = yield
-    seen = getattr(item, "funcargs", {}).get("page")
+    seen = next((value for value in getattr(item, "funcargs", {}).values() if hasattr(value, "is_closed")), None)
     if report.failed and call.when == "call" and seen and not seen.is_closed():
         from playwright.sync_api import Error
 

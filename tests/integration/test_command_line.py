@@ -91,6 +91,12 @@ def test_merge_convert_measure_prove_chat_and_prepare_by_path(verb, run_id, tmp_
     assert answers[0]["answer"] == answers[2]["answer"] and all(answer["answer"] for answer in answers)
     plan = verb("publish", *[artifact["id"] for artifact in made], "--repo", "me/model-GGUF", "--dry-run")
     assert {file["path"] for file in plan["files"]} >= {"README.md", *(Path(file).name for file in files)}
+    card = tmp_path / "card.md"
+    written = verb("card", *[artifact["id"] for artifact in made], "--repo", "me/model-GGUF", "-o", str(card))["card"]
+    assert card.read_text(encoding="utf-8") == written == plan["card"] and "| q4_0 |" in written
+    card.write_text(written + "\nEdited by hand.\n", encoding="utf-8")
+    edited = verb("publish", *[artifact["id"] for artifact in made], "--repo", "me/model-GGUF", "--card", str(card), "--dry-run")
+    assert edited["card"].endswith("Edited by hand.\n")
 
 
 def test_compare_writes_every_answer_and_says_how_often_models_agree(verb, run_id, tmp_path):

@@ -143,17 +143,18 @@ class Asked:
         return f"{self.listener.name} {ascii(self.data)[:300]} -> {self.answer[-1500:]}"
 
 
-def ask_all(visitor: Visitor, wanted: list[tuple[Listener, list[Any]]]) -> list[Asked]:
-    def ask(listener: Listener, data: list[Any]) -> Asked:
-        try:
-            answer = visitor.call(listener, data=data)
-        except httpx.TransportError as error:  # the page hangs up on a connection that was idle or has sent too much; a new one is answered
-            assert "incomplete" not in str(error), (listener, ascii(data)[:300])  # but no answer breaks off
-            answer = visitor.call(listener, data=data)
-        return Asked(listener, data, answer)
+def ask_one(visitor: Visitor, listener: Listener, data: list[Any], *, to_end: bool = False) -> Asked:
+    try:
+        answer = visitor.call(listener, data=data, to_end=to_end)
+    except httpx.TransportError as error:  # the page hangs up on a connection that was idle or has sent too much; a new one is answered
+        assert "incomplete" not in str(error), (listener, ascii(data)[:300])  # but no answer breaks off
+        answer = visitor.call(listener, data=data, to_end=to_end)
+    return Asked(listener, data, answer)
 
+
+def ask_all(visitor: Visitor, wanted: list[tuple[Listener, list[Any]]]) -> list[Asked]:
     with ThreadPoolExecutor(CALLS_AT_ONCE) as pool:
-        return list(pool.map(lambda each: ask(*each), wanted))
+        return list(pool.map(lambda each: ask_one(visitor, *each), wanted))
 
 
 def in_every_argument(site: Site, visitor: Visitor) -> list[tuple[Listener, list[Any]]]:

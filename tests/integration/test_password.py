@@ -1,17 +1,28 @@
-"""A page with a password demands it, of everybody and everywhere (rule R3)."""
+"""A page with a password demands it, of everybody and everywhere; without one it asks for no login, which nobody needs there (rule R3)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
-from core.paths import EXAMPLES
+from core.paths import EXAMPLES, PROJECT
 from tests.page import App, free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 PASSWORD = "correct horse battery staple"
+WITHOUT_LOGIN = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("authlib", "itsdangerous"):
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Missing())
+"""
 READS = ("/config", "/info", "/gradio_api/info", "/gradio_api/file=/etc/passwd",
          "/gradio_api/queue/data?session_hash=x", "/gradio_api/upload_progress?upload_id=x", "/monitoring/summary")  # fmt: skip
 CALLS = ("/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/run/list_artifacts", "/gradio_api/call/list_artifacts")
@@ -72,3 +83,20 @@ def test_the_right_one_opens_the_page_with_all_rights(app: App) -> None:
         assert called.status_code == 200
         with owner.stream("GET", f"/gradio_api/call/list_artifacts/{called.json()['event_id']}") as answer:
             assert "data: [[]]" in answer.read().decode()
+
+
+def test_off_a_space_the_page_needs_nothing_that_a_login_at_the_hub_needs(tmp_path: Path) -> None:
+    """Neither a login of this machine's, nor the packages of `gradio[oauth]`."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "workspace").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(WITHOUT_LOGIN, encoding="utf-8")
+    path = f"{tmp_path / 'site'}:{PROJECT}"
+    app = App(tmp_path / "workspace", free_port(), more={"PYTHONPATH": path, "HF_HOME": str(tmp_path / "hub")})
+    app.start()
+    try:
+        with client(app) as owner:
+            config = owner.get("/config").json()
+            assert "loginbutton" not in {part["type"] for part in config["components"]} and len(config["dependencies"]) > 100
+            assert owner.post("/gradio_api/run/list_artifacts", json={"data": []}).json()["data"] == [[]]
+    finally:
+        app.kill()

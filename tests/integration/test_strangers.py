@@ -132,6 +132,9 @@ def test_no_file_is_handed_out_but_what_was_made_for_a_download(site: Site) -> N
     for path, words in ((of_a, b"an answer to A"), (of_b, b"an answer to B")):
         status, body = status_of(site, f"/gradio_api/file={path}")
         assert status == 200 and words in body
+        assert a.get(f"/gradio_api/file={path}").headers["content-disposition"].startswith("attachment"), (
+            "it is saved, and not shown as a page"
+        )
 
 
 def test_fifty_errors_say_nothing_about_the_server(site: Site) -> None:

@@ -28,7 +28,10 @@ FORBIDDEN_CALLS = {
     "huggingface_hub.login",
     "login",
 }
-FORBIDDEN_KEYWORDS = {"shell": True, "trust_remote_code": True, "use_safetensors": False, "weights_only": False}
+FORBIDDEN_KEYWORDS = {"shell": True, "trust_remote_code": True, "use_safetensors": False, "weights_only": False, "push_to_hub": True}
+# A token there is written into training_args.bin in clear (R5).
+TOKENS_OF_TRANSFORMERS = {"hub_token", "push_to_hub_token"}
+STARTS = ("subprocess.run", "subprocess.Popen", "subprocess.check_output", "subprocess.check_call", "subprocess.call")
 
 
 def calls(file: Path) -> Iterator[ast.Call]:
@@ -42,6 +45,33 @@ def test_no_shell_no_pickle_no_foreign_code(file: Path) -> None:
         for keyword in call.keywords:
             if keyword.arg in FORBIDDEN_KEYWORDS and isinstance(keyword.value, ast.Constant):
                 assert keyword.value.value is not FORBIDDEN_KEYWORDS[keyword.arg], f"line {call.lineno}: {keyword.arg}"
+            assert keyword.arg not in TOKENS_OF_TRANSFORMERS, f"line {call.lineno}: {keyword.arg}"
+
+
+def test_a_command_is_a_list_and_never_a_text() -> None:
+    """No shell would be asked, and no name can become two arguments (R9)."""
+    commands = [(file, call) for file in SOURCES for call in calls(file) if ast.unparse(call.func) in STARTS]
+    assert len(commands) > 10
+    for file, call in commands:
+        text = isinstance(call.args[0], ast.Constant | ast.JoinedStr | ast.BinOp) and not isinstance(
+            getattr(call.args[0], "left", None), ast.List
+        )
+        assert not text, f"{file.relative_to(PROJECT)}:{call.lineno}"
+
+
+def test_what_loads_a_model_says_that_it_takes_neither_code_nor_pickles() -> None:
+    """Not by the library's default, which another version may change (R15, R16)."""
+    loads = [
+        (file, call) for file in SOURCES for call in calls(file) if re.match(r"Auto\w+\.from_(pretrained|config)$", ast.unparse(call.func))
+    ]
+    ours = [(file, call) for file, call in loads if file.is_relative_to(PROJECT / "core")]
+    assert len(ours) >= 6
+    for file, call in ours:
+        said = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        where = f"{file.relative_to(PROJECT)}:{call.lineno}"
+        assert said.get("trust_remote_code") == "False", where
+        if ast.unparse(call.func).startswith("AutoModel") and call.func.attr == "from_pretrained":  # type: ignore[attr-defined]
+            assert said.get("use_safetensors") == "True", where
 
 
 def test_child_processes_never_inherit_the_whole_environment() -> None:

@@ -6,12 +6,20 @@ import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from core import paths
 from core.errors import UserError
 from core.training import models
 
 NO_IDS = ("", ".", "..", "../secret", "/etc", "a/b", "a\x00b", "A", "-rf", "$(id)", "a;reboot", "a\nb", "a" * 41, "\N{FULLWIDTH FULL STOP}")
+
+
+PARTS = st.sampled_from(
+    ["..", ".", "", "secret", "root", "/", "\\", "~", "%2e%2e", "\N{FULLWIDTH FULL STOP}", "ds-1", "C:", "\x00", "\u2215", "con"]
+)
+SOMEBODYS = st.lists(PARTS | st.text(max_size=5), max_size=8).map("/".join) | st.lists(PARTS).map("".join) | st.text(max_size=60)
 
 
 @pytest.fixture
@@ -39,6 +47,19 @@ def test_an_id_is_its_folder(root: Path) -> None:
 def test_what_is_no_id_is_refused(root: Path, name: str) -> None:
     with pytest.raises(UserError, match="There is no dataset"):
         paths.by_id(root, name, "dataset")
+
+
+@settings(max_examples=2000, suppress_health_check=list(HealthCheck))
+@given(SOMEBODYS)
+def test_whatever_is_asked_for_is_a_folder_right_under_the_root_or_refused(root: Path, name: str) -> None:
+    """After Gradio's own strategy for its file routes: parts that climb, joined by what separates them somewhere."""
+    for made in ("ds-1", "secret"):
+        (root / made).mkdir(exist_ok=True)
+    try:
+        found = paths.by_id(root, name, "dataset")
+    except UserError:
+        return
+    assert found.resolve().parent == root.resolve() and found.name == name
 
 
 def test_a_link_and_a_file_are_no_folders(root: Path) -> None:

@@ -26,7 +26,17 @@ def test_no_secret_of_the_parent_reaches_a_child(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     environment = process.call_child(CHILD, {"do": "environment"}, step="test")
     assert "CANARY" not in json.dumps(environment)
-    assert environment["CUDA_VISIBLE_DEVICES"] == "1" and environment["HF_HUB_OFFLINE"] == "1"
+    assert environment["CUDA_VISIBLE_DEVICES"] == "1" and environment["HF_HUB_OFFLINE"] == environment["HF_HUB_DISABLE_TELEMETRY"] == "1"
+
+
+def test_a_child_has_what_is_on_the_list_and_nothing_else(monkeypatch):
+    for number in range(50):
+        monkeypatch.setenv(f"SOMETHING_{number}", "x")
+    set_here = {*process.ALWAYS_SET, "PYTHONPATH", "USE_HUB_KERNELS", "LC_CTYPE"}  # the last by Python itself
+    environment = process.call_child(CHILD, {"do": "environment"}, step="test")
+    unlisted = {name for name in environment if name not in process.ALLOWED_VARIABLES | set_here}
+    assert {name for name in unlisted if not name.startswith(process.ALLOWED_PREFIXES)} == set()
+    assert process.ALLOWED_VARIABLES.isdisjoint({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OAUTH_CLIENT_SECRET"})
 
 
 def test_without_a_gpu_a_child_looks_for_no_kernels_on_the_hub(monkeypatch, tmp_path):

@@ -79,6 +79,19 @@ def test_no_cell_becomes_a_formula(tmp_path: Path) -> None:
     assert (tmp_path / "findings.csv").read_text() == "row,turn,line,byte,code,severity,problem,remedy\n,,1,0,x,note,'=cmd(),'@sum\n"
 
 
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_a_row_of_somebody_elses_cannot_make_one_either(start: str, tmp_path: Path) -> None:
+    words = f'{start}HYPERLINK("http://evil.example")'
+    talk = {"id": words, "conversations": [{"from": words, "value": words}, {"from": "gpt", "value": words}]}
+    (tmp_path / "evil.json").write_text(json.dumps([talk]), encoding="utf-8")
+    with gathered(lambda note: validate(tmp_path / "evil.json", on_issue=note)) as (_, found):
+        assert export(found, tmp_path / "findings.csv", tmp_path / "evil.json") > 0
+    with (tmp_path / "findings.csv").open(encoding="utf-8", newline="") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert any("HYPERLINK" in cell for cell in cells)
+    assert [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))] == []
+
+
 def test_findings_told_in_any_order_are_exported_in_the_order_of_rows(path: Path, tmp_path: Path) -> None:
     with gathered(lambda note: validate(path, on_issue=note)) as (report, found):
         count = export(found, tmp_path / "findings.jsonl")

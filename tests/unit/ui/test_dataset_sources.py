@@ -15,7 +15,17 @@ from core.data.imports import ImportJob, ImportSource
 from core.errors import UserError
 from core.paths import EXAMPLES
 from tests.unit.ui.dataset_page import SETTINGS, call, talk, visible
-from ui import background, dataset_data, dataset_mapping, dataset_origin, dataset_sources, import_view, limits
+from ui import (
+    background,
+    dataset_data,
+    dataset_handlers,
+    dataset_mapping,
+    dataset_origin,
+    dataset_sources,
+    import_view,
+    limits,
+    upload_shares,
+)
 from ui.access import Caller
 from ui.shell import NO_ID
 
@@ -35,6 +45,7 @@ def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "uploads"
     folder.mkdir()
     monkeypatch.setattr(dataset_data, "get_upload_folder", lambda: str(folder))
+    monkeypatch.setattr(upload_shares, "_whose", {})
     return folder
 
 
@@ -69,9 +80,33 @@ def test_a_visitors_upload_that_is_too_large_is_refused_and_removed(uploads: Pat
     as_caller(monkeypatch, VISITOR)
     upload = uploads / "large.json"
     upload.write_bytes(b" " * (limits.VISITOR_BYTES + 1))
+    upload_shares.end(0, VISITOR, [upload])
     with pytest.raises(UserError, match="up to 5"):
         call(dataset_sources.take_upload, str(upload))
     assert not upload.exists()
+
+
+@pytest.mark.parametrize("sender", [Caller("kim", "owner"), Caller("mira", "signed_in"), Caller("", "public", address="9.9.9.9"), None])
+def test_nobody_elses_upload_is_opened_or_removed(sender: Caller | None, uploads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None: nobody knows whose it is, since the page was started again."""
+    upload = uploads / "private.json"
+    upload.write_text("[]", encoding="utf-8")
+    if sender:
+        upload_shares.end(0, sender, [upload])
+    for stranger in (VISITOR, Caller("mallory", "signed_in", address="8.8.8.8")):
+        as_caller(monkeypatch, stranger)
+        for handler, given in ((dataset_sources.take_upload, str(upload)), (dataset_handlers.validate_dataset, {"path": str(upload)})):
+            with pytest.raises(UserError, match="no uploaded file"):
+                call(handler, given)
+    assert upload.exists()
+
+
+def test_who_logs_in_with_the_call_alone_is_known_by_the_address_of_the_upload(uploads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload = uploads / "mine.json"
+    upload.write_bytes((EXAMPLES / "identity.json").read_bytes())
+    upload_shares.end(0, Caller("a visitor", "public", address="8.8.8.8"), [upload])
+    as_caller(monkeypatch, Caller("mira", "signed_in", address="8.8.8.8"))
+    assert call(dataset_handlers.validate_dataset, {"path": str(upload)})["num_valid"] > 0
 
 
 def test_pasted_text_becomes_a_dataset(monkeypatch: pytest.MonkeyPatch) -> None:

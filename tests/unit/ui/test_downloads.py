@@ -47,6 +47,25 @@ def test_a_file_that_was_made_is_handed_out_and_nothing_beside_it(cache: Path) -
         assert status(path) == 200
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"), [('inline; filename="a.json"', 'attachment; filename="a.json"'), ("inline", "attachment"), (None, "attachment")]
+)
+def test_it_is_saved_and_never_shown_as_a_page_of_this_address(said: str | None, expected: str) -> None:
+    given: list[dict[bytes, bytes]] = []
+
+    async def gradio(_scope: Any, _receive: Any, send: Any) -> None:
+        headers = [(b"content-type", b"text/html"), *([(b"content-disposition", said.encode())] if said else [])]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def send(message: Any) -> None:
+        given.append(dict(message["headers"]))
+
+    made = downloads.place("page", ".html")
+    asyncio.run(downloads.OnlyMade(gradio)({"type": "http", "path": f"/gradio_api/file={made}"}, None, send))
+    assert given[0][b"content-disposition"] == expected.encode() and given[0][b"x-content-type-options"] == b"nosniff"
+    assert given[0][b"content-type"] == b"text/html"
+
+
 def test_an_address_in_the_place_of_a_file_is_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processing_utils, "async_ssrf_protected_download", processing_utils.async_ssrf_protected_download)
     downloads.fetch_nothing()
