@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 import gradio as gr
@@ -15,6 +16,8 @@ from core.publish.standing import places
 from ui.access import Caller, allowed
 
 ODD = re.compile(r"[^\w.-]+", re.ASCII)
+# A proposal is put there only where the field is still as it was when it was asked for: on a slow line somebody types meanwhile.
+TAKE = "(proposal, now) => { const [seen, wanted] = proposal.split('\\n'); return now === seen ? wanted : now; }"
 
 
 @allowed("public")
@@ -31,12 +34,16 @@ def whose(owner: str | None, caller: Caller) -> Any:
 
 @allowed("public")
 def name_it(picked: list[str], repo_id: str, kept: str | None, owner: str | None, caller: Caller) -> Any:
-    """The repository's name for what is chosen. One that somebody has typed stays, and so does one that the browser is about to restore."""
+    """The repository's name for what is chosen, below the one that stands there, for `TAKE`; and the time, which makes every proposal a new one.
+
+    One that somebody has typed stays, and so does one that the browser is about to restore.
+    """
     before, _, name = (repo_id.strip() or kept or "").partition("/")
     if not owner or not picked or not caller.may("owner") or (name and name not in _suggestions()):
         return gr.skip()
     wanted = _suggestion(picked[0])
-    return gr.skip() if not wanted or f"{owner}/{wanted}" == f"{before}/{name}" else f"{owner}/{wanted}"
+    is_there = f"{owner}/{wanted}" == f"{before}/{name}"
+    return gr.skip() if not wanted or is_there else f"{repo_id}\n{owner}/{wanted}\n{time.monotonic_ns()}"
 
 
 def _suggestion(identifier: str) -> str:

@@ -30,6 +30,7 @@ class Choice:
     ladder: gr.Dropdown
     owner: gr.Dropdown
     repo_id: gr.Textbox
+    proposed: gr.Textbox  # a name for `publish_name.TAKE`; never shown
     languages: gr.Textbox
     of_data: gr.Column  # holds the two that only a dataset has
     license: gr.Textbox
@@ -107,6 +108,7 @@ def _choice_part() -> Choice:
     owner = gr.Dropdown([], label="Whose it will be", visible=False, elem_id="publish-owner")
     repo_id = gr.Textbox(label="Repository on the Hub", placeholder="you/Starter-Identity-GGUF", max_length=120, elem_id="publish-repo",
                          info="Your user or organisation, a slash, a name.")  # fmt: skip
+    proposed = gr.Textbox("", label="Proposed name", visible="hidden")
     languages = gr.Textbox(label="Languages", placeholder="en, de", max_length=80, elem_id="publish-languages",
                            info="For the card, as codes. Left empty, only languages with a script of their own are named.")  # fmt: skip
     with gr.Column(visible=False) as of_data:
@@ -116,7 +118,7 @@ def _choice_part() -> Choice:
     waits = gr.Dropdown([], label="Waits to be published", visible=False, elem_id="publish-waits",
                         info="A run that was meant to be published when it is done.")  # fmt: skip
     send_waiting = gr.Button("Send it now", visible=False, elem_id="publish-waiting")
-    return Choice(models, ladder, owner, repo_id, languages, of_data, license, form, waits, send_waiting)
+    return Choice(models, ladder, owner, repo_id, proposed, languages, of_data, license, form, waits, send_waiting)
 
 
 def _sending_part() -> Sending:
@@ -163,7 +165,8 @@ def _listen_to_choices(shell: Shell, top: Opening, choice: Choice, plan: Plan, s
     shell.listen(shell.demo.load, restore_name, inputs=shell.repo_id, outputs=repo_id, **live)
     shell.listen(begins, publish_name.whose, inputs=choice.owner, outputs=choice.owner, **live)
     naming = [models, repo_id, shell.repo_id, choice.owner]
-    shell.listen([models.change, choice.owner.change], publish_name.name_it, inputs=naming, outputs=repo_id, **live)
+    shell.listen([models.change, choice.owner.change], publish_name.name_it, inputs=naming, outputs=choice.proposed, **live)
+    choice.proposed.change(None, js=publish_name.TAKE, inputs=[choice.proposed, repo_id], outputs=repo_id, api_visibility="private")
     handed = [shell.artifact_id, shell.publish_choice]
     each: dict[str, Any] = {"trigger_mode": "multiple"}
     shell.listen(shell.artifact_id.change, carry, inputs=handed, outputs=models, **live, **each)

@@ -17,6 +17,7 @@ from tests.browser.steps import open_section, open_tab, says, visit
 from tests.hub.repos import GOOD_TOKEN, Repo
 from tests.hub.server import Hub
 from tests.page import App, free_port
+from ui import publish_name
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 RUN_ID, REPO = "261123-120000-abcd", "someone/Starter"
@@ -163,3 +164,10 @@ def test_a_dataset_is_published_as_a_dataset_repository(page, hub):
     page.get_by_role("button", name="Send to the Hub").click()
     says(page, r"Published \d+ files")
     assert set(hub.repos[("datasets", "someone/numbers")].files) == {"README.md", "train.parquet"}
+
+
+def test_a_name_that_is_typed_while_one_is_proposed_stays(page):
+    def taken(now: str) -> str:
+        return page.evaluate(f"now => ({publish_name.TAKE})('me/old\\nme/new\\n1', now)", now)
+
+    assert [taken("me/old"), taken("me/typed"), taken("")] == ["me/new", "me/typed", ""]
