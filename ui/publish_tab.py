@@ -108,7 +108,7 @@ def _choice_part() -> Choice:
     owner = gr.Dropdown([], label="Whose it will be", visible=False, elem_id="publish-owner")
     repo_id = gr.Textbox(label="Repository on the Hub", placeholder="you/Starter-Identity-GGUF", max_length=120, elem_id="publish-repo",
                          info="Your user or organisation, a slash, a name.")  # fmt: skip
-    proposed = gr.Textbox("", label="Proposed name", visible="hidden")
+    proposed = gr.Textbox("", label="Proposed name", elem_classes=["unseen"])
     languages = gr.Textbox(label="Languages", placeholder="en, de", max_length=80, elem_id="publish-languages",
                            info="For the card, as codes. Left empty, only languages with a script of their own are named.")  # fmt: skip
     with gr.Column(visible=False) as of_data:
