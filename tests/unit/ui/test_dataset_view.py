@@ -145,6 +145,7 @@ def test_a_piece_says_which_table_it_belongs_to(dataset: Dataset) -> None:
         piece = piece_at(dataset, 0, severity, code)
         assert f'data-of="{piece["of"]}"' in call(dataset_findings.choose_code, dataset.id, severity, code)["table"]
     assert piece_at(dataset, 0, "note", "unknown-role")["rows"] == ""
+    assert piece_at(dataset, 50) != piece_at(dataset, 50), "the browser is told of a value only when it differs from the one before"
 
 
 def test_of_several_files_each_row_and_finding_names_its_own(dataset: Dataset, tmp_path: Path) -> None:
