@@ -10,7 +10,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
 from core.hubclient import Stopped, api, patiently, status
@@ -18,6 +18,9 @@ from core.publish.ledger import is_ours, is_published, remember
 from core.publish.preflight import CARD, LEAKY, PROVENANCE, Plan, PlannedFile, RepoType
 from core.publish.pulls import opened
 from core.redact import redact, tokens
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd, HfApi
 
 
 @dataclass(frozen=True)
@@ -112,8 +115,6 @@ def push(
             (code CHANGED), or the Hub cannot be reached (code NET).
         Stopped: `should_stop` became true.
     """
-    from core.publish.progress import Count, heard_by, operation
-
     refuse_problems(plan, despite_proofs, despite_tokens)
     if not token:
         raise not_logged_in(plan.repo_id)
@@ -136,26 +137,7 @@ def push(
             remember(plan.address, "committed", commit=difference.commit, sources=list(plan.sources))
         return Pushed(plan.repo_id, f"{hub.endpoint}/{plan.address}", "", "", (), 0)
     asks = difference.exists and (pull_request or difference.by_pull_request)
-    total = sum(file.size_bytes for file in files)
-
-    def tell(done: int, of: int) -> None:
-        if should_stop():
-            raise Stopped
-        if on_progress:
-            on_progress(done, of)
-
-    count = Count(total, tell)
-    operations = [operation(file, count) for file in files]
-    for file, each in zip(files, operations, strict=True):
-        with heard_by(count):
-            patiently(
-                lambda each=each: hub.preupload_lfs_files(
-                    plan.repo_id, [each], repo_type=plan.repo_type, create_pr=asks, free_memory=False
-                ),
-                said,
-                should_stop,
-            )
-        count.finish(file)
+    operations = _upload(hub, plan, files, asks, on_progress, should_stop)
     title = f"Publish {', '.join(sorted(wanted))[:60]} with Transmute"
 
     def commit() -> tuple[str, str]:
@@ -168,7 +150,39 @@ def push(
 
     oid, pr_url = patiently(commit, said, should_stop)
     remember(plan.address, "pull_request" if asks else "committed", commit=oid, sources=list(plan.sources))
-    return Pushed(plan.repo_id, f"{hub.endpoint}/{plan.address}", oid, pr_url, tuple(sorted(wanted)), total)
+    sent_bytes = sum(file.size_bytes for file in files)
+    return Pushed(plan.repo_id, f"{hub.endpoint}/{plan.address}", oid, pr_url, tuple(sorted(wanted)), sent_bytes)
+
+
+def _upload(
+    hub: HfApi,
+    plan: Plan,
+    files: list[PlannedFile],
+    asks: bool,
+    on_progress: Callable[[int, int], None] | None,
+    should_stop: Callable[[], bool],
+) -> list[CommitOperationAdd]:
+    """Send the contents of `files`, one after the other, and return the operations of the commit that is to show them."""
+    from core.publish.progress import Count, heard_by, operation
+
+    def tell(done: int, of: int) -> None:
+        if should_stop():
+            raise Stopped
+        if on_progress:
+            on_progress(done, of)
+
+    count = Count(sum(file.size_bytes for file in files), tell)
+    operations = [operation(file, count) for file in files]
+    options: dict[str, Any] = {"repo_type": plan.repo_type, "create_pr": asks, "free_memory": False}
+    for file, each in zip(files, operations, strict=True):
+        with heard_by(count):
+            patiently(
+                lambda each=each: hub.preupload_lfs_files(plan.repo_id, [each], **options),
+                lambda error: explain(error, plan.repo_id),
+                should_stop,
+            )
+        count.finish(file)
+    return operations
 
 
 def not_logged_in(repo_id: str) -> UserError:
