@@ -18,6 +18,7 @@ from core.training.workload import Workload, evaluations, optimizer_steps
 GPU_SHARE, QLORA_SHARE = 0.35, 0.22  # every 4-bit weight is unpacked in the forward and the backward pass
 UNKNOWN_TFLOPS = 50.0  # a GPU that is not in spaces/hardware.toml
 CPU_CORE_FLOPS = 15e9  # float32 on one core; a server core with AVX2 reaches 10 to 40
+CPU_BF16_SPEED = 1.35  # times that, where the cores multiply bf16: a 40M model of benchmarks/results/train.json
 START_S = {"cpu": 25.0, "gpu": 45.0}  # imports, driver, data
 READ_BYTES_PER_S = 500e6  # weights from a disk
 STEP_S = 0.05  # of one micro batch besides its operations
@@ -81,7 +82,8 @@ def operations(recipe: Recipe, model: Shapes, length: float) -> float:
 def flops_per_s(recipe: Recipe, hardware: Hardware, setting: Setting) -> float:
     """Of one process."""
     if setting.device == "cpu":
-        return CPU_CORE_FLOPS * hardware.cpu_count / setting.processes
+        faster = CPU_BF16_SPEED if setting.half and hardware.cpu_has_bf16 else 1.0
+        return CPU_CORE_FLOPS * faster * hardware.cpu_count / setting.processes
     slowest = min(tflops(gpu.name) for gpu in hardware.gpus)
     share = QLORA_SHARE if recipe.method == "qlora" else GPU_SHARE
     return slowest * 1e12 * share * (1 if setting.half else 0.5)

@@ -187,6 +187,13 @@ def a_run(home: Path, name: str, *, predicted: float = 1000.0, peak: float | Non
     return run_dir
 
 
+def test_a_cpu_that_multiplies_bf16_is_foretold_as_faster_where_bf16_is_what_auto_comes_to() -> None:
+    recipe, fast = Recipe(method="lora"), dataclasses.replace(CPU, cpu_has_bf16=True)
+    exact = of(recipe).duration.train_s
+    assert of(recipe, fast).duration.train_s < exact
+    assert of(recipe.model_copy(update={"dtype": "fp32"}), fast).duration.train_s == exact
+
+
 def test_what_a_run_took_corrects_the_next_estimate(workspace: Path) -> None:
     assert measured.correction("2 CPUs", "lora", 1000).runs == 0
     assert measured.keep(a_run(workspace, "r-1"))
