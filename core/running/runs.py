@@ -32,7 +32,7 @@ from core.training.checks import check, check_disk, check_nodes
 from core.training.estimate import left_out, precision, predicted
 from core.training.failures import disk_full, is_disk_full, unless_full
 from core.training.hardware import Hardware, detect
-from core.training.launch import SHARDED, Node, across, command, num_processes
+from core.training.launch import SHARDED, Launch, Node, across, command, num_processes
 from core.training.recipe import Recipe
 from core.training.recipe import load as load_recipe
 
@@ -90,11 +90,9 @@ def create(
     recipe = prepare.settled(recipe, model)
     if not recipe.dataset:
         raise UserError("No dataset is named.", "dataset", "Give --data PATH, or dataset: in the recipe.")
-    dataset = take_data(recipe.dataset)
-    data = {"train": dataset_entry(dataset)}
-    evaluated = take_data(recipe.eval_dataset) if recipe.eval_dataset else None
-    if evaluated is not None:
-        data["eval"] = dataset_entry(evaluated)
+    data = {"train": take_data(recipe.dataset)} | ({"eval": take_data(recipe.eval_dataset)} if recipe.eval_dataset else {})
+    entries = {use: dataset_entry(dataset) for use, dataset in data.items()}
+    dataset, evaluated = data["train"], data.get("eval")
     prepare.check_data(recipe, dataset, hardware, node.count if node else 1)
     tokenizer = prepare.tokenizer_of(recipe, model)
     note = left_out(dataset, tokenizer, recipe, model, on_progress)
@@ -118,23 +116,8 @@ def create(
     paths.write_text(run_dir / "recipe.yaml", recipe.to_yaml())
     for file, text in accelerated.own_files(recipe, hardware, run_dir).items():
         paths.write_text(file, text)
-    paths.write_json(run_dir / "dataset.json", data)
-    paths.write_json(
-        run_dir / "launch.json",
-        {
-            "argv": list(launch.argv),
-            "env": launch.env,
-            "accelerate_config": launch.accelerate_config,
-            "num_processes": launch.num_processes,
-            "precision": precision(recipe, model.path, hardware, node),
-            "device": "gpu" if hardware.gpus else "cpu",
-            "num_gpus": num_processes(recipe, hardware) if hardware.gpus else 0,
-            "model": dataclasses.asdict(model) | {"path": str(model.path)},
-            "hardware": dataclasses.asdict(hardware),
-            "transmute": core.__version__,
-            "estimate": estimate,
-        },
-    )
+    paths.write_json(run_dir / "dataset.json", entries)
+    paths.write_json(run_dir / "launch.json", _settled(launch, recipe, model, hardware, node) | {"estimate": estimate})
     if job:
         paths.write_json(run_dir / JOB, job)
     meant = {name: value for name, value in (("publish_to", recipe.publish_to), ("owner", owner)) if value}
@@ -142,6 +125,22 @@ def create(
     if note:
         events.append(run_dir, "note", text=note)
     return run_id
+
+
+def _settled(launch: Launch, recipe: Recipe, model: models.ModelRef, hardware: Hardware, node: Node | None) -> dict[str, Any]:
+    """What was settled when a run was created, so that one that is resumed goes on in the same way."""
+    return {
+        "argv": list(launch.argv),
+        "env": launch.env,
+        "accelerate_config": launch.accelerate_config,
+        "num_processes": launch.num_processes,
+        "precision": precision(recipe, model.path, hardware, node),
+        "device": "gpu" if hardware.gpus else "cpu",
+        "num_gpus": num_processes(recipe, hardware) if hardware.gpus else 0,
+        "model": dataclasses.asdict(model) | {"path": str(model.path)},
+        "hardware": dataclasses.asdict(hardware),
+        "transmute": core.__version__,
+    }
 
 
 def _spread(recipe: Recipe, estimate: dict[str, Any] | None, node: Node | None) -> Recipe:
