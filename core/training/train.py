@@ -263,7 +263,8 @@ def save(trainer: AnswerTrainer, run_dir: Path, recipe: Recipe, launch: dict[str
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     with paths.building(run_dir / "artifacts" / kind) as folder:
         if kind == "merged":
-            state = {name: weight.to(dtype) for name, weight in state.items()}
+            tied: dict[str, str] = model.all_tied_weights_keys  # a copy in another dtype, or of another gathering, would be written twice
+            state = {name: weight.to(dtype) for name, weight in state.items() if tied.get(name) not in state}
             model.config.dtype = dtype
         model.save_pretrained(folder, state_dict=state)
         if kind == "adapter":
