@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import logging
 import os
@@ -10,6 +11,7 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
+from typing import NoReturn
 
 from core import events, paths, process
 from core.errors import UserError
@@ -93,5 +95,14 @@ def hold_device(device: str) -> int:
     return descriptor
 
 
+def leave(code: int) -> NoReturn:
+    """End the process, but do not take the interpreter apart. Native threads of two ranks may then abort it, though its work is done, and
+    `accelerate launch` would kill the rank that still saves."""
+    atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    leave(main(Path(sys.argv[1])))
