@@ -141,7 +141,7 @@ def slurm(recipe: Recipe, hardware: Hardware, estimate: Estimate | None = None) 
         + "\n"
         + 'run="$(python -m core train "$recipe" --detach --json | tail -n 1 | python -c \'import json, sys; print(json.load(sys.stdin)["run_id"])\')"\n'
         + "trap 'python -m core stop \"$run\"' TERM\n"
-        + 'python -m core logs "$run" -f &\nwait $!\npython -m core show "$run"\n'
+        + 'python -m core logs "$run" -f &\nwait $! || true  # TERM ends the waiting, once the run has stopped\npython -m core show "$run"\n'
         + "# The job fails where the run did.\n"
         + 'python -m core show "$run" --json | tail -n 1 | python -c \'import json, sys; sys.exit(json.load(sys.stdin)["state"] != "done")\'\n'
     )
