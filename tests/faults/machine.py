@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from core import paths
-from core.errors import UserError
+from core import events, paths
 from core.locks import is_held
 from core.process import child_environment
 from core.running import care, live, runs
@@ -23,7 +23,33 @@ from tests.faults import fleet
 COUNTS: Counter[str] = Counter()
 RUNS = st.integers(0, 2)
 BEGUN_S = 3.0
-APP = "import os, signal, sys; from core.running import runs; runs.start(sys.argv[1]); os.kill(os.getpid(), signal.SIGKILL)"
+
+
+class App:
+    """The page's process, see `tests.faults.app`."""
+
+    def __init__(self) -> None:
+        argv = [sys.executable, "-m", "tests.faults.app"]
+        self.process = subprocess.Popen(
+            argv, cwd=paths.PROJECT, env=child_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.ask("states")  # it listens
+
+    def tell(self, *words: str) -> None:
+        assert self.process.stdin
+        self.process.stdin.write(" ".join(words) + "\n")
+        self.process.stdin.flush()
+
+    def ask(self, *words: str) -> Any:
+        self.tell(*words)
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        assert line, f"the app died of {words}"
+        return json.loads(line)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
 
 
 class Runs(RuleBasedStateMachine):
@@ -38,44 +64,58 @@ class Runs(RuleBasedStateMachine):
         COUNTS["sequences"] += 1
         self.ids = [fleet.make_run(f"m{Runs.number}-{index}") for index in range(3)]
         self.valid = dict.fromkeys(self.ids, 0)
+        self.app = App()
 
     @rule(which=RUNS)
     def start_or_resume(self, which: int) -> None:
+        """A refusal is an answer: the run is going on, it is done, or the disk is full."""
         COUNTS["start or resume"] += 1
-        with contextlib.suppress(UserError):  # it is going on, it is done, or the disk is full
-            runs.start(self.ids[which])
-
-    @rule(which=RUNS)
-    def start_from_an_app_that_is_killed(self, which: int) -> None:
-        COUNTS["start by an app that is killed"] += 1
-        subprocess.run([sys.executable, "-c", APP, self.ids[which]], env=child_environment(), capture_output=True, check=False)
+        self.app.ask("start", self.ids[which])
 
     @rule(who=st.sampled_from(["worker", "worker", "supervisor", "both"]), seconds=st.sampled_from([0.0, 0.2, 0.6]))
     def kill(self, who: str, seconds: float) -> None:
         """Whatever goes on is hit, a while after its worker has begun."""
-        deadline = time.monotonic() + BEGUN_S
-        while time.monotonic() < deadline and any(is_held(runs.folder(run_id) / RUN_LOCK) for run_id in self.ids):
-            if victims := [run_id for run_id in self.ids if len(runs.pids(run_id)) > 1]:
-                time.sleep(seconds)
-                COUNTS[f"kill {who}"] += fleet.kill(victims[0], who)
-                return
-            time.sleep(0.02)
+        if run_id := self.at_work():
+            time.sleep(seconds)
+            COUNTS[f"kill {who}"] += fleet.kill(run_id, who)
 
     @rule(which=RUNS)
     def cancel(self, which: int) -> None:
-        run_id = self.ids[which]
-        try:
-            run = runs.stop(run_id, wait_s=10)
-        except UserError:
+        """What goes on, or else one that waits or does not."""
+        run_id = self.at_work() or self.ids[which]
+        said = self.app.ask("stop", run_id)
+        if isinstance(said, dict):  # refused: it is not going on
             return
         COUNTS["cancel"] += 1
-        assert run.is_terminal and runs.pids(run_id) == []
+        assert said in events.TERMINAL_STATES and runs.pids(run_id) == []
         fleet.until(lambda: not fleet.trainers(runs.folder(run_id)), "an orphan after a stop")
 
-    @rule()
-    def restart_the_app(self) -> None:
+    @rule(which=RUNS, doing=st.sampled_from(["start", "stop", ""]), seconds=st.sampled_from([0.0, 0.05, 0.3]))
+    def kill_the_app(self, which: int, doing: str, seconds: float) -> None:
+        """While it starts or stops a run, or only watches; a new one sees all runs as they are."""
+        if doing:
+            self.app.tell(doing, self.ids[which])
+        time.sleep(seconds)
+        self.app.kill()
+        COUNTS[f"kill of the app{' during a ' if doing else ''}{doing}"] += 1
+        self.app = App()
         COUNTS["restart of the app"] += 1
-        live.forget()
+        before = [runs.load(run_id).state for run_id in self.ids]  # what has ended stays so, as the one who could start it is dead
+        seen = self.app.ask("states", *self.ids)
+        assert [state for state, was in zip(seen, before, strict=True) if was in events.TERMINAL_STATES] == [
+            was for was in before if was in events.TERMINAL_STATES
+        ]
+
+    def at_work(self) -> str:
+        """A run whose worker has begun, waited for while any run goes on; where none does one is started."""
+        if not any(is_held(runs.folder(run_id) / RUN_LOCK) for run_id in self.ids):
+            self.app.ask("start", min(self.ids, key=lambda run_id: runs.load(run_id).state == "done"))
+        deadline = time.monotonic() + BEGUN_S
+        while time.monotonic() < deadline and any(is_held(runs.folder(run_id) / RUN_LOCK) for run_id in self.ids):
+            if victims := [run_id for run_id in self.ids if len(runs.pids(run_id)) > 1]:
+                return victims[0]
+            time.sleep(0.02)
+        return ""
 
     @rule()
     @precondition(lambda self: not (self.disk / "filler").exists())
@@ -113,6 +153,7 @@ class Runs(RuleBasedStateMachine):
         """Whatever happened: with room on the disk every run comes to its end, with the losses of one that was left alone."""
         if not hasattr(self, "ids"):
             return
+        self.app.kill()
         (self.disk / "filler").unlink(missing_ok=True)
         for run_id in self.ids:
             if not runs.load(run_id).is_terminal:
