@@ -9,13 +9,12 @@ import subprocess
 
 import psutil
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from core import events, paths, process
 from core.export import artifacts
 from core.running import runs
 from core.training.presets import demo
+from tests.weights import require_learnt
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300), pytest.mark.usefixtures("workspace")]
 
@@ -50,8 +49,7 @@ def test_each_method_trains_in_bf16_and_lowers_the_loss(name):
     assert run.facts["device"] != "cpu" and run.facts["memory_bytes"]["train"] > 0
     assert run.facts["eval_loss_after"] < run.facts["eval_loss_before"]
     (made,) = artifacts.of_run(folder)
-    weights = [weight for file in made.folder.glob("*.safetensors") for weight in load_file(file).values()]
-    assert weights and all(weight.numel() and torch.isfinite(weight).all() for weight in weights)
+    require_learnt(made.folder, METHODS[name]["method"])
 
 
 SHARED = {
@@ -73,9 +71,7 @@ def test_shared_weights_on_one_process_train_to_the_losses_of_a_single_gpu(name)
     folder, run = trained(**same | knobs)
     assert [run.losses[step] for step in (1, 2, 3)] == pytest.approx([alone.losses[step] for step in (1, 2, 3)], rel=0.03)
     (made,) = artifacts.of_run(folder)
-    assert all(
-        weight.numel() and torch.isfinite(weight).all() for file in made.folder.glob("*.safetensors") for weight in load_file(file).values()
-    )
+    require_learnt(made.folder, knobs["method"])
 
 
 def test_a_killed_run_goes_on_to_about_the_losses_of_one_that_was_left_alone():

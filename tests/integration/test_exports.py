@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from core import paths
 from core.process import child_environment
 from core.running import runs
-from core.training import exports
+from core.training import checkpoints, exports
 from core.training.hardware import detect
 from core.training.presets import demo
 from core.training.recipe import Recipe
+from tests.weights import require_learnt
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600), pytest.mark.usefixtures("workspace")]
 
@@ -75,25 +76,13 @@ def write(chosen: Recipe, to: exports.To, folder: Path) -> Path:
     return file
 
 
-def require_learnt(chosen: Recipe, folder: Path) -> None:
-    """What TRL left in the recipe's folder: an adapter that is no longer zero, or weights that are not the starter's."""
-    result = folder / chosen.name
-    if chosen.is_adapter:
-        lora_b = {name: weight for name, weight in load_file(result / "adapter_model.safetensors").items() if "lora_B" in name}
-        assert lora_b and all(weight.abs().max() > 0 for weight in lora_b.values())
-        return
-    before, after = load_file(paths.STARTER / "model.safetensors"), load_file(result / "model.safetensors")
-    changed = {name for name, weight in after.items() if not torch.equal(before[name].float(), weight.float())}
-    assert changed and (chosen.method == "fft") == any(".layers.0." in name for name in changed)
-
-
 @every_method
 def test_the_command_trains_the_script(method: str, folder: Path) -> None:
     chosen = recipe(method)
     write(chosen, "script", folder)
     said = run(["sh", str(write(chosen, "command", folder))], folder)
     assert "294 conversations to train on, 6 to measure on" in said and "train_loss" in said and "eval_loss" in said
-    require_learnt(chosen, folder)
+    require_learnt(folder / chosen.name, chosen.method)
 
 
 @every_method
@@ -101,7 +90,7 @@ def test_the_notebook_trains_cell_by_cell(method: str, folder: Path) -> None:
     chosen = recipe(method)
     said = run([sys.executable, "-W", "ignore", "-c", KERNEL, str(write(chosen, "notebook", folder))], folder)
     assert "294 conversations to train on, 6 to measure on" in said and "train_loss" in said
-    require_learnt(chosen, folder)
+    require_learnt(folder / chosen.name, chosen.method)
 
 
 @every_method
@@ -139,3 +128,19 @@ def test_a_batch_job_whose_run_failed_fails(tmp_path: Path, programs: Path, no_n
     with pytest.raises(AssertionError, match="is failed"):
         run(["sbatch", str(write(chosen, "slurm", tmp_path))], paths.PROJECT, programs)
     assert [(made.state, made.error and made.error["code"]) for made in runs.list_runs()] == [("failed", "NAN")]
+
+
+def test_a_batch_job_whose_time_is_over_saves_and_says_where_it_stands(tmp_path: Path, programs: Path) -> None:
+    """SLURM sends TERM to the batch shell alone; a checkpoint is saved, and the job fails as the run is not done."""
+    chosen = recipe("lora").model_copy(update={"max_steps": 400})
+    argv = ["sbatch", str(write(chosen, "slurm", tmp_path))]
+    job = subprocess.Popen(argv, cwd=paths.PROJECT, env=environment(programs), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not any(run.optimizer_step >= 2 for run in runs.list_runs()):
+        assert job.poll() is None, job.stdout and job.stdout.read()
+        time.sleep(0.1)
+    job.send_signal(signal.SIGTERM)
+    said, _ = job.communicate(timeout=200)
+    (stopped,) = runs.list_runs()
+    assert job.returncode == 1 and "is cancelled" in said, said
+    newest, refused = checkpoints.newest_whole(runs.folder(stopped.run_id) / "checkpoints")
+    assert newest and not refused and checkpoints.step_of(newest) == stopped.optimizer_step

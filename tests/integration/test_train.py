@@ -22,6 +22,7 @@ from core.running import runs
 from core.training import checkpoints, exports, setting
 from core.training.hardware import detect
 from core.training.presets import demo
+from tests.weights import require_learnt
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600), pytest.mark.usefixtures("workspace")]
 
@@ -85,6 +86,7 @@ def test_only_the_last_layers_change_under_sft():
     before = load_file(paths.STARTER / "model.safetensors")
     after = load_file(runs.folder(run_id) / "artifacts" / "merged" / "model.safetensors")
     layers = json.loads((paths.STARTER / "config.json").read_text())["num_hidden_layers"]
+    assert set(after) == set(before), "tied weights are written once"
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and all(name.startswith((f"model.layers.{layers - 1}.", f"model.layers.{layers - 2}.")) for name in changed)
 
@@ -130,6 +132,7 @@ def test_a_4_bit_model_keeps_no_file_of_its_base_in_memory(tmp_path):
     assert str(file) not in Path("/proc/self/maps").read_text()
 
 
+FLOAT_ERROR = 1e-5  # of losses that are added up in another order
 SMALL = {"learning_rate": 1e-4, "max_steps": 3, "save_steps": 0}
 FLAT = {"packing": True, "max_length": 128}
 TWO_RANKS = {
@@ -165,13 +168,11 @@ def test_two_ranks_see_the_rows_of_one_rank_with_twice_the_batch(name):
     two = finished(start(**SMALL | knobs, method=method, micro_batch_size=1, num_processes=2, accelerate_config=config))
     assert two.state == "done", log_of(two.run_id)
     assert two.facts["num_processes"] == 2
-    assert [two.losses[step] for step in (1, 2, 3)] == pytest.approx([one.losses[step] for step in (1, 2, 3)], rel=2e-3)
-    assert two.facts["eval_loss_after"] == pytest.approx(one.facts["eval_loss_after"], rel=2e-3)
+    close = functools.partial(pytest.approx, rel=2e-3 if method == "qlora" else FLOAT_ERROR)
+    assert [two.losses[step] for step in (1, 2, 3)] == close([one.losses[step] for step in (1, 2, 3)])
+    assert two.facts["eval_loss_after"] == close(one.facts["eval_loss_after"])
     assert two.facts["proofs"]["passed"] is proved_without_levels(method)
-    first = runs.folder(two.run_id) / "artifacts" / ("merged" if method == "fft" else "adapter")
-    assert all(
-        weight.numel() and torch.isfinite(weight).all() for file in first.glob("*.safetensors") for weight in load_file(file).values()
-    )
+    require_learnt(runs.folder(two.run_id) / "artifacts" / ("merged" if method == "fft" else "adapter"), method)
 
 
 def test_exported_yaml_runs_with_train(tmp_path):
@@ -211,9 +212,9 @@ def test_two_machines_of_one_rank_each_see_the_rows_of_one_with_twice_the_batch(
     codes, (first, second) = on_two_machines(tmp_path, (recipe, recipe))
     assert codes == [0, 0], (first, second)
     for told in (first, second):
-        assert [loss for _, loss in told["losses"]] == pytest.approx([one.losses[step] for step in (1, 2, 3)], rel=2e-3)
+        assert [loss for _, loss in told["losses"]] == pytest.approx([one.losses[step] for step in (1, 2, 3)], rel=FLOAT_ERROR)
         assert told["facts"]["num_processes"] == 2
-        assert told["facts"]["eval_loss_after"] == pytest.approx(one.facts["eval_loss_after"], rel=2e-3)
+        assert told["facts"]["eval_loss_after"] == pytest.approx(one.facts["eval_loss_after"], rel=FLOAT_ERROR)
         newest, refused = checkpoints.newest_whole(Path(told["run_dir"]) / "checkpoints")
         assert newest and not refused and checkpoints.step_of(newest) == 3
     assert {entry["kind"] for entry in first["artifacts"]} == {"adapter", "merged"} and first["facts"]["proofs"]["passed"]
