@@ -154,7 +154,8 @@ def test_one_who_waits_and_gives_up_stops_nobody_else(pool):
     answers = []
     running = threading.Thread(target=lambda: answers.append(whole(first)))
     running.start()
-    time.sleep(0.1)
+    while not first.columns[0].pieces:
+        time.sleep(0.01)
     waiting = second.watch()
     next(waiting)
     waiting.close()
