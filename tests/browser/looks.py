@@ -113,4 +113,5 @@ def faults(page: Any, view: View, mode: str) -> list[str]:
 
 
 def too_large() -> list[Path]:
-    return [path for path in PICTURES.glob("*.png") if path.stat().st_size > LARGEST_BYTES]
+    pictures = [path for path in PICTURES.glob("*.png") if not path.name.startswith("failed-")]  # those show whole pages
+    return [path for path in pictures if path.stat().st_size > LARGEST_BYTES]
