@@ -15,8 +15,18 @@ def visit(browser: Any, url: str, **context: Any) -> Any:
     opened.errors = []
     opened.on("pageerror", lambda error: opened.errors.append(str(error)))
     opened.goto(url)
-    opened.get_by_role("tab", name="Publish", exact=True).wait_for()
+    is_at_work(opened)
     return opened
+
+
+def is_at_work(page: Any) -> None:
+    """Wait until the page's own code is at work, which writes the header: a click before that can be lost."""
+    page.locator("#header", has_text="Memory").wait_for()
+
+
+def reload(page: Any) -> None:
+    page.reload()
+    is_at_work(page)
 
 
 def open_tab(page: Any, name: str) -> None:

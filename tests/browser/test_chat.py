@@ -19,8 +19,9 @@ from core import events, paths
 from core.export import artifacts
 from core.export.artifacts import Artifact
 from core.export.gguf import make_gguf
+from core.training.hardware import cpu_count
 from tests.browser import looks
-from tests.browser.steps import open_section, open_tab, wait_until
+from tests.browser.steps import open_section, open_tab, reload, wait_until
 from tests.hub.repos import Repo
 from tests.hub.server import Hub
 from tests.page import App, converter, free_port
@@ -30,7 +31,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 LEVELS = ("f16", "q8_0", "q4_0", "Q4_K_M")
 RUN = "r-starter"
 ON_THE_HUB = "org/Starter-GGUF"
-STOPS_S = 2.0  # after its tab was closed, a model's answer ends
+STOPS_S = 2.0  # of computing after its tab was closed, a model's answer ends
 
 
 def a_finished_run(home, run_id, name, model, levels):
@@ -154,7 +155,7 @@ def test_an_answer_is_asked_again_and_taken_back(page):
     whole(page, 4)
     page.locator("#chat-undo").click()
     wait_until(lambda: prompt_of(page).input_value() == "What is the capital of France?", 30, "putting the question back")
-    assert page.locator("#chat-talk article").count() == 0
+    wait_until(lambda: page.locator("#chat-talk article").count() == 0, 30, "the empty conversation")
 
 
 def test_an_earlier_question_is_changed_and_the_conversation_saved_and_opened_after_a_reload(page):
@@ -170,7 +171,7 @@ def test_an_earlier_question_is_changed_and_the_conversation_saved_and_opened_af
     wait_until(lambda: page.locator("#chat-saved input").input_value() == "Who are you?", 30, "saving")
     page.locator("#chat-clear").click()
     wait_until(lambda: page.locator("#chat-talk article").count() == 0, 30, "the empty conversation")
-    page.reload()
+    reload(page)
     page.get_by_role("tab", name="Chat", exact=True).click()
     open_section(page, "This conversation")
     choose(page, "chat-saved", "Who are you")
@@ -272,13 +273,13 @@ def test_closing_the_tab_stops_the_models(page, app):
     spent = work_of(app)
     wait_until(lambda: work_of(app) > spent + 0.5, 30, "more work on the answer")
     page.close()
-    closed_s = time.monotonic()
-    allowed_s = STOPS_S * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # a machine that others keep busy is slower
-    last_s, spent = closed_s, work_of(app)
-    while time.monotonic() < closed_s + allowed_s + 2:
+    # Counted in the model's own seconds: on a machine that others keep busy it computes as much slower as the page is slower to stop it.
+    at_closing = spent = work_of(app)
+    last_s = time.monotonic()
+    while time.monotonic() < last_s + 2:
         time.sleep(0.05)
         if (now := work_of(app)) > spent + 0.02:
             last_s, spent = time.monotonic(), now
-    print(f"the models worked for {last_s - closed_s:.2f} s after the tab was closed ({allowed_s:.1f} s allowed)")
-    assert last_s - closed_s <= allowed_s
+    threads = max(1, cpu_count() // 2)  # as many as the page gives a model
+    assert spent - at_closing <= STOPS_S * threads, "the models went on after the tab was closed"
     assert models(app), "the models stay loaded for the next question"

@@ -10,7 +10,7 @@ from http.server import ThreadingHTTPServer
 import pytest
 
 from core import events
-from tests.browser.steps import open_section, open_tab, says, wait_until
+from tests.browser.steps import is_at_work, open_section, open_tab, says, wait_until
 from tests.page import App, free_port
 from tests.unit.chat.test_endpoint import Handler
 
@@ -69,7 +69,7 @@ def page(app, browser):
 
     opened.on("dialog", note)
     opened.goto(app.url)
-    opened.locator("#header", has_text="Memory").wait_for()
+    is_at_work(opened)
     yield opened
     context.close()
 

@@ -13,7 +13,7 @@ from core import events, paths
 from core.data.dataset import import_dataset
 from core.export import artifacts
 from core.export.artifacts import Artifact
-from tests.browser.steps import open_section, open_tab, says, visit
+from tests.browser.steps import open_section, open_tab, reload, says, visit, wait_until
 from tests.hub.repos import GOOD_TOKEN, Repo
 from tests.hub.server import Hub
 from tests.page import App, free_port
@@ -106,7 +106,7 @@ def test_without_a_login_it_says_what_to_do_and_keeps_what_was_prepared(page, hu
     prepare(page, REPO)
     page.get_by_role("button", name="Send to the Hub").click()
     says(page, "Nobody is logged in to the Hub")
-    assert page.get_by_text(f"would go to {REPO}").first.is_visible()
+    says(page, f"would go to {REPO}")
     assert ("models", REPO) not in hub.repos
 
 
@@ -115,14 +115,15 @@ def test_what_was_prepared_and_the_edited_card_are_there_after_a_login_has_reloa
     text = page.locator("#publish-source .cm-content")
     text.click()
     page.keyboard.press("Control+End")
-    page.keyboard.type(MINE)
-    page.wait_for_function("mine => (localStorage.getItem('transmute-publish-card') || '').length > 0", arg=MINE)
-    page.wait_for_timeout(1500)  # the last keystroke is kept
-    page.reload()
+    with page.expect_response(lambda answer: MINE.strip() in (answer.request.post_data or "")):
+        page.keyboard.type(MINE)
+    page.wait_for_function("(localStorage.getItem('transmute-publish-card') || '').length > 0")
+    page.wait_for_timeout(500)  # what was answered is kept
+    reload(page)
     open_tab(page, "Publish")
     says(page, f"would go to {REPO}")
     page.get_by_role("tab", name="Card as the Hub shows it").click()
-    assert page.get_by_text(MINE.strip()).first.is_visible()
+    says(page, re.escape(MINE.strip()))
 
 
 def test_it_is_compared_then_sent_and_the_link_stays(page, hub):
@@ -134,9 +135,9 @@ def test_it_is_compared_then_sent_and_the_link_stays(page, hub):
     sent = hub.repos[("models", REPO)]
     assert MINE.strip().encode() in sent.files["README.md"]
     assert sent.access == "private" and {"README.md", "model.safetensors", "transmute.json"} <= set(sent.files)
-    assert page.get_by_role("link", name=REPO).count() >= 1
-    assert page.get_by_role("textbox", name=re.compile("^Hub token")).input_value() == ""
-    page.reload()
+    page.get_by_role("link", name=REPO).first.wait_for()
+    wait_until(lambda: page.get_by_role("textbox", name=re.compile("^Hub token")).input_value() == "", 60, "forgetting the token")
+    reload(page)
     open_tab(page, "Publish")
     says(page, "Published from here")
 
@@ -146,7 +147,7 @@ def test_the_repository_of_somebody_else_shows_its_difference_first_and_gets_a_p
     page.get_by_role("textbox", name=re.compile("^Hub token")).fill(GOOD_TOKEN)
     prepare(page, "org/theirs")
     says(page, "It was not made here, so a pull request will be opened")
-    assert page.get_by_role("region", name=re.compile("^Files of the repository against")).get_by_text("changed").is_visible()
+    page.get_by_role("region", name=re.compile("^Files of the repository against")).get_by_text("changed").wait_for()
     page.get_by_role("button", name="Send to the Hub").click()
     says(page, "A pull request waits for the owner")
     assert hub.repos[("models", "org/theirs")].files == {"README.md": b"theirs"}

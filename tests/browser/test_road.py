@@ -13,7 +13,7 @@ import pytest
 
 from core.paths import EXAMPLES, STARTER
 from tests.browser import looks
-from tests.browser.steps import open_section, open_tab, says, visit, wait_until
+from tests.browser.steps import is_at_work, open_section, open_tab, reload, says, visit, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 TABS = ("Dataset", "Train", "Runs", "Models", "Chat", "Publish")
@@ -54,7 +54,7 @@ def test_every_empty_tab_offers_a_beginning_in_one_click(page):
     open_tab(page, "Chat")
     says(page, "Embedded starter")
     says(page, "Starter answers")
-    assert page.locator("#chat-action").is_enabled()
+    wait_until(page.locator("#chat-action").is_enabled, 30, "a question to be possible")
     open_tab(page, "Dataset")
 
 
@@ -111,10 +111,11 @@ def test_training_starts_by_one_click_and_shows_itself_on_runs(page, here):
 
 def test_a_reload_and_a_second_window_show_the_same_run(page, browser, app, here):
     run = the_run(here)
-    page.reload()
+    reload(page)
     says(page, run.run_id)
     second = browser.new_page()
     second.goto(app.url)
+    is_at_work(second)
     open_tab(second, "Runs")
     says(second, run.run_id)
     second.close()
@@ -128,9 +129,10 @@ def test_the_run_goes_on_when_the_app_is_killed_and_the_page_finds_it_again(page
     app.kill()
     page.goto("about:blank")  # a page that is left open reloads by itself when the app is back, at a moment of its own
     time.sleep(2)
-    assert run.is_terminal or runs.pids(run.run_id)[:1] == supervisor
+    assert the_run(here).state == "done" or runs.pids(run.run_id)[:1] == supervisor
     app.start()
     page.goto(app.url)
+    is_at_work(page)
     open_tab(page, "Runs")
     says(page, run.run_id)
     lines = (runs.folder(run.run_id) / runs.LOG).read_bytes().count(b"\n")
@@ -142,6 +144,7 @@ def test_the_finished_run_has_its_curves_and_offers_its_models(page, browser, he
     wait_until(lambda: the_run(here).is_terminal, 600, "the end of the run")
     assert the_run(here).state == "done", the_run(here).error
     page.get_by_role("button", name="See its models").wait_for()
+    page.locator(".plots figure").nth(4).wait_for()
     assert page.locator(".plots figure").count() == 5
     assert looks.picture(browser, page, "Runs", ".plots figure", "runs") == []
     page.get_by_role("button", name="See its models").click()
@@ -161,7 +164,7 @@ def test_five_levels_are_quantised_in_one_go_while_the_page_stays_usable(page, b
         more.get_by_role("checkbox", name=re.compile(f"^{level} ")).check()
     page.get_by_role("button", name="Quantise 5 levels").click()
     says(page, "Quantising|Measuring|Proving|Waiting for")
-    page.reload()
+    reload(page)
     open_tab(page, "Models")
     wait_until(lambda: len(artifacts.everywhere()) == before + 5, 400, "the new levels")
     page.locator("td:has-text('Q4_K_M+imatrix')").wait_for()
@@ -209,7 +212,7 @@ def test_four_models_answer_side_by_side(page, browser):
     assert page.locator("article.reply").count() == 8
     assert all("token" in figures for figures in page.locator(".reply .figures").all_inner_texts())
     assert all(words.strip() for words in page.locator(".reply .words").all_inner_texts())
-    page.reload()
+    reload(page)
     open_tab(page, "Chat")
     page.locator(".question", has_text="Who made you?").wait_for()
     assert looks.picture(browser, page, "Chat", "article.reply", "chat") == []

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import signal
 import zipfile
 
 import pytest
@@ -14,7 +15,7 @@ from core import events, paths
 from core.running import runs
 from core.training.presets import demo
 from tests.browser import looks
-from tests.browser.steps import open_section, visit
+from tests.browser.steps import is_at_work, open_section, reload, visit
 from tests.faults import fleet, trainer
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
@@ -115,7 +116,7 @@ def test_a_note_stays_with_the_run(page):
     page.get_by_role("textbox", name=re.compile("^Your note")).fill("the patient one")
     page.get_by_role("button", name="Save the note").click()
     says(page, "Note: the patient one")
-    page.reload()
+    reload(page)
     open_runs(page)
     choose(page, "Patient")
     says(page, "Note: the patient one")
@@ -146,13 +147,14 @@ def test_the_second_run_waits_its_place_is_shown_and_it_can_leave(page):
 def test_a_run_goes_on_over_a_reload_is_stopped_from_a_second_tab_resumed_and_done(page, app):
     """The run that the test before this one started; every window says what the disk says."""
     first = "260103-101010-cccc"
-    page.reload()
+    reload(page)
     open_runs(page)
     choose(page, first)
     says(page, r"step [\d,]+ of 60,000")
     second = page.context.new_page()
     second.set_default_timeout(60_000)
     second.goto(app.url)
+    is_at_work(second)
     open_runs(second)
     choose(second, first)
     says(second, r"step [\d,]+ of 60,000")
@@ -165,8 +167,13 @@ def test_a_run_goes_on_over_a_reload_is_stopped_from_a_second_tab_resumed_and_do
     short = stopped.optimizer_step + 200  # so that the rest takes seconds
     paths.write_json(runs.folder(first) / "launch.json", launch | {"env": {"TRAINER_STEPS": str(short)}})
     resume.click()
+    trainers = fleet.until(lambda: fleet.trainers(runs.folder(first)), "it does not go on")
+    for pid in trainers:  # it is held until it was seen
+        os.kill(pid, signal.SIGSTOP)
     second.get_by_role("button", name="Stop run").wait_for()
     second.close()
+    for pid in trainers:
+        os.kill(pid, signal.SIGCONT)
     assert fleet.ended(first, 120).state == "done"
     page.locator(".run", has_text=re.compile("[Dd]one|[Ff]inished")).first.wait_for()
     assert runs.load(first).losses == trainer.expected_losses(short)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,7 @@ class Fault:
     status: int = 500
     times: int = 1
     seconds: float = 0.0  # slow: before the answer
+    until: threading.Event | None = None  # slow: the answer comes as soon as this is set, and after `seconds` at the latest
     after_bytes: int = 0  # drop: so much of the answer arrives; cut: so much of the request
     # late: what was asked for is done, and the answer is `status` all the same
 

@@ -7,7 +7,6 @@ import re
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -144,7 +143,7 @@ class Answers(Writes, Jobs, Login, BaseHTTPRequestHandler):
         self.body = self.read_body() if self.command in ("POST", "PUT") else b""
         try:
             if fault and fault.kind == "slow":
-                time.sleep(fault.seconds)
+                (fault.until or threading.Event()).wait(fault.seconds)
             if fault and fault.kind == "status":
                 raise RefusedError(fault.status)
             for pattern, name in (*ROUTES, *WRITE_ROUTES, *JOB_ROUTES, *LOGIN_ROUTES):

@@ -7,17 +7,20 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
-from core import paths
+from core import events, paths
 from core.export import artifacts
 from core.export.header import gguf_header
 from core.export.imatrix import read_imatrix
 from core.export.tensors import weights_fingerprint
 from core.process import child_environment
+from core.running import runs
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 IDENTITY_EVAL = str(paths.EXAMPLES / "identity_eval.json")
@@ -44,14 +47,27 @@ def verb(home: Path, converter: Path):
 
 
 @pytest.fixture(scope="module")
-def run_id(verb) -> str:
-    """A run of 30 steps, started detached, stopped on its way and resumed to its end."""
+def run_id(verb, home: Path) -> str:
+    """A run of 30 steps, started detached, stopped on its way and resumed to its end. It is held meanwhile: a verb takes as long as many steps."""
     started = verb("train", "--preset", "demo", "--set", "max_steps=30", "--set", "levels=", "--set", "save_steps=0", "--detach")
     run_id = started["run_id"]
-    while verb("show", run_id)["step"] < 3:
-        assert verb("show", run_id)["state"] in ("queued", "running", "created", "starting")
-    pids = verb("show", run_id)["pids"]
-    stopped = verb("stop", run_id)
+    run_dir = home / "runs" / run_id
+    while (run := events.fold(events.read(run_dir))).optimizer_step < 3:
+        assert not run.is_terminal, run.error
+        time.sleep(0.01)
+    workers = psutil.Process(paths.read_json(run_dir / "process.json")["pid"]).children(recursive=True)
+    for worker in workers:
+        worker.suspend()
+    shown = verb("show", run_id)
+    assert shown["state"] == "running" and shown["step"] >= 3
+    with ThreadPoolExecutor(1) as pool:
+        stopping = pool.submit(verb, "stop", run_id)
+        while not (run_dir / runs.STOP_FILE).exists() and not stopping.done():
+            time.sleep(0.01)
+        for worker in workers:
+            worker.resume()
+        stopped = stopping.result()
+    pids = shown["pids"]
     assert stopped["state"] == "cancelled" and 3 <= stopped["step"] < 30
     assert pids and not any(psutil.pid_exists(pid) for pid in pids)
     resumed = verb("resume", run_id)

@@ -58,12 +58,12 @@ def test_it_says_what_the_chat_says(served, levels):
 def test_without_its_key_nobody_is_answered_and_no_page_of_elsewhere_is(served):
     url, process = served
     body = {"messages": QUESTION, "max_tokens": 4}
-    assert httpx.post(url + "/chat/completions", json=body).status_code == 401
+    assert httpx.post(url + "/chat/completions", json=body, timeout=60).status_code == 401
     known = {"Authorization": "Bearer a-key"}
     assert httpx.post(url + "/chat/completions", json=body, headers=known, timeout=60).status_code == 200
-    assert httpx.get(url + "/models", headers=known | {"Host": "evil.example"}).status_code == 400
+    assert httpx.get(url + "/models", headers=known | {"Host": "evil.example"}, timeout=60).status_code == 400
     preflight = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
-    assert "access-control-allow-origin" not in httpx.options(url + "/chat/completions", headers=preflight).headers
+    assert "access-control-allow-origin" not in httpx.options(url + "/chat/completions", headers=preflight, timeout=60).headers
     command, environment = (Path(f"/proc/{process.pid}/{name}").read_text() for name in ("cmdline", "environ"))
     assert "a-key" not in command + environment
 

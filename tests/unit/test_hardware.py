@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import time
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from core.paths import PROJECT
+from core.process import child_environment
 from core.training import hardware
 from core.training.hardware import Gpu, Hardware, TorchBuild
 
@@ -81,10 +84,11 @@ def test_a_container_limit_wins_over_the_machine(tmp_path: Path, monkeypatch: py
     assert hardware.ram_bytes() > 2**30
 
 
-def test_detection_is_fast_and_names_the_torch_build() -> None:
-    started = time.perf_counter()
+def test_detection_needs_no_torch_and_names_its_build() -> None:
+    """Importing torch takes seconds; what is read here takes none."""
+    program = "import sys; from core.training import hardware; hardware.detect(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=PROJECT, env=child_environment(), check=False).returncode == 0
     found = hardware.detect()
-    assert time.perf_counter() - started < (10 if found.gpus else 0.5)
     assert found.cpu_count >= 1
     assert found.ram_bytes > 2**28
     assert found.torch.version.startswith("2.")

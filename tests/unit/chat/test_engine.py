@@ -101,7 +101,7 @@ def test_a_model_that_aborts_by_itself_is_the_same_error(open_toy):
 def test_a_model_killed_between_questions_is_loaded_anew(open_toy):
     engine = open_toy().ready()
     os.kill(engine.pid, signal.SIGKILL)
-    psutil.wait_procs([psutil.Process(engine.pid)], timeout=5)
+    psutil.wait_procs([psutil.Process(engine.pid)], timeout=60)
     assert text_of(engine.stream(ask("back"))) == "back"
 
 

@@ -6,7 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -230,11 +233,17 @@ def test_a_connection_dropped_on_the_way_is_taken_up_again(server: Hub, monkeypa
 
 
 def test_a_download_can_be_cancelled_and_leaves_nothing(server: Hub, workspace: Path) -> None:
-    server.faults = [Fault("GET /cdn/.*", "slow", seconds=1.0)]
+    is_cancelled = threading.Event()
+    server.faults = [Fault("GET /cdn/.*", "slow", seconds=60, until=is_cancelled)]
     job_id = imports.start(ImportSource(kind="hub", hub=HubRef(repo_id="org/large")))
     while not any(path.startswith("/cdn/") for path in server.paths()):
-        pass
-    job = imports.cancel(job_id)
+        time.sleep(0.01)
+    with ThreadPoolExecutor(1) as pool:
+        cancelling = pool.submit(imports.cancel, job_id)
+        while not (workspace / "imports" / job_id / imports.CANCEL_FILE).exists():
+            time.sleep(0.01)
+        is_cancelled.set()
+        job = cancelling.result()
     assert (job.state, job.dataset_id) == ("cancelled", None)
     *_, job = imports.follow(job_id)
     assert not list((workspace / "datasets").glob("*"))

@@ -13,6 +13,8 @@ from pathlib import Path
 from core import events, paths, process
 from core.worker import devices, hold_device
 
+STEPS = 10_000  # minutes, so that it trains as long as a test goes on, however slow the machine is
+
 
 def main(run_dir: Path, behaviour: str) -> int:
     if behaviour == "launcher":  # starts two ranks, and like accelerate's takes no precaution against its own death
@@ -21,10 +23,10 @@ def main(run_dir: Path, behaviour: str) -> int:
     process.die_with_parent(signal.SIGKILL if behaviour in ("deaf", "rank") else signal.SIGTERM)
     locks = [hold_device(name) for name in devices(str(paths.read_json(run_dir / "launch.json")["device"]))]
     events.append(run_dir, "facts", facts={"visible": os.environ.get("CUDA_VISIBLE_DEVICES")})
-    events.append(run_dir, "train_began", step=0, max_steps=1000)
+    events.append(run_dir, "train_began", step=0, max_steps=STEPS)
     if behaviour == "family":
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    for step in range(1, 1000):
+    for step in range(1, STEPS):
         time.sleep(0.02)
         events.append(run_dir, "train_log", step=step, loss=1.0 / step)
         if behaviour == "refuse":

@@ -226,7 +226,7 @@ def test_two_processes_start_runs_and_they_go_one_after_the_other_in_the_order_t
     ids = [make_run("brief") for _ in range(4)]
     for pair in (ids[:2], ids[2:]):
         subprocess.run([sys.executable, "-c", STARTER, *pair], env=child_environment(), check=True)
-    wait_for(lambda: all(runs.load(run_id).is_terminal for run_id in ids), 60)
+    wait_for(lambda: all(runs.load(run_id).is_terminal for run_id in ids))
     spans = []
     for run_id in ids:
         times = {event["kind"]: event["t"] for event in events.read(runs.folder(run_id))}

@@ -5,7 +5,7 @@ import time
 from core.running import runs
 
 
-def wait_for(condition, seconds=60.0):
+def wait_for(condition, seconds=100.0):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "it never happened"

@@ -88,12 +88,10 @@ def test_a_model_that_fails_leaves_the_others_their_answer(pool):
 
 def test_a_stopped_question_keeps_what_was_written(pool):
     question = ask(pool, ["a"], "word " * 500)
-    seen = []
-    for columns in question.watch():
-        seen.append(columns[0].text)
-        if len(seen) == 3:
+    for (column,) in question.watch():
+        if column.pieces:
             question.stop()
-    assert columns[0].stop == "stopped" and 0 < len(columns[0].pieces) < 500
+    assert column.stop == "stopped" and 0 < len(column.pieces) < 500
 
 
 def test_a_model_that_does_not_listen_is_ended_when_the_person_stops_it(pool, monkeypatch):
@@ -130,11 +128,10 @@ def test_a_corrected_key_is_used_at_once(pool, monkeypatch):
 
 def test_closing_the_page_stops_the_models_within_two_seconds(pool):
     watching = ask(pool, ["a"], "word " * 2000).watch()
-    next(watching)
+    (left,) = next(watching)
     watching.close()
-    began = time.monotonic()
-    whole(ask(pool, ["a"], "next"))
-    assert time.monotonic() - began < 2
+    assert whole(ask(pool, ["a"], "next"))[0].text == "a next "
+    assert left.stop == "stopped" and len(left.pieces) < 200, "each word takes at least 10 ms"
 
 
 def test_visitors_are_served_in_the_order_they_came(pool):
@@ -157,7 +154,8 @@ def test_one_who_waits_and_gives_up_stops_nobody_else(pool):
     answers = []
     running = threading.Thread(target=lambda: answers.append(whole(first)))
     running.start()
-    time.sleep(0.1)
+    while not first.columns[0].pieces:
+        time.sleep(0.01)
     waiting = second.watch()
     next(waiting)
     waiting.close()
@@ -214,13 +212,15 @@ def test_what_models_and_people_write_stays_text():
 
 
 def test_who_waits_is_told_how_many_are_before(pool):
-    first, second = ask(pool, ["a"], "word " * 60), ask(pool, ["a"], "next")
-    running = threading.Thread(target=whole, args=(first,))
-    running.start()
-    time.sleep(0.1)
-    seen = [column.ahead for (column,) in second.watch() if column.state == "waiting"]
-    running.join()
-    assert 1 in seen
+    (place,) = pool.take([model("a")])
+    assert place.enter(threading.Event(), lambda _: None)  # somebody is being answered
+    watching = ask(pool, ["a"], "next").watch()
+    while (column := next(watching)[0]).ahead == 0:
+        continue
+    assert (column.ahead, column.state) == (1, "waiting")
+    place.leave()
+    *_, (column,) = watching
+    assert column.text == "a next "
     waiting = chat_view.answers_of([chat_ask.Column(model("x"), ahead=2)])
     assert "waits behind 2" in chat_view.transcript([{"prompt": "p", "answers": waiting}])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -280,16 +281,20 @@ def test_progress_says_rows_bytes_speed_and_what_is_left() -> None:
 
 def test_work_nobody_waits_for_ends_only_if_it_may() -> None:
     for may_be_abandoned in (True, False):
-        steps: list[int] = []
+        is_left, is_over, steps = threading.Event(), threading.Event(), list[int]()
 
-        def work(tell: Any, steps: list[int] = steps) -> None:
-            for step in range(100):
-                tell(step, 100)
-                steps.append(step)
-                time.sleep(0.005)
+        def work(tell: Any, is_left: Any = is_left, is_over: Any = is_over, steps: list[int] = steps) -> None:
+            try:
+                assert is_left.wait(60)
+                for step in range(100):
+                    tell(step, 100)
+                    steps.append(step)
+            finally:
+                is_over.set()
 
         watched = background.watch(work, patience_s=0.01, may_be_abandoned=may_be_abandoned)
         assert not next(watched).is_finished
         watched.close()
-        time.sleep(0.8)
-        assert (len(steps) < 100) == may_be_abandoned
+        is_left.set()
+        assert is_over.wait(60)
+        assert len(steps) == (0 if may_be_abandoned else 100)

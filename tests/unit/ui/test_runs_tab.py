@@ -1,6 +1,5 @@
 """The Runs and Models tabs say what the disk says, and send again only what changed."""
 
-import time
 import zipfile
 
 import gradio as gr
@@ -118,11 +117,11 @@ def test_a_training_without_a_word_is_flagged_again_every_minute(run_dir, monkey
         events.append(folder, kind, **fields)
     first = look("r-9")
     assert "said nothing" not in first["status"]
-    now = time.time()
-    monkeypatch.setattr(live.time, "time", lambda: now + 420)
+    last_word = max(event["t"] for event in events.read(folder))
+    monkeypatch.setattr(live.time, "time", lambda: last_word + 420.1)
     second = look("r-9", first["seen"])
     assert "said nothing for 7 min 00 s" in second["status"] and "no word for a while" in second["chosen"].choices[0][0]
-    monkeypatch.setattr(live.time, "time", lambda: now + 430)
+    monkeypatch.setattr(live.time, "time", lambda: last_word + 430.1)
     assert "status" not in look("r-9", second["seen"])
     assert runs_tab.run_status(None, None, "r-9")["stalled_s"] > 400
     lock.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,10 +75,14 @@ def test_a_publication_that_fails_behind_a_closed_page_is_in_the_list(hub: Hub) 
 
 def test_a_publication_can_be_stopped_and_is_sent_later(hub: Hub) -> None:
     run = finished()
-    hub.faults.append(Fault("PUT /lfs/", "slow", seconds=1.0))
+    is_stopped = threading.Event()
+    hub.faults.append(Fault("PUT /lfs/", "slow", seconds=60, until=is_stopped))
     sending = publish_send.send_waiting(None, None, RUN_ID)
     assert next(sending)[2].visible is True
+    while not any(path.startswith("/lfs/") for path in hub.paths("PUT")):
+        next(sending)
     assert publish_send.stop(None, None).interactive is False
+    is_stopped.set()
     with pytest.raises(UserError, match="was stopped"):
         list(sending)
     assert "not sent: It was stopped." in publish_send.before()
