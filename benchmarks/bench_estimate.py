@@ -1,10 +1,11 @@
-"""Predicted against measured peak memory on a CPU, over recipes and random-weight models of 100M parameters and more.
+"""Predicted against measured peak memory, over recipes and random-weight models: of 100M parameters and more on a CPU, 1B and 8B on a GPU.
 
 Every pair is a real run of the real worker for a few steps, in a process and a workspace of its own; measured is the peak of its resident
-memory above what it held after its imports. Beside it stand two other estimates: ``accelerate estimate-memory`` (weights, gradients and
-Adam of the whole model, whatever the method) and LLaMA-Factory's table (GB for 7B: 120 in full, 60 pure bf16, 16 LoRA and freeze, 6
-QLoRA; scaled by the number of parameters). ``--part probe`` measures twenty real steps first, as the page does, and sets what the estimate
-then says beside a whole run with its evaluations and checkpoints. ``--save`` keeps the result.
+memory above what it held after its imports, or on a GPU what torch had allocated, against the prediction without the CUDA context. Beside
+it stand two other estimates: ``accelerate estimate-memory`` (weights, gradients and Adam of the whole model, whatever the method) and
+LLaMA-Factory's table (GB for 7B: 120 in full, 60 pure bf16, 16 LoRA and freeze, 6 QLoRA; scaled by the number of parameters). ``--part
+probe`` measures twenty real steps first, as the page does, and sets what the estimate then says beside a whole run with its evaluations and
+checkpoints. ``--save`` keeps the result.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[1]
-RESULT = Path(__file__).parent / "results" / "estimate.json"
+RESULTS = Path(__file__).parent / "results"
 sys.path.insert(0, str(PROJECT))
+from benchmarks.bench_train_gpu import MODELS as LARGE  # noqa: E402 - once the project is on the path
+
 TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 STEPS = 2
 # LLaMA-Factory, README, "Hardware Requirement", column 7B, read 2026-08: full (bf16 or fp16 mixed), pure bf16, freeze and LoRA, QLoRA 4 bit.
@@ -43,7 +46,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "gemma2-143M": LLAMA | {"model_type": "gemma2", "vocab_size": 96_000, "num_hidden_layers": 9, "num_key_value_heads": 4,
                     "head_dim": 64, "query_pre_attn_scalar": 64, "tie_word_embeddings": True},
     "phi3-134M": LLAMA | {"model_type": "phi3"},
-}  # fmt: skip
+} | {f"llama-{name}": LLAMA | shape for name, shape in LARGE.items()}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,27 @@ PAIRS = (
     Pair("qwen3-148M", "lora", 512, 1, BF16 | {"gradient_checkpointing": True}),
     Pair("llama-272M", "lora", 512, 1, BF16 | {"lora_dropout": 0.0}),
 )
+GPU_PAIRS = (
+    Pair("llama-1B", "lora", 2048, 4),
+    Pair("llama-1B", "lora", 2048, 8, {"gradient_checkpointing": True}),
+    Pair("llama-1B", "lora", 2048, 2, {"packing": False}),
+    Pair("llama-1B", "qlora", 2048, 4),
+    Pair("llama-1B", "qlora", 1024, 8, {"lora_r": 64}),
+    Pair("llama-1B", "sft", 2048, 4),
+    Pair("llama-1B", "fft", 2048, 2),
+    Pair("llama-1B", "fft", 2048, 2, {"optim": "adamw_8bit", "gradient_checkpointing": True}),
+    Pair("llama-8B", "lora", 2048, 1),
+    Pair("llama-8B", "lora", 2048, 4, {"gradient_checkpointing": True}),
+    Pair("llama-8B", "qlora", 2048, 1),
+    Pair("llama-8B", "qlora", 2048, 4, {"gradient_checkpointing": True}),
+)
 # Of those in float32 that the estimate was furthest off when they were chosen: there a probe is of most use.
 PROBED = (
     "lora llama-134M 2x512 gradient_checkpointing=True",
     "lora gemma2-143M 2x256",
     "qlora phi3-134M 2x256 gradient_checkpointing=True",
+    "lora llama-1B 4x2048",
+    "qlora llama-1B 4x2048",
 )
 PROBED_STEPS = 30  # of the whole run, in the middle of which it evaluates and saves
 
@@ -99,12 +118,13 @@ def main() -> None:
     parser.add_argument("--only", default="", help="pairs whose name holds this")
     parser.add_argument("--part", choices=("pairs", "probe"), default="pairs")
     parser.add_argument("--again", action="store_true", help="measure nothing: set today's predictions beside what was measured before")
-    parser.add_argument("--save", action="store_true", help=f"write {RESULT.relative_to(PROJECT)}")
+    parser.add_argument("--save", action="store_true", help=f"write {RESULTS.relative_to(PROJECT)}/estimate.json, or estimate_gpu.json")
     arguments = parser.parse_args()
-    chosen = [pair for pair in PAIRS if arguments.only in pair.name]
-    kept = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
+    chosen = [pair for pair in (GPU_PAIRS if has_gpu() else PAIRS) if arguments.only in pair.name]
+    file = RESULTS / ("estimate_gpu.json" if has_gpu() else "estimate.json")
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if arguments.part == "probe":
-        probe_part([pair for pair in chosen if pair.name in PROBED], kept if arguments.save else None)
+        probe_part([pair for pair in chosen if pair.name in PROBED], file, kept if arguments.save else None)
         return
     known = {one["pair"]: one for one in kept["pairs"]} if arguments.again else {}
     chosen = [pair for pair in chosen if not arguments.again or pair.name in known]
@@ -122,21 +142,41 @@ def main() -> None:
                     print(line(found[-1]), flush=True)
                     result = kept | {"machine": machine(), "steps": STEPS, "summary": summary(found), "pairs": found}
                     if arguments.save:
-                        RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+                        file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
             shutil.rmtree(base)
     print(f"median error {result['summary']['median_error']:.1%}, worst under {result['summary']['worst_under']:.1%}")
     print(json.dumps(result))
 
 
+def has_gpu() -> bool:
+    from core.training.hardware import detect
+
+    return bool(detect().gpus)
+
+
+def uncounted_bytes(estimate: Any) -> float:
+    """What of a prediction is not measured: torch does not count the CUDA context as allocated."""
+    return next(part.size_bytes for part in estimate.memory.parts if part.name == "context") if has_gpu() else 0.0
+
+
 def recipe_of(pair: Pair, base: Path, data: Path, **more: Any) -> Any:
     from core.training.recipe import build
 
-    values = {"base_model": str(base), "dataset": str(data), "method": pair.method, "max_length": pair.max_length, "dtype": "fp32",
-              "micro_batch_size": pair.micro_batch_size, "max_steps": STEPS, "eval_fraction": 0.05, "save_steps": 0} | pair.knobs  # fmt: skip
+    values = {
+        "base_model": str(base),
+        "dataset": str(data),
+        "method": pair.method,
+        "max_length": pair.max_length,
+        "dtype": "auto" if has_gpu() else "fp32",
+        "micro_batch_size": pair.micro_batch_size,
+        "max_steps": STEPS,
+        "eval_fraction": 0.05,
+        "save_steps": 0,
+    } | pair.knobs
     return build(values | more, "the benchmark")
 
 
-def probe_part(chosen: list[Pair], kept: dict[str, Any] | None) -> None:
+def probe_part(chosen: list[Pair], file: Path, kept: dict[str, Any] | None) -> None:
     """Before a whole run, the probe that the page and ``estimate --probe`` make, and what the estimate then says; each in an empty workspace."""
     found: list[dict[str, Any]] = []
     for pair in chosen:
@@ -150,7 +190,7 @@ def probe_part(chosen: list[Pair], kept: dict[str, Any] | None) -> None:
             flush=True,
         )
         if kept is not None:
-            RESULT.write_text(json.dumps(kept | {"probed": {"steps": PROBED_STEPS, "pairs": found}}, indent=1) + "\n", encoding="utf-8")
+            file.write_text(json.dumps(kept | {"probed": {"steps": PROBED_STEPS, "pairs": found}}, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found))
 
 
@@ -171,16 +211,17 @@ def probed(pair: Pair, base: Path, data: Path) -> dict[str, Any]:
     run = list(runs.follow(run_id))[-1]
     require_done(run)
     measured = max(run.facts["memory_bytes"].values())
+    before_bytes, after_bytes = (found.peak_bytes - uncounted_bytes(found) for found in (before, after))
     return {
         "pair": pair.name,
         "measured_bytes": measured,
         "measured_phases": run.facts["memory_bytes"],
         "probe_bytes": twenty.peak_bytes,
         "probe_phases": twenty.phases,
-        "before_bytes": round(before.peak_bytes),
-        "after_bytes": round(after.peak_bytes),
-        "error_before": before.peak_bytes / measured - 1,
-        "error": after.peak_bytes / measured - 1,
+        "before_bytes": round(before_bytes),
+        "after_bytes": round(after_bytes),
+        "error_before": before_bytes / measured - 1,
+        "error": after_bytes / measured - 1,
     }
 
 
@@ -199,7 +240,7 @@ def one(pair: Pair, base: Path, data: Path, known: dict[str, Any] | None = None)
     assert foreseen
     predicted = foreseen.memory
     parts, threshold = (known["measured_phases"], known["mmap_threshold_bytes"]) if known else measure(pair, recipe)
-    measured = max(parts.values())
+    measured, foretold = max(parts.values()), predicted.peak_bytes - uncounted_bytes(foreseen)
     others = {name: known[name] for name in ("accelerate_bytes", "table_bytes")} if known else beside(pair, base)
     return {
         "pair": pair.name,
@@ -207,10 +248,10 @@ def one(pair: Pair, base: Path, data: Path, known: dict[str, Any] | None = None)
         "measured_bytes": measured,
         "mmap_threshold_bytes": threshold,
         "measured_phases": parts,
-        "predicted_bytes": round(predicted.peak_bytes),
+        "predicted_bytes": round(foretold),
         "predicted_phases": {name: round(size) for name, size in predicted.phases.items()},
         "predicted_parts": {part.name: round(part.size_bytes) for part in predicted.parts},
-        "error": predicted.peak_bytes / measured - 1,
+        "error": foretold / measured - 1,
         **others,
         **{f"{name.removesuffix('_bytes')}_error": size / measured - 1 for name, size in others.items() if size},
     }
@@ -238,7 +279,15 @@ def measure(pair: Pair, recipe: Any) -> tuple[dict[str, int], int | None]:
 def beside(pair: Pair, base: Path) -> dict[str, float | None]:
     """What accelerate and LLaMA-Factory's table say of the same model."""
     child = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", ACCELERATE, str(base), "float32" if pair.knobs.get("dtype") != "bf16" else "float16"],
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            ACCELERATE,
+            str(base),
+            "float16" if has_gpu() or pair.knobs.get("dtype") == "bf16" else "float32",
+        ],
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
@@ -328,7 +377,8 @@ def machine() -> dict[str, Any]:
         "trl": trl.__version__,
         "python": platform.python_version(),
     }
-    return {"cpu": cpu, "cpus": len(os.sched_getaffinity(0)), **versions}
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return {"cpu": cpu, "cpus": len(os.sched_getaffinity(0)), **gpu, **versions}
 
 
 if __name__ == "__main__":

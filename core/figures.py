@@ -77,8 +77,9 @@ def _parsing(found: dict[str, Any]) -> Iterator[Figure]:
 
 def _estimate(found: dict[str, Any]) -> Iterator[Figure]:
     summary = found["summary"]
+    where = f"one {found['machine']['gpu'].removeprefix('NVIDIA ')}" if "gpu" in found["machine"] else "a CPU"
     yield (
-        f"peak memory foretold, {summary['pairs']} recipes on a CPU: median error",
+        f"peak memory foretold, {summary['pairs']} recipes on {where}: median error",
         f"{summary['median_error']:.1%}, at worst {summary['worst_error']:.1%}",
         f"`accelerate estimate-memory` {summary['accelerate_median_error']:.0%}, LLaMA-Factory's table {summary['table_median_error']:.0%}",
     )
@@ -199,6 +200,7 @@ FIGURES: dict[str, Callable[[dict[str, Any]], Iterator[Figure]]] = {
     "dataset": _dataset,
     "parsing": _parsing,
     "estimate": _estimate,
+    "estimate_gpu": _estimate,
     "train": _train,
     "train_gpu": _train_gpu,
     "faults": _faults,
