@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -191,21 +192,31 @@ def test_exported_yaml_runs_with_train(tmp_path):
     assert runs.recipe_of(said["run_id"]) == exports.portable(recipe)
 
 
-def on_two_machines(folder, recipes):
-    """(exit codes, what each said) of `train` on two machines that reach each other at 127.0.0.1, each with its own workspace."""
+def begin_on_two_machines(folder, recipes):
+    """`train` on two machines that reach each other at 127.0.0.1, each with its own workspace."""
+    folder.mkdir(exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    machines = []
+    places = [("--nodes", "2", "--rank", str(rank), "--address", "127.0.0.1", "--port", str(port)) for rank in range(2)]
     for rank, recipe in enumerate(recipes):
-        file = folder / f"recipe{rank}.yaml"
-        file.write_text(recipe.to_yaml(), encoding="utf-8")
-        place = ("--nodes", "2", "--rank", str(rank), "--address", "127.0.0.1", "--port", str(port))
-        argv = [sys.executable, "-m", "core", "train", str(file), *place, "--json"]
-        env = os.environ | {"TRANSMUTE_HOME": str(folder / f"machine{rank}")}
-        machines.append(subprocess.Popen(argv, cwd=paths.PROJECT, env=env, stdout=subprocess.PIPE, text=True))
+        (folder / f"recipe{rank}.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    return [on_machine(folder, rank, "train", str(folder / f"recipe{rank}.yaml"), *place) for rank, place in enumerate(places)]
+
+
+def on_machine(folder, rank, *words):
+    env = os.environ | {"TRANSMUTE_HOME": str(folder / f"machine{rank}")}
+    return subprocess.Popen([sys.executable, "-m", "core", *words, "--json"], cwd=paths.PROJECT, env=env, stdout=subprocess.PIPE, text=True)
+
+
+def ended(machines):
+    """(exit codes, what each said)"""
     said = [machine.communicate(timeout=500)[0] for machine in machines]
     return [machine.returncode for machine in machines], [json.loads(text.splitlines()[-1]) for text in said]
+
+
+def on_two_machines(folder, recipes):
+    return ended(begin_on_two_machines(folder, recipes))
 
 
 @pytest.mark.slow
@@ -224,6 +235,32 @@ def test_two_machines_of_one_rank_each_see_the_rows_of_one_with_twice_the_batch(
         assert newest and not refused and checkpoints.step_of(newest) == 3
     assert {entry["kind"] for entry in first["artifacts"]} == {"adapter", "merged"} and first["facts"]["proofs"]["passed"]
     assert second["artifacts"] == [] and list(second["steps"]) == ["train"] and "machine 0" in second["notes"][0]
+
+
+@pytest.mark.slow
+def test_two_machines_of_which_one_dies_go_on_together_to_the_losses_of_two_that_were_left_alone(tmp_path):
+    knobs = {"method": "lora", "lora_dropout": 0.1, "max_steps": 8, "save_steps": 2, "packing": False, "micro_batch_size": 2}
+    recipe = demo().model_copy(update=QUICK | knobs)
+    codes, (whole, _) = on_two_machines(tmp_path / "whole", (recipe, recipe))
+    assert codes == [0, 0], whole
+    hurt = tmp_path / "hurt"
+    machines = begin_on_two_machines(hurt, (recipe, recipe))
+    while not any(events.fold(events.read(run_dir)).optimizer_step >= 3 for run_dir in (hurt / "machine1" / "runs").glob("*")):
+        assert all(machine.poll() is None for machine in machines), "it ended before it could be killed"
+        time.sleep(0.02)
+    (rank,) = (process for process in psutil.process_iter(["cmdline"]) if works_on(process, hurt / "machine1"))
+    os.kill(rank.pid, signal.SIGKILL)
+    codes, stopped = ended(machines)
+    assert codes == [1, 1] and stopped[1]["state"] == "interrupted", stopped
+    codes, told = ended([on_machine(hurt, rank, "resume", each["run_id"]) for rank, each in enumerate(stopped)])
+    assert codes == [0, 0], told
+    assert [each["losses"] for each in told] == [whole["losses"]] * 2 and told[0]["facts"]["proofs"]["passed"]
+
+
+def works_on(process, home):
+    """Whether it is a rank of a run in this workspace, and not the launcher that started it."""
+    words = process.info["cmdline"] or []
+    return words[-2:-1] == ["core.worker"] and str(home) in words[-1] and "accelerate.commands.launch" not in words
 
 
 def test_machines_that_do_not_train_the_same_thing_end_both_with_a_word(tmp_path):
