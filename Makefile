@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help setup demo app test test-all faults lint format types audit docs bench clean check-tools converter
+.PHONY: help setup demo app test test-all faults lint format types audit docs bench gpu clean check-tools converter
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -44,8 +44,14 @@ audit: $(VENV)/.setup-dev ## known vulnerabilities of packages (asks the network
 docs: $(VENV)/.setup-dev ## write the generated tables of the README anew
 	$(BIN)/python -m core.docs
 
-bench: $(VENV)/.setup-dev converter ## every benchmark; each prints a table and one line of JSON
-	@for file in benchmarks/bench_*.py; do [ -e "$$file" ] || continue; echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+bench: $(VENV)/.setup-dev converter ## every benchmark that needs no GPU; each prints a table and one line of JSON
+	@for file in $(filter-out %_gpu.py,$(wildcard benchmarks/bench_*.py)); do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+gpu: $(VENV)/.setup-dev ## what needs a GPU: its tests, then its benchmarks, whose results are kept
+	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
+	$(BIN)/python -m benchmarks.bench_train_gpu --runs 3 --save
+	$(BIN)/python -m benchmarks.bench_estimate --save
+	$(BIN)/python -m benchmarks.bench_estimate --part probe --save
 
 clean: ## remove caches and build leftovers; the environment and the workspace stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
