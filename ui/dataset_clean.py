@@ -61,6 +61,9 @@ def attach(shell: Shell, at: Shown, options: Shown) -> None:
         shell.listen(at["count"].click, count_now, **asked),
         shell.listen(at["repairs"].input, choose_repairs, **asked),
     ]
+    forgotten: dict[str, Any] = {"inputs": at["repairs"], "outputs": at, "slot": at["clean_slot"], "cancels": counting}
+    shell.listen([field.input for field in fields.values()], forget_counts, **forgotten)
+    shell.listen(at["model"].input, forget_tokens, inputs_kwargs=fields, **forgotten)
     inputs = [*asked["inputs"], at["max_length"], at["loss_on"]]
     shell.listen(at["make"].click, make, **asked | {"inputs": inputs}, cancels=counting)
     jumped = shell.listen(at["effects"].click, jump, outputs=at["row"], slot=at["row_slot"])
@@ -84,6 +87,24 @@ def choose_repairs(dataset_id: str, codes: list[str], model: str, caller: Caller
     yield clean_form.shown_columns(codes) | {"make": gr.Button(interactive=False), "total": "", "effects": ""}
     if dataset.manifest.num_rows <= data.COUNTED_AT_ONCE:
         yield from _counted(dataset, codes, model, caller, values)
+
+
+@allowed("public")
+def forget_counts(codes: list[str], caller: Caller) -> Shown:
+    """Another setting."""
+    return _forgotten(codes)
+
+
+@allowed("public")
+def forget_tokens(codes: list[str], caller: Caller, **values: Any) -> Shown:
+    """Another tokenizer, which matters where a repair counts tokens."""
+    return _forgotten(codes) if clean_form.counts_tokens(clean_form.chosen(codes, values)) else {}
+
+
+def _forgotten(codes: list[str]) -> Shown:
+    """Nothing is made by settings that were not counted."""
+    said = '<p class="quiet" role="status">Count again: a setting has changed.</p>' if codes else ""
+    return {"make": gr.Button(interactive=False), "total": said, "effects": "", "clean_progress": ""}
 
 
 @allowed("public")

@@ -54,6 +54,14 @@ def test_opening_the_section_counts_and_unchooses_what_has_nothing_to_do(dataset
     assert shown["make"].interactive
 
 
+def test_what_was_not_counted_with_these_settings_cannot_be_made() -> None:
+    shown = call(dataset_clean.forget_counts, ["drop-length"])
+    assert not shown["make"].interactive and "Count again" in shown["total"] and shown["effects"] == ""
+    assert call(dataset_clean.forget_counts, [])["total"] == ""
+    assert call(dataset_clean.forget_tokens, ["drop-length"], **FIELDS | {"drop-length.max_tokens": 100})["effects"] == ""
+    assert call(dataset_clean.forget_tokens, ["drop-length", "drop-phrase"], **FIELDS) == {}, "without a limit in tokens none asks the tokenizer"
+
+
 def test_nothing_of_a_row_becomes_markup(dataset: Dataset) -> None:
     shown = count(dataset, list(clean_form.SAFE))
     assert "Only" in shown["effects"] and EVIL not in shown["effects"]
