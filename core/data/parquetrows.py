@@ -9,7 +9,7 @@ import bisect
 from collections.abc import Callable, Iterator
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -130,7 +130,7 @@ def group_batches(file: pq.ParquetFile, group: int) -> Iterator[Any]:
 
 
 def _values(batch: Any, first_row: int) -> Iterator[Any]:
-    """The rows as dicts; a finding for one that is too long or holds bytes that are no text."""
+    """The rows as dicts; a finding for one that is too long, and what can be read of one that holds bytes that are no text."""
     if decoded_bytes(batch.to_struct_array()) <= BATCH_BYTES:
         try:
             yield from batch.to_pylist()
@@ -146,7 +146,40 @@ def _values(batch: Any, first_row: int) -> Iterator[Any]:
             yield row.to_pylist()[0]
         except UnicodeDecodeError as error:
             place = error.object[max(0, error.start - 20) : error.end + 20].decode("utf-8", "backslashreplace")
-            yield Finding("undecodable-bytes", {"text": shorten(place, limit=200)})
+            yield Undecodable(Finding("undecodable-bytes", {"text": shorten(place, limit=200)}), _escaped(row))
+
+
+class Undecodable(NamedTuple):
+    """A row with bytes that are no text."""
+
+    finding: Finding
+    raw: bytes  # as JSON, with what is no text escaped
+
+
+def _escaped(row: Any) -> bytes:
+    import pyarrow as pa
+
+    read = row.cast(pa.schema([field.with_type(_binary(field.type)) for field in row.schema])).to_pylist()[0]
+    return _json(read, lambda value: value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value))
+
+
+def _binary(kind: Any) -> Any:
+    """`kind` with bytes in the place of its texts."""
+    import pyarrow as pa
+
+    types = pa.types
+    if types.is_dictionary(kind):
+        return _binary(kind.value_type)
+    if types.is_string(kind):
+        return pa.binary()
+    if types.is_large_string(kind):
+        return pa.large_binary()
+    if types.is_list(kind) or types.is_large_list(kind):
+        made = pa.list_ if types.is_list(kind) else pa.large_list
+        return made(kind.value_field.with_type(_binary(kind.value_type)))
+    if types.is_struct(kind):
+        return pa.struct([field.with_type(_binary(field.type)) for field in kind])
+    return kind
 
 
 def decoded_bytes(array: Any) -> int:
@@ -182,14 +215,16 @@ def _is_plain(kind: Any) -> bool:
 def _record(row: int, value: Any, is_plain: bool) -> Record:
     if isinstance(value, Finding):
         return Record(row, 0, 0, b"", None, False, (value,))
+    if isinstance(value, Undecodable):
+        return Record(row, 0, 0, value.raw, None, False, (value.finding,))
     raw = _json(value)
     return Record(row, 0, 0, raw, value if is_plain else orjson.loads(raw), True, ())
 
 
-def _json(value: Any) -> bytes:
+def _json(value: Any, as_text: Callable[[Any], str] | None = None) -> bytes:
     """The row as JSON, for a person to read; a number, date or blob that JSON cannot hold as text."""
     try:
-        return orjson.dumps(value, default=_as_text, option=orjson.OPT_NON_STR_KEYS)
+        return orjson.dumps(value, default=as_text or _as_text, option=orjson.OPT_NON_STR_KEYS)
     except (orjson.JSONEncodeError, RecursionError):
         return orjson.dumps({name: str(cell)[:KEPT_BYTES].encode("utf-8", "replace").decode() for name, cell in value.items()})
 

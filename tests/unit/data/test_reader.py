@@ -177,8 +177,11 @@ def test_many_planted_faults_are_all_found_each_in_its_place(tmp_path: Path, dat
     planted = [FAULTS[fault][0](text) if fault else text for fault, text in zip(chosen, records, strict=True)]
     written = write(layout, tmp_path, [*planted, dump(record(99))])
     report = validate(written.path)
+    hurt = {row for row, fault in enumerate(chosen) if fault}  # one fault may be followed by another of the same record
     first = [
-        (issue.row, issue.line, issue.byte, issue.code) for issue in report.issues if issue.code not in ("same-role-twice", "extra-key")
+        (issue.row, issue.line, issue.byte, issue.code)
+        for issue in report.issues
+        if issue.row not in hurt or issue.code not in ("same-role-twice", "extra-key")
     ]
     assert first == [(row, *written.places[row], FAULTS[fault][1]) for row, fault in enumerate(chosen) if fault]
     assert report.num_rows == len(records) + 1

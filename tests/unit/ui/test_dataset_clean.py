@@ -59,7 +59,9 @@ def test_what_was_not_counted_with_these_settings_cannot_be_made() -> None:
     assert not shown["make"].interactive and "Count again" in shown["total"] and shown["effects"] == ""
     assert call(dataset_clean.forget_counts, [])["total"] == ""
     assert call(dataset_clean.forget_tokens, ["drop-length"], **FIELDS | {"drop-length.max_tokens": 100})["effects"] == ""
-    assert call(dataset_clean.forget_tokens, ["drop-length", "drop-phrase"], **FIELDS) == {}, "without a limit in tokens none asks the tokenizer"
+    assert call(dataset_clean.forget_tokens, ["drop-length", "drop-phrase"], **FIELDS) == {}, (
+        "without a limit in tokens none asks the tokenizer"
+    )
 
 
 def test_nothing_of_a_row_becomes_markup(dataset: Dataset) -> None:
