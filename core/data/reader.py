@@ -14,6 +14,7 @@ from core.data.source import detect_encoding, refused_kind, utf8_chunks
 from core.data.values import PATIENCE_BYTES, ListReader, wrapped_list
 
 BLANK = b" \t\r\n"
+LOOKED_LINES = 20  # behind a broken first one, for one that begins as it does
 
 
 def read_records(
@@ -85,18 +86,35 @@ def _skip_blank(cursor: Cursor) -> None:
 
 
 def _is_jsonl(cursor: Cursor) -> bool:
-    """Whether the text is one record a line: no list, and its first line closes an object or its second begins with the same key."""
+    """Whether the text is one record a line: no list, and its first line closes an object, or one soon after begins with the same key."""
     if cursor.data.startswith(b"[", cursor.pos) or cursor.pos == len(cursor.data) or wrapped_list(cursor):
         return False
-    while (end := cursor.data.find(b"\n", cursor.pos)) < 0 and len(cursor.data) - cursor.pos < MAX_RECORD_BYTES and cursor.more():
-        pass
+    end = _line_end(cursor, 0)
     if end < 0:
         return parse_valid(cursor.data[cursor.pos :].rstrip(BLANK)) is not None or not cursor.data.startswith(b"{", cursor.pos)
-    line = cursor.data[cursor.pos : end].rstrip(BLANK)
+    line = cursor.data[cursor.pos : cursor.pos + end].rstrip(BLANK)
     if not line.startswith(b"{") or line.rstrip(b",").endswith(b"}"):
         return True
-    first_key, second_key = FIRST_KEY.match(line), FIRST_KEY.match(cursor.data, end + 1)
-    return first_key is not None and second_key is not None and first_key[1] == second_key[1]
+    if (first := FIRST_KEY.match(line)) is None:
+        return False
+    for _ in range(LOOKED_LINES):
+        start, end = end + 1, _line_end(cursor, end + 1)
+        if (key := FIRST_KEY.match(cursor.data, cursor.pos + start)) and key[1] == first[1]:
+            return True
+        if end < 0:
+            break
+    return False
+
+
+def _line_end(cursor: Cursor, start: int) -> int:
+    """Where the line at `start` ends, both counted from where the cursor stands; -1 where the text, or what a record may have, ends before."""
+    while (
+        (end := cursor.data.find(b"\n", cursor.pos + start)) < 0
+        and len(cursor.data) - cursor.pos - start < MAX_RECORD_BYTES
+        and cursor.more()
+    ):
+        pass
+    return end - cursor.pos if end >= 0 else -1
 
 
 def _lines(cursor: Cursor) -> Iterator[Record | Batch]:

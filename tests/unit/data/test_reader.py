@@ -189,6 +189,14 @@ def test_many_planted_faults_are_all_found_each_in_its_place(tmp_path: Path, dat
     assert report.num_rows == len(records) + 1
 
 
+def test_broken_first_lines_do_not_hide_that_the_file_is_one_record_a_line(tmp_path: Path) -> None:
+    faults = ("closing brace missing", "quote of a key missing", "no conversations")
+    records = [FAULTS[fault][0](dump(record(row))) for row, fault in enumerate(faults)]
+    report = validate(write_lines(tmp_path / "data.jsonl", [*records, dump(record(99))]).path)
+    assert [(issue.row, issue.code) for issue in report.issues] == [(0, "broken-json"), (1, "broken-json"), (2, "missing-conversations")]
+    assert (report.num_rows, report.num_valid, report.num_rejected) == (4, 1, 3)
+
+
 # --- any bytes at all ---------------------------------------------------------------------------------------------------------------
 
 pieces = st.sampled_from(
