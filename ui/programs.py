@@ -8,6 +8,7 @@ from typing import Any
 from core.publish.datasets import prepare
 from core.publish.preflight import describe
 from core.publish.push import push
+from core.publish.standing import require
 from core.running import care, runs
 from ui import models_ladder, publish_send
 from ui.access import Caller, allowed
@@ -50,6 +51,7 @@ def publish(
         said = describe(plan)
         return said | {name: [_named(entry) for entry in said[name]] for name in ("files", "refused")}
     with publish_send.only_one(plan.address) as is_stopped, publish_send.remembered(plan):
+        require(plan, caller.token)
         pushed = push(plan, caller.token, private=private, pull_request=pull_request, should_stop=is_stopped.is_set)
     return dataclasses.asdict(pushed)
 

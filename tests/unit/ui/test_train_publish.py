@@ -17,7 +17,7 @@ from tests.hub.faults import Fault
 from tests.hub.repos import GOOD_TOKEN, Repo
 from tests.hub.server import Hub
 from tests.unit.publish.test_waiting import REPO, RUN_ID, finished
-from ui import publish_name, publish_send, run_view, train_publish
+from ui import programs, publish_name, publish_send, run_view, train_publish
 from ui.feedback import as_user_error
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -89,6 +89,17 @@ def test_a_publication_can_be_stopped_and_is_sent_later(hub: Hub) -> None:
     assert hub.repos[("models", REPO)].files == {} and waiting(run)
     *_, last = publish_send.send_waiting(None, None, RUN_ID)
     assert "Published" in last[0]
+
+
+def test_a_program_whose_login_may_not_publish_there_is_refused_before_anything_is_sent(hub: Hub) -> None:
+    run = finished()
+    access = {"displayName": "mine", "role": "read"}
+    hub.people[GOOD_TOKEN] = {"type": "user", "name": "someone", "orgs": [], "auth": {"accessToken": access}}
+    with pytest.raises(UserError, match="'mine' can only read") as raised:
+        programs.publish(None, None, [f"{RUN_ID}-merged"], REPO)
+    assert raised.value.code == "ACCESS" and hub.paths("POST") == [] and ("models", REPO) not in hub.repos
+    del hub.people[GOOD_TOKEN]
+    assert programs.publish(None, None, [f"{RUN_ID}-merged"], REPO)["commit"] and waiting(run) is None
 
 
 def test_the_repository_is_named_without_typing(hub: Hub) -> None:
