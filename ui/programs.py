@@ -8,7 +8,7 @@ from typing import Any
 from core.errors import UserError
 from core.publish.datasets import prepare
 from core.publish.preflight import Plan, describe
-from core.publish.push import compare, push
+from core.publish.push import compare, push, refuse_problems
 from core.publish.standing import require
 from core.running import care, runs
 from ui import models_ladder, publish_send
@@ -53,6 +53,7 @@ def publish(
         named = {name: [_named(entry) for entry in said[name]] for name in ("files", "refused")}
         return said | named | {"hub": _asked(plan, caller.token)}
     with publish_send.only_one(plan.address) as is_stopped, publish_send.remembered(plan):
+        refuse_problems(plan)
         require(plan, caller.token)
         pushed = push(plan, caller.token, private=private, pull_request=pull_request, should_stop=is_stopped.is_set)
     return dataclasses.asdict(pushed)
