@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from core.errors import UserError
 from core.publish.datasets import prepare
-from core.publish.preflight import describe
-from core.publish.push import push
+from core.publish.preflight import Plan, describe
+from core.publish.push import compare, push, refuse_problems
+from core.publish.standing import require
 from core.running import care, runs
 from ui import models_ladder, publish_send
 from ui.access import Caller, allowed
@@ -44,14 +46,26 @@ def measure(run_id: str, text: str = "") -> list[dict[str, Any]]:
 def publish(
     artifact_ids: list[str], repo_id: str, private: bool = True, pull_request: bool = False, dry_run: bool = False, *, caller: Caller
 ) -> dict[str, Any]:
-    """Send models to a repository of the Hub with the caller's own login; with `dry_run` say what would be sent, and send nothing."""
+    """Send models to a repository of the Hub with the caller's own login; with `dry_run` say what would be sent and change there, and send nothing."""
     plan = prepare(publish_send.known(artifact_ids), repo_id.strip())
     if dry_run:
         said = describe(plan)
-        return said | {name: [_named(entry) for entry in said[name]] for name in ("files", "refused")}
+        named = {name: [_named(entry) for entry in said[name]] for name in ("files", "refused")}
+        return said | named | {"hub": _asked(plan, caller.token)}
     with publish_send.only_one(plan.address) as is_stopped, publish_send.remembered(plan):
+        refuse_problems(plan)
+        require(plan, caller.token)
         pushed = push(plan, caller.token, private=private, pull_request=pull_request, should_stop=is_stopped.is_set)
     return dataclasses.asdict(pushed)
+
+
+def _asked(plan: Plan, token: str | None) -> dict[str, Any]:
+    """What sending `plan` would change on the Hub; where that cannot be known, or may not be done, why not."""
+    try:
+        require(plan, token)
+        return {"asked": True, "difference": dataclasses.asdict(compare(plan, token))}
+    except UserError as error:
+        return {"asked": False, "why": error.problem}
 
 
 def _named(entry: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ STOP = "Stop sending"
 KINDS = {"created": "made", "committed": "sent", "pull_request": "pull request opened", "failed": "not sent"}
 _going: dict[str, threading.Event] = {}  # by address; set, it ends the publication
 _lock = threading.Lock()
+_shown: dict[tuple[str, str, tuple[str, ...]], Difference] = {}  # what each caller saw last, by address and sources
 
 
 def known(picked: list[str]) -> list[str]:
@@ -73,9 +74,12 @@ def send(
     caller: Caller,
 ) -> Iterator[tuple[Any, ...]]:
     """Send what was prepared. It goes on when the page is closed; the list below then says how it ended."""
-    plan = with_card(planned(picked, repo_id, form), card)
+    plan, token = with_card(planned(picked, repo_id, form), card), token_for(pasted, caller)
+    if unseen := _unseen(plan, token, caller):
+        yield unseen, *(gr.skip(),) * 3  # the pasted token stays for the second click
+        return
     options = {"private": private, "pull_request": as_pull_request, "despite_proofs": despite_proofs, "despite_tokens": despite_tokens}
-    for shown in _delivered(plan, token_for(pasted, caller), options):
+    for shown in _delivered(plan, token, options):
         yield *shown, ""  # the pasted token leaves the page with the first answer
 
 
@@ -85,8 +89,21 @@ def send_waiting(run_id: str, caller: Caller) -> Iterator[tuple[Any, ...]]:
     found = waiting(runs.load(run_id or ""))
     if found is None:
         raise UserError("Nothing of this run waits to be published.", run_id or "", "Choose it above to publish it elsewhere.")
-    for shown in _delivered(prepare(found.sources, found.repo_id), caller.token, {"private": True}):
+    plan = prepare(found.sources, found.repo_id)
+    if unseen := _unseen(plan, caller.token, caller):
+        yield unseen, *(gr.skip(),) * 4
+        return
+    for shown in _delivered(plan, caller.token, {"private": True}):
         yield *shown, *waits()
+
+
+def _unseen(plan: Plan, token: str | None, caller: Caller) -> str:
+    """What `plan` would change in a repository that exists, where `caller` has not seen that yet; empty when it can be sent."""
+    key = (caller.key, plan.address, plan.sources)
+    seen, said, found = _shown.get(key), asked(plan, token, caller), _shown.get(key)
+    if found is None or found == seen or not found.exists or not (found.new or found.changed):
+        return ""
+    return said + feedback.said("Nothing was sent yet.", remedy="Look at what would change there, then press Send again.", tone="warning")
 
 
 def waits() -> tuple[Any, Any]:
@@ -165,10 +182,10 @@ def look(picked: list[str], repo_id: str, form: str | None, pasted: str | None, 
     token = token_for(pasted, caller)
     if not token:
         raise not_logged_in(repo_id)
-    return asked(plan, token)
+    return asked(plan, token, caller)
 
 
-def asked(plan: Plan, token: str | None) -> str:
+def asked(plan: Plan, token: str | None, caller: Caller) -> str:
     """What the Hub says before anything is sent; without a login or a network, that it was not asked."""
     if not token:
         return feedback.said("Sign in, or paste a token, to see what the repository holds and whether you may write there.", tone="warning")
@@ -176,7 +193,8 @@ def asked(plan: Plan, token: str | None) -> str:
         found = standing(plan.repo_id, token, plan.repo_type, plan.base_model)
         if found.problems:
             return "".join(feedback.said(problem) for problem in found.problems)
-        return "".join(feedback.said(note, tone="warning") for note in found.notes) + difference(compare(plan, token), plan.address)
+        _shown[caller.key, plan.address, plan.sources] = changes = compare(plan, token)
+        return "".join(feedback.said(note, tone="warning") for note in found.notes) + difference(changes, plan.address)
     except UserError as error:
         return feedback.card(error)
 

@@ -324,7 +324,7 @@ def _prepared(picked: list[str], repo_id: str, about: Asked, pasted: str | None,
     card = kept["card"] if kept and kept.get("key") == key else said["card"]
     return (
         publish_view.overview(said), publish_view.evidence(said), gr.Tabs(visible=True), gr.Column(visible=True), publish_view.rendered(card), card,
-        repo_id.strip(), key, publish_send.asked(plan, publish_send.token_for(pasted, caller)),
+        repo_id.strip(), key, publish_send.asked(plan, publish_send.token_for(pasted, caller), caller),
     )  # fmt: skip
 
 

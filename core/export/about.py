@@ -69,6 +69,11 @@ def license_of(artifact: Artifact) -> str:
     for model in table["models"]:
         if model["id"] == artifact.base_model:
             return model["license"]
+    return said_by_base(artifact, "license")
+
+
+def said_by_base(artifact: Artifact, key: str) -> str:
+    """What the front matter of the base's own card says under `key`; empty when there is none, or no text."""
     folders = [Path(artifact.base_path)] if artifact.base_path else []
     folders += [artifact.folder] if artifact.folder != Path() else []
     card = next((folder / "README.md" for folder in folders if (folder / "README.md").is_file()), None)
@@ -79,5 +84,5 @@ def license_of(artifact: Artifact) -> str:
         found = yaml.safe_load(front[1]) if front else None
     except yaml.YAMLError:
         return ""
-    named = found.get("license") if isinstance(found, dict) else None
+    named = found.get(key) if isinstance(found, dict) else None
     return named if isinstance(named, str) else ""

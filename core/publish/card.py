@@ -76,6 +76,8 @@ def front_matter(artifacts: Sequence[Artifact], facts: CardFacts) -> str:
         language=list(facts.languages) or None,
         library_name=LIBRARIES[first.kind],
         license=facts.license or None,
+        license_name=facts.license_name or None,
+        license_link=facts.license_link or None,
         pipeline_tag="text-generation",
         tags=["transmute", "conversational", *([method] if method else [])],
         base_model_relation=RELATIONS[first.kind] if base else None,

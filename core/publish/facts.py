@@ -14,7 +14,7 @@ import core
 from core import events, paths
 from core.data.dataset import open_dataset
 from core.data.statistics import VERSION, text_statistics
-from core.export.about import license_of
+from core.export.about import license_of, said_by_base
 from core.export.artifacts import Artifact, of_run
 from core.publish.curve import curve
 from core.publish.ledger import home_of
@@ -36,6 +36,8 @@ class CardFacts:
     data: dict[str, Any] = field(default_factory=dict[str, Any])  # name, num_rows, num_valid
     training: dict[str, Any] = field(default_factory=dict[str, Any])  # the run's facts: eval losses, tokens, parameters
     license: str = ""
+    license_name: str = ""  # of one that the Hub has no identifier for
+    license_link: str = ""
     languages: tuple[str, ...] = ()
     template: str = ""  # the chat template, word for word
     merged_repo_id: str = ""  # where the unquantised model lies on the Hub, when it was published from here
@@ -53,18 +55,29 @@ def facts_of(artifacts: Sequence[Artifact]) -> CardFacts:
     data: dict[str, Any] = paths.read_json(data_file).get("train", {}) if data_file.is_file() else {}
     run = events.fold(events.read(run_dir))
     if run.is_taken:
-        return CardFacts(license=license_of(first), template=template_of(first), is_trained=False)
+        return CardFacts(**_license(first), template=template_of(first), is_trained=False)
     return CardFacts(
+        **_license(first),
         recipe=cleaned(recipe),
         data=cleaned(data),
         training=cleaned(run.facts),
-        license=license_of(first),
         languages=STARTER_LANGUAGES if first.base_model == "starter" else _languages(first.dataset_id),
         template=template_of(first),
         merged_repo_id=_home_of_merged(first, run_dir),
         dataset_repo_id=home_of(first.dataset_id).removeprefix("datasets/"),
         curve=curve(run.losses, run.evals),
     )
+
+
+def _license(artifact: Artifact) -> dict[str, Any]:
+    """The base's licence; one without an identifier of the Hub has the name and the link that the base's card gives it."""
+    license = license_of(artifact)
+    if license != "other":
+        return {"license": license}
+    link, base = said_by_base(artifact, "license_link"), hub_id(artifact.base_model)
+    if link and base and "://" not in link:  # a file of the base's repository
+        link = f"https://huggingface.co/{base}/blob/main/{link}"
+    return {"license": license, "license_name": said_by_base(artifact, "license_name"), "license_link": link}
 
 
 def _home_of_merged(artifact: Artifact, run_dir: Path) -> str:

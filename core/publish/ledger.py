@@ -38,6 +38,12 @@ def is_ours(address: str) -> bool:
     return any(entry["repo_id"] == address and entry["kind"] == "created" for entry in ledger())
 
 
+def was_asked(address: str) -> bool:
+    """Whether this workspace reached the repository by pull request and did not make it."""
+    kinds = {entry["kind"] for entry in ledger() if entry["repo_id"] == address}
+    return "pull_request" in kinds and "created" not in kinds
+
+
 def home_of(source: str | None) -> str:
     """The repository that holds the artifact or dataset `source` by a commit of ours, the newest one; empty when there is none."""
     held = [entry["repo_id"] for entry in ledger() if entry["kind"] == "committed" and source in entry.get("sources", ())]

@@ -306,7 +306,7 @@ def _notes(artifacts: Sequence[Artifact], repo_id: str, facts: CardFacts) -> Ite
         yield "The adapter's base is the embedded starter model, which is not on the Hub: others can use the merged model or the GGUF files."
     if not facts.license:
         yield "The licence of the base model is not known here; add it to the card before sending."
-    if inherited := terms(facts.license):
+    if inherited := terms(facts.license, facts.license_name):
         yield inherited
     if (better := suggest_repo_id(artifacts, repo_id)) != repo_id:
         yield f"Such repositories are usually named {better}."

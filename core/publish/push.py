@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
 from core.hubclient import Stopped, api, patiently, status
-from core.publish.ledger import is_ours, is_published, remember
+from core.publish.ledger import is_ours, is_published, remember, was_asked
 from core.publish.preflight import CARD, LEAKY, PROVENANCE, Plan, PlannedFile, RepoType
 from core.publish.pulls import opened
 from core.redact import redact, tokens
@@ -111,8 +111,8 @@ def push(
         should_stop: end before the next part of a file, or the next file through Xet storage; nothing of it can be seen on the Hub then.
 
     Raises:
-        UserError: the plan has problems, no login (code LOGIN), no right to write (code ACCESS), the repository changed meanwhile
-            (code CHANGED), or the Hub cannot be reached (code NET).
+        UserError: the plan has problems, no login (code LOGIN), no right to write, nor to open a pull request where the repository
+            exists (code ACCESS), the repository changed meanwhile (code CHANGED), or the Hub cannot be reached (code NET).
         Stopped: `should_stop` became true.
     """
     refuse_problems(plan, despite_proofs, despite_tokens)
@@ -137,18 +137,28 @@ def push(
             remember(plan.address, "committed", commit=difference.commit, sources=list(plan.sources))
         return Pushed(plan.repo_id, f"{hub.endpoint}/{plan.address}", "", "", (), 0)
     asks = difference.exists and (pull_request or difference.by_pull_request)
-    operations = _upload(hub, plan, files, asks, on_progress, should_stop)
     title = f"Publish {', '.join(sorted(wanted))[:60]} with Transmute"
 
-    def commit() -> tuple[str, str]:
-        # Looked for at every try: that before may have opened one although its answer was lost.
-        if asks and (there := opened(hub, plan, title, files)):
-            return there
-        options = {"create_pr": asks, "parent_commit": difference.commit if difference.exists else None}
-        made = hub.create_commit(plan.repo_id, operations, repo_type=plan.repo_type, commit_message=title, **options)
-        return made.oid, made.pr_url or ""
+    def deliver(asks: bool) -> tuple[str, str]:
+        operations = _upload(hub, plan, files, asks, on_progress, should_stop)
 
-    oid, pr_url = patiently(commit, said, should_stop)
+        def commit() -> tuple[str, str]:
+            # Looked for at every try: that before may have opened one although its answer was lost.
+            if asks and (there := opened(hub, plan, title, files)):
+                return there
+            options = {"create_pr": asks, "parent_commit": difference.commit if difference.exists else None}
+            made = hub.create_commit(plan.repo_id, operations, repo_type=plan.repo_type, commit_message=title, **options)
+            return made.oid, made.pr_url or ""
+
+        return patiently(commit, said, should_stop)
+
+    try:
+        oid, pr_url = deliver(asks)
+    except UserError as error:
+        if error.code != "ACCESS" or asks or not difference.exists:
+            raise
+        asks = True  # a login through a Space writes to what that Space made, and elsewhere it opens a pull request
+        oid, pr_url = deliver(asks)
     remember(plan.address, "pull_request" if asks else "committed", commit=oid, sources=list(plan.sources))
     sent_bytes = sum(file.size_bytes for file in files)
     return Pushed(plan.repo_id, f"{hub.endpoint}/{plan.address}", oid, pr_url, tuple(sorted(wanted)), sent_bytes)
@@ -299,9 +309,14 @@ def existing(hub: Any, repo_id: str, repo_type: RepoType = "model") -> Any | Non
 
 
 def made_here(hub: Any, address: str, info: Any) -> bool:
-    """Whether this workspace made the repository, or one before it: a Space without a volume forgets, the repository does not."""
+    """Whether this workspace made the repository, or one before it: a Space without a volume forgets, the repository does not.
+
+    One that was reached by pull request is not ours for holding our files: its owner has merged them.
+    """
     if is_ours(address):
         return True
+    if was_asked(address):
+        return False
     named = {each.rfilename for each in info.siblings or ()}
     if PROVENANCE not in named and "transmute" not in ((info.card_data or {}).get("tags") or ()):  # the second of a dataset
         return False

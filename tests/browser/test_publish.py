@@ -142,6 +142,22 @@ def test_it_is_compared_then_sent_and_the_link_stays(page, hub):
     says(page, "Published from here")
 
 
+def test_a_repository_that_exists_shows_its_difference_at_the_first_click_where_nobody_was_logged_in_before(page, hub):
+    sent = hub.repos[("models", REPO)]
+    sent.files = before = sent.files | {"config.json": b"{}"}
+    prepare(page, REPO)
+    says(page, "Sign in, or paste a token, to see what the repository holds")
+    page.get_by_role("textbox", name=re.compile("^Hub token")).fill(GOOD_TOKEN)
+    page.get_by_role("button", name="Send to the Hub").click()
+    says(page, "Look at what would change there, then press Send again")
+    page.get_by_role("region", name=re.compile("^Files of the repository against")).get_by_text("config.json").first.wait_for()
+    assert sent.files == before
+    page.get_by_role("button", name="Send to the Hub").click()
+    says(page, r"Published \d+ file")
+    assert len(sent.files["config.json"]) > 2
+    wait_until(lambda: page.get_by_role("textbox", name=re.compile("^Hub token")).input_value() == "", 60, "forgetting the token")
+
+
 def test_the_repository_of_somebody_else_shows_its_difference_first_and_gets_a_pull_request(page, hub):
     open_tab(page, "Publish")
     page.get_by_role("textbox", name=re.compile("^Hub token")).fill(GOOD_TOKEN)

@@ -64,6 +64,7 @@ class Hub:
         self.faults: list[Fault] = []
         self.asked: list[Asked] = []
         self.people: dict[str, dict[str, Any]] = {}  # what `whoami` says of further tokens
+        self.asks_only: set[str] = set()  # tokens that may open pull requests and write nothing
         self.clients: dict[str, str] = {}  # secrets of the applications that people may log in to, by id
         self.codes: dict[str, dict[str, str]] = {}  # of logins that are going on
         self.buckets: set[str] = set()

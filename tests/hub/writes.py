@@ -54,7 +54,7 @@ class Writes:
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if token not in OWNERS:
             raise RefusedError(401, message="Invalid credentials in Authorization header")
-        if repo_id.partition("/")[0] not in OWNERS[token]:
+        if repo_id.partition("/")[0] not in OWNERS[token] or token in self.hub.asks_only:
             raise RefusedError(403, message=f"You don't have the rights to write to {repo_id}")
 
     def create(self) -> Answer:

@@ -60,6 +60,22 @@ def test_a_level_names_the_published_merged_model_as_what_was_quantised(models: 
     assert is_published("someone/merged", [merged.id]) and not is_published("someone/merged", [merged.id, level.id])
 
 
+@pytest.mark.parametrize(
+    ("link", "written"),
+    [("https://elsewhere.org/terms", "https://elsewhere.org/terms"), ("LICENSE", "https://huggingface.co/org/base/blob/main/LICENSE")],
+)
+def test_a_licence_of_its_own_is_named_and_linked_as_in_the_card_of_the_base(
+    link: str, written: str, models: tuple[Artifact, Artifact], tmp_path: Path
+) -> None:
+    (tmp_path / "README.md").write_text(f"---\nlicense: other\nlicense_name: base-terms\nlicense_link: {link}\n---\n", encoding="utf-8")
+    for artifact in models:
+        data = front(artifact.model_copy(update={"base_path": str(tmp_path)}))
+        assert (data["license"], data["license_name"], data["license_link"]) == ("other", "base-terms", written)
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
+    data = front(models[0].model_copy(update={"base_path": str(tmp_path)}))
+    assert data["license"] == "mit" and not {"license_name", "license_link"} & set(data)
+
+
 def test_the_card_names_the_published_data_and_its_language(models: tuple[Artifact, Artifact], tmp_path: Path, workspace: Path) -> None:
     file = tmp_path / "talk.json"
     file.write_text('[{"id": "1", "conversations": [{"from": "human", "value": "你是谁?"}, {"from": "gpt", "value": "我是一个助手。"}]}]')

@@ -240,6 +240,41 @@ def test_after_the_workspace_was_lost_ones_own_repository_is_known_by_what_it_ho
     assert push(plan_of(tmp_path, "someone/other"), GOOD_TOKEN).pull_request
 
 
+def test_a_repository_that_was_reached_by_pull_request_is_not_ours_once_that_is_merged(hub: Hub, tmp_path: Path) -> None:
+    theirs = hub.repos[("models", "someone/by-hand")] = Repo("someone/by-hand", {"README.md": b"by hand"}, kind="models")
+    assert push(plan_of(tmp_path, "someone/by-hand", transmute_json=b"{}"), GOOD_TOKEN).pull_request
+    theirs.files = theirs.branches["refs/pr/1"]
+    again = plan_of(tmp_path, "someone/by-hand", transmute_json=b"[]")
+    assert compare(again, GOOD_TOKEN).by_pull_request and "pull request" in standing("someone/by-hand", GOOD_TOKEN).notes[0]
+    assert push(again, GOOD_TOKEN).pull_request and theirs.files["transmute.json"] == b"{}"
+
+
+def test_where_the_login_may_not_write_the_same_push_opens_a_pull_request(hub: Hub, tmp_path: Path) -> None:
+    """The scope contribute-repos of a Space writes only to what that Space made."""
+    mine = hub.repos[("models", "someone/mine")] = Repo("someone/mine", {"transmute.json": b"{}"}, kind="models")
+    hub.asks_only.add(GOOD_TOKEN)
+    plan = plan_of(tmp_path, "someone/mine")
+    assert not compare(plan, GOOD_TOKEN).by_pull_request
+    assert push(plan, GOOD_TOKEN).pull_request == f"{hub.url}/someone/mine/discussions/1"
+    assert mine.files == {"transmute.json": b"{}"} and "model.gguf" in mine.branches["refs/pr/1"]
+    assert [entry["kind"] for entry in ledger()] == ["pull_request"] and compare(plan, GOOD_TOKEN).by_pull_request
+
+
+@pytest.mark.parametrize(("times", "code"), [(1, ""), (2, "ACCESS")], ids=["the commit alone", "the pull request too"])
+def test_a_refused_commit_goes_on_as_a_pull_request_and_a_refused_pull_request_ends_it(
+    times: int, code: str, hub: Hub, tmp_path: Path
+) -> None:
+    push(plan_of(tmp_path), GOOD_TOKEN)
+    hub.faults.append(Fault("POST .*/commit/", "status", status=403, times=times))
+    plan = plan_of(tmp_path, config_json=b"[3]")
+    if code:
+        assert refused(plan, GOOD_TOKEN).code == code
+    else:
+        assert push(plan, GOOD_TOKEN).pull_request
+    assert hub.faults[0].times == 0 and files_of(hub)["config.json"] == b"{}"
+    assert len(hub.repos[("models", REPO)].pull_requests) == (0 if code else 1)
+
+
 def test_a_change_by_somebody_else_meanwhile_is_not_overwritten(hub: Hub, tmp_path: Path) -> None:
     push(plan_of(tmp_path), GOOD_TOKEN)
     hub.faults.append(Fault("POST .*/commit/main", "status", status=412, times=1))

@@ -17,7 +17,7 @@ from tests.hub.faults import Fault
 from tests.hub.repos import GOOD_TOKEN, Repo
 from tests.hub.server import Hub
 from tests.unit.publish.test_waiting import REPO, RUN_ID, finished
-from ui import publish_name, publish_send, run_view, train_publish
+from ui import programs, publish_name, publish_send, run_view, train_publish
 from ui.feedback import as_user_error
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -31,6 +31,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> Iterator[Hub]:
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(hubclient, "FIRST_WAIT_S", 0.01)
         monkeypatch.setenv("HF_TOKEN", GOOD_TOKEN)
+        monkeypatch.setattr(publish_send, "_shown", {})  # of another test
         yield running
 
 
@@ -87,6 +88,55 @@ def test_a_publication_can_be_stopped_and_is_sent_later(hub: Hub) -> None:
         list(sending)
     assert "not sent: It was stopped." in publish_send.before()
     assert hub.repos[("models", REPO)].files == {} and waiting(run)
+    *_, last = publish_send.send_waiting(None, None, RUN_ID)
+    assert "press Send again" in last[0], "the repository was made already"
+    *_, last = publish_send.send_waiting(None, None, RUN_ID)
+    assert "Published" in last[0]
+
+
+def test_a_program_whose_login_may_not_publish_there_is_refused_before_anything_is_sent(hub: Hub) -> None:
+    run = finished()
+    access = {"displayName": "mine", "role": "read"}
+    hub.people[GOOD_TOKEN] = {"type": "user", "name": "someone", "orgs": [], "auth": {"accessToken": access}}
+    with pytest.raises(UserError, match="'mine' can only read") as raised:
+        programs.publish(None, None, [f"{RUN_ID}-merged"], REPO)
+    assert raised.value.code == "ACCESS" and hub.paths("POST") == [] and ("models", REPO) not in hub.repos
+    del hub.people[GOOD_TOKEN]
+    assert programs.publish(None, None, [f"{RUN_ID}-merged"], REPO)["commit"] and waiting(run) is None
+
+
+def test_an_existing_repository_shows_its_difference_before_it_is_sent_to(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prepared while logged out, and sent with a pasted token: the difference was never on the page."""
+    monkeypatch.delenv("HF_TOKEN")
+    finished()
+    repo = hub.repos[("models", REPO)] = Repo(REPO, {"transmute.json": b"{}", "old.txt": b"old"}, kind="models")
+    before, picked = dict(repo.files), [f"{RUN_ID}-merged"]
+    plan = publish_send.planned(picked, REPO, None)
+    card = next(file.text or "" for file in plan.files if file.path == "README.md")
+
+    def clicked(card: str) -> tuple[object, ...]:
+        *_, last = publish_send.send(None, None, picked, REPO, None, card, True, False, False, False, GOOD_TOKEN)
+        return last
+
+    first = clicked(card)
+    assert all(said in str(first[0]) for said in ("It was made here", "changed", "old.txt", "press Send again"))
+    assert repo.files == before and first[3] != "", "nothing was sent, and the token stays for the second click"
+    repo.files = before | {"new.txt": b"by somebody else meanwhile"}
+    assert "press Send again" in str(clicked(card)[0]) and "model.safetensors" not in repo.files
+    sent = clicked(card)
+    assert "Published" in str(sent[0]) and sent[3] == "" and repo.files["model.safetensors"] == b"merged"
+    assert "Everything is there already" in str(clicked(card)[0]), "nothing changes, so nothing is asked"
+    assert "README.md" in publish_send.look(None, None, picked, REPO, None, GOOD_TOKEN)
+    assert "press Send again" in str(clicked(card + "Mine.")[0]), "an edited card is another difference"
+
+
+def test_what_was_shown_is_sent_at_one_click(hub: Hub) -> None:
+    finished()
+    picked = [f"{RUN_ID}-merged"]
+    hub.repos[("models", REPO)] = Repo(REPO, {"transmute.json": b"{}"}, kind="models")
+    told = programs.publish(None, None, picked, REPO, dry_run=True)["hub"]
+    assert told["asked"] and "transmute.json" in told["difference"]["changed"] and hub.paths("POST") == []
+    assert "changed" in publish_send.look(None, None, picked, REPO, None, None)
     *_, last = publish_send.send_waiting(None, None, RUN_ID)
     assert "Published" in last[0]
 

@@ -1,0 +1,63 @@
+"""The verb `publish` sends: private unless told otherwise, and by pull request when asked to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import constants
+from typer.testing import CliRunner
+
+from core import hubclient
+from core.cli.app import app
+from tests.hub.repos import GOOD_TOKEN
+from tests.hub.server import Hub
+from tests.unit.publish.test_preflight import make
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+REPO = "someone/by-hand"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> Iterator[Hub]:
+    with Hub() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(hubclient, "FIRST_WAIT_S", 0.01)
+        monkeypatch.setenv("HF_TOKEN", GOOD_TOKEN)
+        yield running
+
+
+def published(folder: Path, *options: str) -> tuple[dict[str, Any], str]:
+    """What `publish` says in JSON, and for people."""
+    result = CliRunner().invoke(app, ["publish", str(folder), "--repo", REPO, *options, "--json"])
+    assert result.exit_code == 0, result.output
+    assert GOOD_TOKEN not in result.output
+    return json.loads(result.stdout.splitlines()[-1]), result.stderr
+
+
+@pytest.mark.parametrize(("options", "access"), [((), "private"), (("--private",), "private"), (("--public",), "open")])
+def test_a_new_repository_is_private_unless_told_otherwise(options: tuple[str, ...], access: str, hub: Hub, tmp_path: Path) -> None:
+    model = make(tmp_path, "merged", {"model.safetensors": "w", "config.json": "{}"})
+    pushed, said = published(model.folder, *options)
+    repo = hub.repos[("models", REPO)]
+    assert repo.access == access and repo.files["model.safetensors"] == b"w"
+    assert set(pushed["sent"]) == set(repo.files) == {"README.md", "config.json", "model.safetensors", "transmute.json"}
+    assert pushed["commit"] == repo.commit(repo.files) and pushed["url"] == f"{hub.url}/{REPO}" and not pushed["pull_request"]
+    assert f"{REPO} does not exist yet and will be made" in said and "Published 4 files" in said
+
+
+def test_a_pull_request_leaves_an_existing_repository_as_it_is(hub: Hub, tmp_path: Path) -> None:
+    model = make(tmp_path, "merged", {"model.safetensors": "w", "config.json": "{}"})
+    published(model.folder)
+    repo = hub.repos[("models", REPO)]
+    before = dict(repo.files)
+    assert "Everything is there already" in published(model.folder, "--pr")[1] and repo.branches == {}
+    (model.folder / "config.json").write_text("[]", encoding="utf-8")
+    pushed, said = published(model.folder, "--pr")
+    assert pushed["pull_request"] == f"{hub.url}/{REPO}/discussions/1" and "A pull request waits for the owner" in said
+    assert "changed" in said and "config.json" in pushed["sent"]
+    assert repo.files == before and repo.branches["refs/pr/1"]["config.json"] == b"[]"
