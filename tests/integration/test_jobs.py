@@ -19,6 +19,7 @@ from core.training.recipe import Recipe, override
 from tests.hub.jobs import can_network
 from tests.hub.repos import GOOD_TOKEN
 from tests.hub.server import Hub
+from tests.page import App, free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -128,7 +129,8 @@ def test_a_job_is_stopped_by_stop_and_ends_as_cancelled(hub: Hub, home: Path):
     assert 2 <= run.optimizer_step < 2000
 
 
-def test_a_follower_that_is_killed_is_replaced_and_no_event_is_lost_or_doubled(hub: Hub, home: Path):
+def left_alone() -> str:
+    """A run whose job has begun, and to which nobody listens any more."""
     run_id = dispatch.create(recipe(max_steps=12), target.Target("cpu-basic", timeout="10m"), GOOD_TOKEN)
     runs.start(run_id, GOOD_TOKEN)
     for run in runs.follow(run_id):
@@ -141,6 +143,11 @@ def test_a_follower_that_is_killed_is_replaced_and_no_event_is_lost_or_doubled(h
     while (run := runs.load(run_id)).state != "interrupted":
         assert run.state in ("running", "queued")
     assert run.error and run.error["code"] == "UNATTENDED"
+    return run_id
+
+
+def test_a_follower_that_is_killed_is_replaced_and_no_event_is_lost_or_doubled(hub: Hub, home: Path):
+    run_id = left_alone()
     jobs = len(hub.jobs)
     runs.start(run_id, GOOD_TOKEN)
     states = [dataclasses.replace(run) for run in runs.follow(run_id)]
@@ -151,6 +158,19 @@ def test_a_follower_that_is_killed_is_replaced_and_no_event_is_lost_or_doubled(h
     assert sorted(states[-1].losses) == list(range(1, 13))
     log = (runs.folder(run_id) / runs.LOG).read_text(encoding="utf-8").split("\n")[:-1]
     assert log == [line for line in hub.jobs[-1].lines if not line.startswith("@transmute")]
+
+
+def test_the_page_that_starts_again_listens_again(hub: Hub, home: Path):
+    run_id = left_alone()
+    jobs = len(hub.jobs)
+    page = App(home, free_port(), more={"HF_TOKEN": GOOD_TOKEN})
+    page.start()
+    try:
+        *_, run = runs.follow(run_id)
+    finally:
+        page.kill()
+    assert run.state == "done" and sorted(run.losses) == list(range(1, 13)), run.error
+    assert len(hub.jobs) == jobs
 
 
 def test_a_job_that_is_killed_is_gone_on_with_from_the_checkpoint_it_had_kept(hub: Hub, home: Path):
