@@ -76,7 +76,7 @@ def launch(options: argparse.Namespace, password: str) -> None:
         allowed_paths=[],
         blocked_paths=[str(paths.home()), str(paths.PROJECT), HF_HOME, "/proc"],
         max_file_size=limits.MAX_FILE_BYTES,
-        app_kwargs={"middleware": [Middleware(each) for each in (doors.Doors, limits.BodyLimit, downloads.OnlyMade)]},
+        app_kwargs={"middleware": [Middleware(each) for each in (doors.Doors, limits.BodyLimit, downloads.OnlyMade, answers.Blame)]},
     )
 
 

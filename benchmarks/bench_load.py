@@ -116,24 +116,35 @@ class Crowd:
                 break
             began = time.monotonic()
             if round_number % PAGE_EVERY == 0:
-                self._timed("page", lambda: page.get("/").raise_for_status())
+                self._timed("page", lambda: (page.get("/").status_code, ""))
             for listener in polls[: 2 if round_number % HEADER_EVERY == 0 else 1]:
-                self._timed("poll", lambda listener=listener: page.call(listener))
+                self._timed("poll", lambda listener=listener: page.call_with_status(listener))
             if round_number % QUEUE_EVERY == 0:
-                self._timed("queue", lambda: page.call(queued))
+                self._timed("queue", lambda: page.call_with_status(queued))
             self._is_over.wait(max(0.0, POLL_S - (time.monotonic() - began)))
         page.close()
 
-    def _timed(self, name: str, do: Callable[[], Any]) -> None:
+    def _timed(self, name: str, do: Callable[[], tuple[int, str]]) -> None:
         began = time.perf_counter()
         try:
-            do()
+            failure = failure_of(*do())
         except httpx.HTTPError as error:
-            with self._lock:
-                self.failures[type(error).__name__] = self.failures.get(type(error).__name__, 0) + 1
-            return
+            failure = type(error).__name__
+        elapsed_s = time.perf_counter() - began
         with self._lock:
-            self._times[name].append(time.perf_counter() - began)
+            if failure:
+                self.failures[failure] = self.failures.get(failure, 0) + 1
+            else:
+                self._times[name].append(elapsed_s)
+
+
+def failure_of(status: int, answer: str) -> str:
+    """What kind of failure an answer is, which comes quickly and is no success; empty for one that is what was asked for."""
+    if status != 200:
+        return f"HTTP {status}"
+    if '"success":false' in answer.replace(" ", ""):
+        return "error"
+    return "error card" if 'class=\\"message error\\"' in answer else ""
 
 
 def summary(users: int, times: Times, failures: dict[str, int], alone_s: float, together_s: float) -> dict[str, Any]:

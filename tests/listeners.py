@@ -87,23 +87,30 @@ class Visitor:
 
         Of a listener that goes on for a while only the first word, unless `to_end`.
         """
+        return self.call_with_status(listener, empty=empty, data=data, to_end=to_end)[1]
+
+    def call_with_status(
+        self, listener: Listener, *, empty: bool = False, data: list[Any] | None = None, to_end: bool = False
+    ) -> tuple[int, str]:
+        """(HTTP status of the request that gave the answer, the answer), as `call` gives the answer alone."""
         if data is None:
             data = [None if empty else value for value in self._inputs[listener.number]]
         event = {"value": "Dataset", "index": 0, "row": 0} if listener.is_event else None
         own = {"session_hash": secrets.token_hex(6), "event_data": event}
         body: dict[str, Any] = {"fn_index": listener.number, "data": data, **own, **self._more}
         if not listener.queue:
-            return self._post("/gradio_api/run/predict", body).text
+            ran = self._post("/gradio_api/run/predict", body)
+            return ran.status_code, ran.text
         joined = self._post("/gradio_api/queue/join", body)
         if joined.status_code != 200:
-            return joined.text
+            return joined.status_code, joined.text
         said: list[str] = []
         with self._http.stream("GET", "/gradio_api/queue/data", params={"session_hash": body["session_hash"]}) as stream:
             for line in stream.iter_lines():
                 said.append(line)
                 if '"process_completed"' in line or ('"process_generating"' in line and not to_end):
                     break
-        return "\n".join(said)
+        return stream.status_code, "\n".join(said)
 
     def _post(self, path: str, body: dict[str, Any]) -> httpx.Response:
         """Written by Python's own encoder, which also sends NaN and halves of characters as they are."""

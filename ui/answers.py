@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import re
 from typing import Any
 
 import gradio.routes
 import orjson
+from gradio.route_utils import FnIndexInferError
+
+log = logging.getLogger("transmute")
+RUN = re.compile(r"/gradio_api/+(run|api)/")  # where a call does not pass through the queue
+NOT_THERE = "This request cannot be read, or asks for what is not there."
 
 
 class _Writer:
@@ -20,6 +28,40 @@ class _Writer:
             return orjson.dumps(value, default, option)
         except TypeError:
             return orjson.dumps(writable(value), default, option)
+
+
+class Blame:
+    """ASGI middleware: HTTP 400 for what the sender of a request got wrong, where Gradio answers 500, a fault of the server.
+
+    Gradio has no other number for a call outside the queue that fails, and says why in its answer. It does not foresee a listener that is not
+    there, and fails to write its own answer to a body with NaN, or with bytes that are no text, in it.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        began = False
+
+        async def send_blaming(message: Any) -> None:
+            nonlocal began
+            began = True
+            has_failed = message["type"] == "http.response.start" and message["status"] == 500
+            await send({**message, "status": 400} if has_failed and RUN.search(scope["path"]) else message)
+
+        try:
+            await self._app(scope, receive, send_blaming)
+        except (ValueError, LookupError, FnIndexInferError):
+            if began:
+                raise
+            log.warning("a request that Gradio does not foresee", exc_info=True)
+            body = json.dumps({"detail": NOT_THERE, "error": NOT_THERE}).encode()
+            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+            await send({"type": "http.response.start", "status": 400, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
 
 
 def write_all() -> None:

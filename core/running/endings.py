@@ -87,9 +87,8 @@ def without_a_word(run_dir: Path) -> UserError:
 def unattended(run_dir: Path) -> UserError:
     """What is the matter with a run on a rented machine whose follower is gone."""
     problem = "Nobody here listens to the job any more; it goes on by itself, and costs until it ends."
-    return UserError(
-        problem, run_dir.name, "`resume RUN` listens again and brings its results home; `stop RUN` ends it.", code="UNATTENDED"
-    )
+    remedy = "Resume the run (`resume RUN`) to listen again and bring its results home, or stop it (`stop RUN`) to end the job."
+    return UserError(problem, run_dir.name, remedy, code="UNATTENDED")
 
 
 def last_words(log: Path) -> str:

@@ -136,7 +136,7 @@ def test_four_levels_are_chosen_at_one_click_and_answer_side_by_side(page):
         "q4_0",
     ]
     figures = page.locator("#chat-talk .figures").all_inner_texts()
-    assert all("first token after" in line and "of memory" in line and "tokens" in line for line in figures)
+    assert figures and all("first token after" in line and "of memory" in line and "tokens" in line for line in figures)
     assert (
         "of 1,024 tokens" in page.locator(".context").first.inner_text()
         or "tokens of context" in page.locator(".context").first.inner_text()

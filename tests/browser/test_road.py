@@ -210,8 +210,9 @@ def test_four_models_answer_side_by_side(page, browser):
         page.wait_for_function(answered, timeout=180_000)
         wait_until(lambda: prompt.input_value() == "", 30, "keeping the answers")
     assert page.locator("article.reply").count() == 8
-    assert all("token" in figures for figures in page.locator(".reply .figures").all_inner_texts())
-    assert all(words.strip() for words in page.locator(".reply .words").all_inner_texts())
+    figures, words = (page.locator(f".reply .{part}").all_inner_texts() for part in ("figures", "words"))
+    assert figures and all("token" in line for line in figures)
+    assert words and all(text.strip() for text in words)
     reload(page)
     open_tab(page, "Chat")
     page.locator(".question", has_text="Who made you?").wait_for()

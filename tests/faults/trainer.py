@@ -1,7 +1,8 @@
 """A trainer of a few lines that writes like the real one: the project's own events, locks, stop file, checkpoints and artifacts, no torch.
 
 Each loss follows from the state before it, so a run that went on from a wrong or mixed checkpoint shows it in its numbers.
-A file ``kill.json`` in the run's folder names a moment at which the trainer kills itself.
+A file ``kill.json`` in the run's folder names a moment at which the trainer kills itself; a file ``hold`` in the workspace keeps all trainers
+before their first step.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from core.worker import hold_device
 DEVICE = "fast"
 STEPS, SAVE_STEPS, KEPT = int(os.environ.get("TRAINER_STEPS", "40")), 5, 2
 STEP_S = 0.01
+HOLD = "hold"
 FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
 POINTS = tuple(f"{moment} {name}" for name in (*FILES, checkpoints.MANIFEST) for moment in ("before", "after"))
 PADDING = 20_000  # bytes of each file, so that a small disk fills up
@@ -55,6 +57,8 @@ def main(run_dir: Path) -> int:
     begin, state = load(chosen) if chosen else (0, "")
     checkpoints.set_aside_after(root, begin)
     events.append(run_dir, "train_began", step=begin, max_steps=STEPS)
+    while (paths.home() / HOLD).exists():
+        time.sleep(STEP_S)
     for step in range(begin + 1, STEPS + 1):
         time.sleep(STEP_S)
         state = state_after(step, state)

@@ -175,12 +175,17 @@ class Jobs:
         return 200, {"Content-Type": "application/json"}, json.dumps([cpu, l4]).encode()
 
     def jobs(self, namespace: str) -> Answer:
+        from tests.hub.server import RefusedError
+
         self._require_user()
         if self.command == "GET":
             wanted = dict(label.split("=", 1) for label in parse_qs(urlsplit(self.path).query).get("label", []))
             named = [job for job in self.hub.jobs if wanted.items() <= (job.spec.get("labels") or {}).items()]
             return 200, {"Content-Type": "application/json"}, json.dumps([job.info() for job in named]).encode()
-        job = Job(f"{len(self.hub.jobs) + 1:024x}", namespace, json.loads(self.body))
+        spec = json.loads(self.body)
+        if spec.get("volumes"):
+            raise RefusedError(400, message="Volumes are not mounted here")
+        job = Job(f"{len(self.hub.jobs) + 1:024x}", namespace, spec)
         self.hub.jobs.append(job)
         if self.hub.runs_jobs:
             job.run(self.hub.image_env, self.hub.networks)

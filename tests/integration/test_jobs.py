@@ -19,6 +19,7 @@ from core.training.recipe import Recipe, override
 from tests.hub.jobs import can_network
 from tests.hub.repos import GOOD_TOKEN
 from tests.hub.server import Hub
+from tests.page import App, free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -59,7 +60,7 @@ def test_the_run_is_done_and_looks_like_a_local_one(done: str, home: Path):
     assert run.state == "done", (run.error, (runs.folder(done) / runs.LOG).read_text()[-2000:])
     assert run.optimizer_step == 4 and sorted(run.losses) == [1, 2, 3, 4]
     assert {step.name: step.state for step in run.steps} == {"train": "done", "merge": "done", "prove": "done"}
-    assert all(set(values) & {"n", "t", "kind"} == set() for values in run.metrics.values())
+    assert run.metrics and all(set(values) & {"n", "t", "kind"} == set() for values in run.metrics.values())
 
 
 def test_the_events_are_those_of_the_machine_each_once_and_in_order(done: str, hub: Hub):
@@ -76,6 +77,7 @@ def test_the_artifacts_are_home_and_verify_by_hash(done: str, hub: Hub):
     made = artifacts.of_run(runs.folder(done))
     assert [artifact.kind for artifact in made] == ["adapter", "merged"]
     for artifact in made:
+        assert artifact.files
         for entry in artifact.files:
             assert paths.sha256_file(artifact.folder / entry.name) == entry.sha256
     adapter = made[0]
@@ -109,7 +111,8 @@ def test_no_token_lies_on_either_disk(done: str, home: Path, hub: Hub):
         for path in root.rglob("*"):
             if path.is_file() and not path.is_symlink():
                 assert GOOD_TOKEN.encode() not in path.read_bytes(), path
-    assert all(GOOD_TOKEN.encode() not in content for repo in hub.repos.values() for content in repo.files.values())
+    sent = [content for repo in hub.repos.values() for content in repo.files.values()]
+    assert sent and all(GOOD_TOKEN.encode() not in content for content in sent)
 
 
 def test_a_run_that_came_home_is_taken_up_again_on_this_machine(done: str):
@@ -128,7 +131,8 @@ def test_a_job_is_stopped_by_stop_and_ends_as_cancelled(hub: Hub, home: Path):
     assert 2 <= run.optimizer_step < 2000
 
 
-def test_a_follower_that_is_killed_is_replaced_and_no_event_is_lost_or_doubled(hub: Hub, home: Path):
+def left_alone() -> str:
+    """A run whose job has begun, and to which nobody listens any more."""
     run_id = dispatch.create(recipe(max_steps=12), target.Target("cpu-basic", timeout="10m"), GOOD_TOKEN)
     runs.start(run_id, GOOD_TOKEN)
     for run in runs.follow(run_id):
@@ -141,6 +145,11 @@ def test_a_follower_that_is_killed_is_replaced_and_no_event_is_lost_or_doubled(h
     while (run := runs.load(run_id)).state != "interrupted":
         assert run.state in ("running", "queued")
     assert run.error and run.error["code"] == "UNATTENDED"
+    return run_id
+
+
+def test_a_follower_that_is_killed_is_replaced_and_no_event_is_lost_or_doubled(hub: Hub, home: Path):
+    run_id = left_alone()
     jobs = len(hub.jobs)
     runs.start(run_id, GOOD_TOKEN)
     states = [dataclasses.replace(run) for run in runs.follow(run_id)]
@@ -151,6 +160,19 @@ def test_a_follower_that_is_killed_is_replaced_and_no_event_is_lost_or_doubled(h
     assert sorted(states[-1].losses) == list(range(1, 13))
     log = (runs.folder(run_id) / runs.LOG).read_text(encoding="utf-8").split("\n")[:-1]
     assert log == [line for line in hub.jobs[-1].lines if not line.startswith("@transmute")]
+
+
+def test_the_page_that_starts_again_listens_again(hub: Hub, home: Path):
+    run_id = left_alone()
+    jobs = len(hub.jobs)
+    page = App(home, free_port(), more={"HF_TOKEN": GOOD_TOKEN})
+    page.start()
+    try:
+        *_, run = runs.follow(run_id)
+    finally:
+        page.kill()
+    assert run.state == "done" and sorted(run.losses) == list(range(1, 13)), run.error
+    assert len(hub.jobs) == jobs
 
 
 def test_a_job_that_is_killed_is_gone_on_with_from_the_checkpoint_it_had_kept(hub: Hub, home: Path):

@@ -318,7 +318,7 @@ def test_the_manifest_vouches_for_the_files_and_names_the_parent(base, tmp_path)
     stored = artifacts.read(tmp_path / "merged")
     assert stored.parent_id == "a" and stored.kind == "merged"
     assert {file.name: file.sha256 for file in stored.files} == {file.name: file.sha256 for file in merged.files}
-    assert all(paths.sha256_file(tmp_path / "merged" / file.name) == file.sha256 for file in stored.files)
+    assert stored.files and all(paths.sha256_file(tmp_path / "merged" / file.name) == file.sha256 for file in stored.files)
     assert events[-1]["done"] == events[-1]["total"] and events[-1]["unit"] == "bytes"
     again = merge_adapter(adapter, tmp_path / "merged")
     assert again.files == merged.files, "the same bytes again, over the older artifact"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import re
 import signal
 import socket
@@ -347,12 +346,34 @@ def test_the_death_of_a_model_costs_one_answer_at_most(site: Site, signal_number
     server = psutil.Process(site.app.process.pid)
     with asking(site, 5) as answers:
         child = first_writing(server)
-        os.kill(child.pid, signal_number)
+        child.send_signal(signal_number)  # refused by psutil where it is not that process any more
+        until(lambda: is_gone(child), 60, "the model outlives the signal")
         assert httpx.get(f"{site.app.url}/config", timeout=60, trust_env=False).status_code == 200
     found = [answer_of(answer) for answer in answers]
     broken = [answer for answer in found if answer["error"]]
     assert len(broken) <= 1 and all("The model stopped" in answer["error"]["problem"] for answer in broken), found
     assert all(answer["text"] and answer["stop"] for answer in found if not answer["error"]), found
+    again = answer_of(site.visitor(2000).call(site.listener(CHAT), data=[["starter"], "Who are you?", "", 0.0, 1.0, 20, 0]))
+    assert again["text"] and again["error"] is None
+    living = models_of(server)
+    assert living and child not in living, "the answer comes from another process"
+
+
+def is_gone(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def models_of(server: psutil.Process) -> list[psutil.Process]:
+    """The processes that chat through transformers."""
+    found: list[psutil.Process] = []
+    for child in server.children():
+        with suppress(psutil.Error):
+            if "core.chat.transformers_child" in child.cmdline():
+                found.append(child)
+    return found
 
 
 def first_writing(server: psutil.Process) -> psutil.Process:
@@ -360,10 +381,10 @@ def first_writing(server: psutil.Process) -> psutil.Process:
     known: dict[int, float] = {}
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        for child in server.children():
+        for child in models_of(server):
             with suppress(psutil.Error):
                 used_s = child.cpu_times().user
-                if "core.chat.transformers_child" in child.cmdline() and used_s > known.setdefault(child.pid, used_s) + 0.1:
+                if used_s > known.setdefault(child.pid, used_s) + 0.1:
                     return child
         time.sleep(0.02)
     raise AssertionError("no model was loaded")

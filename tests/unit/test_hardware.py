@@ -107,4 +107,4 @@ def test_flavours_are_those_of_the_hub_client() -> None:
     assert listed["a10g-largex4"].vram_bytes == 96 * 10**9
     date, sources = hardware.prices_read()
     assert date.count("-") == 2
-    assert all(source.startswith("https://") for source in sources)
+    assert sources and all(source.startswith("https://") for source in sources)

@@ -77,11 +77,11 @@ def test_what_loads_a_model_says_that_it_takes_neither_code_nor_pickles() -> Non
 def test_child_processes_never_inherit_the_whole_environment() -> None:
     """Every start of a process in the engine passes `env=`, built from the allow-list (R7); those that ask nvidia-smi need none."""
     engine = [file for file in SOURCES if file.is_relative_to(PROJECT / "core") and file.name not in ("hardware.py", "usage.py")]
-    for file in engine:
-        for call in calls(file):
-            if ast.unparse(call.func) in ("subprocess.run", "subprocess.Popen", "subprocess.check_output", "subprocess.check_call"):
-                named = {keyword.arg for keyword in call.keywords}
-                assert "env" in named, f"{file.relative_to(PROJECT)}:{call.lineno} starts a process without env="
+    commands = [(file, call) for file in engine for call in calls(file) if ast.unparse(call.func) in STARTS]
+    assert len(commands) > 5
+    for file, call in commands:
+        named = {keyword.arg for keyword in call.keywords}
+        assert "env" in named, f"{file.relative_to(PROJECT)}:{call.lineno} starts a process without env="
 
 
 def test_every_requirement_is_pinned_except_torch() -> None:

@@ -107,10 +107,12 @@ def test_the_dockerfile_takes_files_and_pins_that_exist() -> None:
     import re
 
     lines = (SPACES / "deploy" / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
-    for line in lines:
-        if line.startswith("COPY ") and "--from" not in line:
-            assert all((PROJECT / name).exists() for name in line.split()[1:-1] if not name.startswith("--"))
-    for pattern, name in re.findall(r"grep -o '\^([\w-]+)==\[\^ \]\*' (requirements[\w-]*\.txt)", "\n".join(lines)):
+    copied = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from" not in line]
+    names = [name for words in copied for name in words if not name.startswith("--")]
+    assert names and all((PROJECT / name).exists() for name in names)
+    pins = re.findall(r"grep -o '\^([\w-]+)==\[\^ \]\*' (requirements[\w-]*\.txt)", "\n".join(lines))
+    assert pins
+    for pattern, name in pins:
         assert re.search(rf"^{pattern}==\S+", (PROJECT / name).read_text(), re.MULTILINE), pattern
     assert not [line for line in lines if re.search(r"(TOKEN|SECRET|PASSWORD)", line) and not line.startswith("#")]
     (run,) = (line for line in lines if "docker run" in line)

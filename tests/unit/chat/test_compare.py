@@ -68,7 +68,7 @@ def test_answers_and_agreement_of_models_one_of_which_fails():
     assert [(record["artifact"], record["index"], record["answer"]) for record in records[:4]] == [
         ("a", 0, "one"), ("a", 1, "two"), ("b", 0, "one"), ("b", 1, "two"),
     ]  # fmt: skip
-    assert all(record["error"]["code"] == "CRASH" for record in records[4:]) and done[-1] == (6, 6)
+    assert [record["error"]["code"] for record in records[4:]] == ["CRASH", "CRASH"] and done[-1] == (6, 6)
     lines = agreement(sources, records)
     assert [(line.same, line.answers, line.errors) for line in lines] == [(2, 2, 0), (2, 2, 0), (0, 0, 2)]
 

@@ -6,10 +6,13 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from huggingface_hub import Volume
+from huggingface_hub.errors import HfHubHTTPError
 
 from core import paths
 from core.data.dataset import take_data
 from core.errors import UserError
+from core.hubclient import api
 from core.jobs import bundle, client, installed, limit, target
 from core.running import runs
 from core.training import models, prepare
@@ -116,3 +119,10 @@ def test_what_an_image_lacks_is_named(tmp_path: Path):
 def test_a_run_whose_follower_is_gone_says_that_the_job_goes_on(run_dir: Path):
     run = runs.load(RUN_ID)
     assert run.state == "interrupted" and run.error and run.error["code"] == "UNATTENDED" and "resume" in run.error["remedy"]
+
+
+def test_a_job_with_volumes_is_refused_by_the_hub_of_the_tests_which_mounts_none(hub: Hub):
+    volume = Volume(type="bucket", source="someone/data", mount_path="/data")
+    with pytest.raises(HfHubHTTPError, match="Volumes are not mounted") as refused:
+        api(GOOD_TOKEN).run_job(image="python:3.12", command=["true"], volumes=[volume], namespace="someone")
+    assert refused.value.response.status_code == 400 and hub.jobs == []

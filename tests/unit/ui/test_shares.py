@@ -90,4 +90,4 @@ def test_nobodys_address_or_name_is_written_down(workspace: Path) -> None:
     bring(MALLORY, "poppy")
     shares._taken()
     written: list[Any] = [file.read_bytes() for file in paths.home().rglob("*") if file.is_file()]
-    assert not any(b"8.8.8.8" in content or b"mallory" in content for content in written)
+    assert written and not any(b"8.8.8.8" in content or b"mallory" in content for content in written)
