@@ -98,6 +98,7 @@ def test_merge_convert_measure_prove_chat_and_prepare_by_path(verb, run_id, tmp_
     made = verb("gguf", str(tmp_path / "merged"), "--levels", "f16,q4_0", "-o", str(tmp_path / "gguf"))["artifacts"]
     assert [artifact["level"] for artifact in made] == ["f16", "q4_0"]
     files = [artifact["path"] for artifact in made]
+    assert [gguf_header(Path(file)).metadata["general.dataset.0.name"] for file in files] == ["identity"] * 2
     measured = verb("measure", *files, "--data", IDENTITY_EVAL)["levels"]
     assert [level["measured"]["kl_mean"] > 0 for level in measured] == [False, True]
     proofs = verb("prove", run_id + "-merged")
