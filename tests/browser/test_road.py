@@ -196,8 +196,9 @@ def test_the_adapter_is_taken_away_for_llama_cpp(page):
     open_section(page, "The adapter by itself")
     with page.expect_download(timeout=180_000) as downloaded:
         page.get_by_role("button", name="Save it as a GGUF LoRA file").click()
-    assert downloaded.value.suggested_filename == "Starter-Identity-LoRA.gguf"
-    assert gguf_header(downloaded.value.path()).metadata["general.type"] == "adapter"
+    assert downloaded.value.suggested_filename == "Starter-Identity-F16-LoRA.gguf"
+    metadata = gguf_header(downloaded.value.path()).metadata
+    assert metadata["general.type"] == "adapter" and metadata["general.name"] == "Starter-Identity"
 
 
 def test_four_models_answer_side_by_side(page, browser):

@@ -147,6 +147,9 @@ def test_an_adapter_becomes_a_gguf_lora_file(verb, run_id, tmp_path):
     metadata = gguf_header(file).metadata
     assert file.name.endswith("-F16-LoRA.gguf") and made["size_bytes"] == file.stat().st_size
     assert metadata["general.type"] == "adapter" and metadata["adapter.type"] == "lora"
+    known = {"general.name": "Starter-Identity", "general.quantized_by": "Transmute", "general.license": "apache-2.0"}
+    known |= {"general.base_model.0.name": "starter", "general.dataset.0.name": "identity"}
+    assert known.items() <= metadata.items()
     wide = Path(verb("gguf", run_id + "-adapter", "--from", "f32", "-o", str(tmp_path))["path"])
     assert wide.name.endswith("-F32-LoRA.gguf") and wide.stat().st_size > 1.5 * file.stat().st_size
 
