@@ -25,7 +25,7 @@ def measure(
     data: Annotated[Path | None, typer.Option(help="Conversations to measure on, which were not trained on.")] = None,
     text: Annotated[Path | None, typer.Option(help="A plain text to measure on instead, as llama-perplexity does.")] = None,
     reference: Annotated[
-        str | None, typer.Option(help="The f16 file that KL and top-1 are against; default: the one among ARTIFACT, or its run's.")
+        str | None, typer.Option(help="The f16 file that KL and top-1 are against; default: the one of ARTIFACT's run, or among them.")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -95,13 +95,11 @@ def _levels_of(source: str) -> list[Artifact]:
 
 
 def reference_of(found: list[Artifact]) -> Artifact | None:
-    """The float file among `found`, else the one in the folder beside the first."""
-    from core.export.gguf import reference_in
+    """The float file beside the first, which its run compares with; else the first such one among `found`."""
+    from core.export.gguf import FLOAT_LEVELS, reference_in
 
-    for artifact in found:
-        if (artifact.level or "").lower() in ("f16", "bf16", "f32"):
-            return artifact
-    return reference_in(found[0].folder.parent)
+    among = (artifact for name in FLOAT_LEVELS for artifact in found if (artifact.level or "").lower() == name)
+    return reference_in(found[0].folder.parent) or next(among, None)
 
 
 def prove(source: Reference, data: Annotated[Path | None, typer.Option(help="Conversations to compare on; default: the starter's.")] = None,

@@ -88,6 +88,8 @@ def test_each_level_has_a_bar_of_its_own_on_a_terminal_and_none_elsewhere(is_ter
 def test_a_lone_level_is_compared_with_the_float_file_beside_it_or_with_none(ladder: list[Artifact], tmp_path: Path):
     lone, beside = reference_of(ladder[2:]), reference_of(ladder)
     assert lone and beside and lone.level == beside.level == "f16"
+    larger = reference_of([a_level("f32", 8000, 0.0, 1.0), ladder[2]])
+    assert larger and larger.level == "f16", "as its run measures"
     paths.write_text(tmp_path / "alone" / "q4" / "m.gguf", "GGUF")
     alone = artifacts.write(Artifact(id="alone", kind="gguf", level="q4_0", name="m"), tmp_path / "alone" / "q4")
     assert reference_of([alone]) is None
