@@ -81,6 +81,18 @@ def test_the_table_says_on_what_it_was_measured():
     assert "KL, worst 1\N{NO-BREAK SPACE}%" in table and "2.0 GB" in table
 
 
+def test_levels_that_a_cancelled_measuring_left_apart_are_marked_and_the_caption_is_that_of_the_others():
+    def on(level, kind, tokens):
+        return level.model_copy(update={"measured": level.measured | {"measured_on": kind, "num_tokens": tokens, "eval_sha256": kind}})
+
+    apart = [on(LEVELS[0], "text", 700), *(on(level, "conversations", 5) for level in LEVELS[1:]), made("q4_1", 10, None, None)]
+    shown = models_view.level_table(apart)
+    assert "5 tokens of conversations" in shown and "700" not in shown and "Not comparable: measured on another text" in shown
+    marked = [row for row in shown.split("<tr")[1:] if "not comparable" in row]
+    assert len(marked) == 1 and "<b>f16</b>" in marked[0]
+    assert "comparable" not in models_view.level_table(LEVELS)
+
+
 def test_the_table_says_what_an_importance_matrix_buys():
     both = [
         made("Q4_K_M", 100, 0.02, 0.9),
