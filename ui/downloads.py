@@ -93,9 +93,12 @@ def link(elem_id: str) -> gr.DownloadButton:
 
 
 def sent(path: Path, write: Callable[[], Any], progress: str) -> Iterator[dict[str, Any]]:
-    """Write a file with `write`, saying so under the output `progress` while it takes long; then hand it to the `link` named ``file``."""
+    """Write a file with `write`, saying so under the output `progress` while it takes long; then hand it to the `link` named ``file``.
+
+    `write` may return another path beside `path`, of a file whose name is only known when it is written.
+    """
     for work in background.watch(lambda _: write()):
         if not work.is_finished:
             yield {progress: f'{meter(1.0, "Writing the file")}<p class="quiet" role="status">Writing the file</p>'}
         else:
-            yield {progress: "", "file": str(path)}
+            yield {progress: "", "file": str(work.result if isinstance(work.result, Path) else path)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,8 +45,8 @@ def write(run_id: str | None) -> Iterator[dict[str, Any]]:
     adapter = _adapter(run_id)
     if adapter is None:
         raise UserError("This run has no adapter.", "the run", "Choose one that was trained by LoRA or QLoRA.")
-    path = downloads.place(f"{adapter.name}-LoRA", ".gguf")
-    yield from downloads.sent(path, lambda: os.replace(adapter_file(adapter, path.parent), path), "said")
+    path = downloads.place(adapter.name, ".gguf")
+    yield from downloads.sent(path, lambda: adapter_file(adapter, path.parent), "said")
 
 
 def _adapter(run_id: str | None) -> Artifact | None:

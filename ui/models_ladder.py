@@ -10,6 +10,7 @@ import gradio as gr
 from core.errors import UserError
 from core.export import ladder
 from core.export.artifacts import Artifact
+from core.export.gguf import reference_in
 from core.export.native_support import free_bytes
 from core.running import runs
 from ui import background, feedback, models_adapter, models_view, picks
@@ -34,7 +35,7 @@ def build(shell: Shell, run: Any, table: Any, plot: Any) -> None:
             answer = gr.HTML("", container=False, padding=False, elem_id="models-advice")
         with gr.Accordion("Measure on a text of your own", open=False, elem_classes=["group"], elem_id="models-measure"):
             passage = gr.Textbox(label="Text", lines=4, max_lines=12, max_length=LONGEST_TEXT, elem_id="measure-text",
-                                 info="Empty: the conversations that were not trained on. The figures above are then measured anew.")  # fmt: skip
+                                 info="Empty: the conversations that were not trained on. The figures above are then those of the run itself.")  # fmt: skip
             with gr.Row(elem_classes=["actions"]):
                 go = gr.Button("Measure the levels", scale=0, min_width=200, elem_id="measure-go")
                 halt = gr.Button("Cancel", interactive=False, scale=0, min_width=120, elem_id="measure-cancel")
@@ -75,13 +76,13 @@ def advise(run_id: str | None, how: str, gigabytes: float | None, share: float) 
 
 
 def levels_of(run_id: str) -> tuple[list[Artifact], Artifact]:
-    """The run's levels, and the one among them that the others are measured against.
+    """The run's levels, and the one among them that the others are measured against, as in the run's own step.
 
     Raises:
         UserError: no such run, or it has no f16 level.
     """
     levels = [artifact for artifact in picks.of_run(run_id) if artifact.kind == "gguf"]
-    reference = next((level for level in levels if (level.level or "").lower() in ("f16", "bf16", "f32")), None)
+    reference = reference_in(runs.folder(run_id) / "artifacts")
     if reference is None:
         raise UserError("KL is measured against the model's own f16, which is not there.", "measuring", "Quantise the level f16 first.")
     return levels, reference
@@ -96,6 +97,7 @@ def measure_run(run_id: str, passage: str) -> Iterator[tuple[Any, ...]]:
     levels, reference = levels_of(run_id)
     is_text = bool((passage or "").strip())
     conversations = [] if is_text else conversations_of(runs.folder(run_id))[1]
+    max_length = None if is_text else runs.recipe_of(run_id).max_length  # as the run measured, so that its own figures are found again
 
     def work(on_progress: Any) -> None:
         finished: set[str] = set()
@@ -106,7 +108,7 @@ def measure_run(run_id: str, passage: str) -> Iterator[tuple[Any, ...]]:
             part = event["done"] / max(1, event["total"]) if event["event"] == "progress" else 0
             on_progress(int(1000 * (len(finished) + part)), 1000 * len(levels))
 
-        measure_levels(levels, reference, conversations, text=passage if is_text else None, on_event=watch)
+        measure_levels(levels, reference, conversations, text=passage if is_text else None, max_length=max_length, on_event=watch)
 
     for progress in background.watch(work, may_be_abandoned=True):
         done = progress.done / progress.total if progress.total else 0.0

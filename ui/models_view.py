@@ -60,17 +60,21 @@ def full_label(artifact: Artifact) -> str:
 
 
 def level_table(made: Sequence[Artifact]) -> str:
-    """One row per GGUF level, largest first; an empty cell was not measured."""
+    """One row per GGUF level, largest first; an empty cell was not measured, and what was measured on something else than most is marked."""
     levels = ladder.by_size([artifact for artifact in made if artifact.kind == "gguf"])
     if not levels:
         return ""
     beaten = ladder.dominated(levels)
-    rows = [_row(level, level.id in beaten) for level in levels]
-    tokens = next((level.measured["num_tokens"] for level in levels if "num_tokens" in level.measured), None)
-    of = "a text of one's own" if any(level.measured.get("measured_on") == "text" for level in levels) else OF_CONVERSATIONS
+    alike = ladder.comparable(levels)
+    others = {level.id for level in levels if ladder.is_measured(level)} - {level.id for level in alike}
+    rows = [_row(level, level.id in beaten, level.id in others) for level in levels]
+    known = alike[0].measured if alike else {}
+    tokens = known.get("num_tokens")
+    of = "a text of one's own" if known.get("measured_on") == "text" else OF_CONVERSATIONS
     on = f" on {tokens:,} tokens of {of}" if isinstance(tokens, int) else ""
     beat = " Beaten: another level is no larger and closer to f16." if beaten else ""
-    note = f'<p class="quiet">Measured on this machine{on}.{beat} {text(bought(levels))}</p>'
+    apart = " Not comparable: measured on another text than the rest, or against another file." if others else ""
+    note = f'<p class="quiet">Measured on this machine{on}.{apart}{beat} {text(bought(levels))}</p>'
     return table(HEADS, rows, "Quantisation levels", numeric=range(1, 10)) + (note if any(map(ladder.is_measured, levels)) else "")
 
 
@@ -115,11 +119,11 @@ def bought(levels: Sequence[Artifact]) -> str:
     return f"The importance matrix brings {', '.join(said)}." if said else ""
 
 
-def _row(level: Artifact, is_beaten: bool) -> list[str]:
+def _row(level: Artifact, is_beaten: bool, is_apart: bool) -> list[str]:
     known: dict[str, Any] = level.measured
     cells = ["" if known.get(name) is None else text(format(known[name], form)).replace("%", " %") for name, form in FORMATS.items()]
     memory = size(known["resident_bytes"]) if known.get("resident_bytes") else ""
-    name = f"<b>{text(level.level)}</b>" + (f" {chip('beaten')}" if is_beaten else "")
+    name = f"<b>{text(level.level)}</b>" + (f" {chip('beaten')}" if is_beaten else "") + (f" {chip('not comparable')}" if is_apart else "")
     return [name, text(size(level.size_bytes)), *cells, text(memory)]
 
 

@@ -19,6 +19,7 @@ from core.chat.sampling import Sampling
 from core.errors import UserError
 from core.export.artifacts import Artifact
 from core.export.header import gguf_header
+from core.export.split import gguf_parts
 from core.paths import PROJECT
 from core.process import child_environment, describe_exit
 from core.training import models
@@ -257,7 +258,7 @@ def open_engine(artifact: Artifact, *, context_length: int | None = None, thread
         log: the child's own output is appended here.
 
     Raises:
-        UserError: the file is damaged, or the adapter's base model is not on this machine.
+        UserError: the file, or a part of it, is damaged or missing, or the adapter's base model is not on this machine.
     """
     module = "core.chat.llama_child" if artifact.kind == "gguf" else "core.chat.transformers_child"
     return Engine(artifact, module, child_payload(artifact, context_length or CONTEXT_LENGTH, threads), log)
@@ -271,7 +272,8 @@ def child_payload(artifact: Artifact, context_length: int, threads: int | None =
     """
     wanted: dict[str, Any] = {"context_length": context_length, "threads": threads}
     if artifact.kind == "gguf":
-        gguf_header(artifact.gguf_path)
+        for part in gguf_parts(artifact.gguf_path):
+            gguf_header(part)
         return wanted | {"path": str(artifact.gguf_path)}
     if artifact.kind == "merged":
         return wanted | {"folder": str(artifact.folder), "adapter": None, "tokenizer": str(artifact.folder)}

@@ -11,6 +11,7 @@ from core import paths
 from core.cli.bars import bars
 from core.cli.models import gguf_root, level_table, parse_size, summary
 from core.cli.output import Json, console, finish
+from core.conversation import Conversation
 from core.errors import UserError
 from core.export import artifacts
 from core.export.artifacts import Artifact
@@ -22,19 +23,20 @@ References = Annotated[list[str], typer.Argument(metavar="ARTIFACT", help="Artif
 
 def measure(
     sources: References,
-    data: Annotated[Path | None, typer.Option(help="Conversations to measure on, which were not trained on.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Conversations to measure on, which were not trained on; default: those that the run set aside.")
+    ] = None,
     text: Annotated[Path | None, typer.Option(help="A plain text to measure on instead, as llama-perplexity does.")] = None,
     reference: Annotated[
-        str | None, typer.Option(help="The f16 file that KL and top-1 are against; default: the one among ARTIFACT, or its run's.")
+        str | None, typer.Option(help="The f16 file that KL and top-1 are against; default: the one of ARTIFACT's run, or among them.")
     ] = None,
     json: Json = False,
 ) -> None:
     """Measure size, perplexity, KL to f16, top-1 agreement and speed of GGUF files."""
-    from core.data.dataset import import_dataset
     from core.export.measure import measure as measure_levels
 
-    if (data is None) == (text is None):
-        raise UserError("There must be one thing to measure on.", "--data or --text", "Give --data CONVERSATIONS or --text FILE.")
+    if data is not None and text is not None:
+        raise _one_thing()
     found = [artifacts.resolve(source) for source in sources]
     if wrong := next((artifact for artifact in found if artifact.kind != "gguf"), None):
         raise UserError(f"{wrong.name} is a {wrong.kind} artifact.", wrong.id, "Measure .gguf files; `gguf` makes them of a merged model.")
@@ -45,12 +47,36 @@ def measure(
             found[0].id,
             "Name it: --reference FILE; `gguf` makes one.",
         )
-    conversations = list(import_dataset(data)) if data else []
+    conversations, max_length = ([], None) if text else _measured_on(found, data)
     with bars(console(json), "measuring") as on_event:
-        figures = measure_levels(found, full, conversations, text=_read_text(text) if text else None, on_event=on_event)
+        figures = measure_levels(
+            found, full, conversations, text=_read_text(text) if text else None, max_length=max_length, on_event=on_event
+        )
     measured = [artifact.model_copy(update={"measured": artifact.measured | figures[artifact.id]}) for artifact in found]
     console(json).print(level_table(measured))
     finish(json, {"reference": full.id, "levels": [summary(artifact) for artifact in measured]})
+
+
+def _one_thing() -> UserError:
+    return UserError("There must be one thing to measure on.", "--data or --text", "Give --data CONVERSATIONS or --text FILE.")
+
+
+def _measured_on(found: list[Artifact], data: Path | None) -> tuple[list[Conversation], int | None]:
+    """Conversations, and after how many tokens they are cut: by default what the run set aside, cut as its own step cuts it.
+
+    Raises:
+        UserError: nothing is named, and the levels are not those of one run of this machine.
+    """
+    from core.data.dataset import import_dataset
+    from core.running import runs
+    from core.training.samples import conversations_of
+
+    if data:
+        return list(import_dataset(data)), None
+    run_id = found[0].run_id
+    if not run_id or any(artifact.run_id != run_id for artifact in found):
+        raise _one_thing()
+    return conversations_of(runs.folder(run_id))[1], runs.recipe_of(run_id).max_length
 
 
 def _read_text(file: Path) -> str:
@@ -95,13 +121,11 @@ def _levels_of(source: str) -> list[Artifact]:
 
 
 def reference_of(found: list[Artifact]) -> Artifact | None:
-    """The float file among `found`, else the one in the folder beside the first."""
-    from core.export.gguf import reference_in
+    """The float file beside the first, which its run compares with; else the first such one among `found`."""
+    from core.export.gguf import FLOAT_LEVELS, reference_in
 
-    for artifact in found:
-        if (artifact.level or "").lower() in ("f16", "bf16", "f32"):
-            return artifact
-    return reference_in(found[0].folder.parent)
+    among = (artifact for name in FLOAT_LEVELS for artifact in found if (artifact.level or "").lower() == name)
+    return reference_in(found[0].folder.parent) or next(among, None)
 
 
 def prove(source: Reference, data: Annotated[Path | None, typer.Option(help="Conversations to compare on; default: the starter's.")] = None,

@@ -13,6 +13,8 @@ from typing import Any
 import yaml
 
 from core import paths
+from core.data.dataset import open_dataset
+from core.errors import UserError
 from core.export.artifacts import Artifact
 from core.export.levels import Level
 
@@ -42,25 +44,28 @@ def gguf_metadata(model: Artifact) -> dict[str, Any]:
     if model.base_model:
         known["general.base_models"] = [_named(model.base_model)]
     if dataset := dataset_name(model):
-        known["general.datasets"] = [_named(dataset)]
+        known["general.datasets"] = [_named(dataset, "https://huggingface.co/datasets")]
     if licence := license_of(model):
         known["general.license"] = licence
     return known
 
 
-def _named(reference: str) -> dict[str, str]:
+def _named(reference: str, hub: str = "https://huggingface.co") -> dict[str, str]:
     """A Hub id with its address; of a local path only the last part, because the rest is nobody's business."""
     organisation, _, name = reference.rpartition("/")
     entry = {"name": name.replace("-", " ").replace("_", " ")}
     if organisation and not reference.startswith(("/", ".", "~")) and reference.count("/") == 1:
-        entry |= {"organization": organisation, "repo_url": f"https://huggingface.co/{reference}"}
+        entry |= {"organization": organisation, "repo_url": f"{hub}/{reference}"}
     return entry
 
 
 def dataset_name(model: Artifact) -> str:
-    """What the training data is called; empty when this machine does not know."""
-    manifest = paths.datasets_dir() / (model.dataset_id or "none") / "manifest.json"
-    return Path(str(paths.read_json(manifest).get("name", ""))).stem if manifest.is_file() else ""
+    """The training data's id on the Hub, or else what it is called here, which is no address; empty when this machine does not know it."""
+    try:
+        known = open_dataset(model.dataset_id or "").manifest
+    except (UserError, OSError):
+        return ""
+    return known.origin.hub.repo_id if known.origin.hub else known.name.replace("/", " ")
 
 
 def license_of(artifact: Artifact) -> str:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import json
 import logging
 import re
 import runpy
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -44,16 +42,12 @@ def handle(payload: dict[str, Any], emit: Emit) -> dict[str, str]:
     sys.path[:0] = [str(root), str(root / "gguf-py")]
     _refuse_foreign_code()
     _watch_writing(emit)
+    _add_metadata(payload["name"], payload["metadata"])
+    arguments = [f"--outtype={dtype}", f"--outfile={payload['out_file']}"]
     if payload.get("adapter"):
-        arguments = [f"--base={model_dir}", f"--outtype={dtype}", f"--outfile={payload['out_file']}", payload["adapter"]]
-        _run(root / "convert_lora_to_gguf.py", arguments, payload)
+        _run(root / "convert_lora_to_gguf.py", [*arguments, f"--base={model_dir}", payload["adapter"]], payload)
     else:
-        arguments = [f"--outtype={dtype}", f"--outfile={payload['out_file']}", f"--model-name={payload['name']}"]
-        with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8", dir=Path(payload["out_file"]).parent) as metadata:
-            json.dump(payload["metadata"], metadata)
-            metadata.flush()
-            _add_licence(payload["metadata"].get("general.license"))
-            _run(root / "convert_hf_to_gguf.py", [*arguments, f"--metadata={metadata.name}", str(model_dir)], payload)
+        _run(root / "convert_hf_to_gguf.py", [*arguments, str(model_dir)], payload)
     return {"dtype": dtype, "why": why}
 
 
@@ -133,19 +127,20 @@ def _watch_writing(emit: Emit) -> None:
     tqdm.tqdm = Counter  # type: ignore[assignment,misc]
 
 
-def _add_licence(licence: str | None) -> None:
-    """The converter takes the licence from a model card only, not from the metadata file that it takes everything else from."""
-    if not licence:
-        return
+def _add_metadata(name: str, known: dict[str, Any]) -> None:
+    """Put what is known into the metadata, past the scripts: the one for adapters takes none of it, the one for models no licence."""
     metadata_class: Any = importlib.import_module("gguf.metadata").Metadata
     load: Callable[..., Any] = metadata_class.load
 
-    def with_licence(*arguments: Any, **options: Any) -> Any:
+    def with_known(*arguments: Any, **options: Any) -> Any:
         metadata = load(*arguments, **options)
-        metadata.license = metadata.license or licence
+        metadata.name = name
+        metadata.license = metadata.license or known.get("general.license")  # what the model's own card says is nearer
+        for key in known.keys() - {"general.license"}:
+            setattr(metadata, key.removeprefix("general."), known[key])
         return metadata
 
-    metadata_class.load = with_licence
+    metadata_class.load = with_known
 
 
 def explain(said: str, name: str) -> UserError:

@@ -154,6 +154,8 @@ def convert_adapter(
     out_file: Path,
     *,
     dtype: str = "auto",
+    name: str,
+    metadata: dict[str, Any],
     log: Path | None = None,
     on_event: Callable[[dict[str, Any]], None] | None = None,
 ) -> str:
@@ -161,6 +163,8 @@ def convert_adapter(
 
     Args:
         base: the base model's folder, of which only the configuration is read.
+        name: the adapter's name in the metadata.
+        metadata: see `core.export.about.gguf_metadata`.
 
     Raises:
         UserError: an adapter that llama.cpp cannot express: another kind than LoRA, DoRA, several alphas, or weights saved whole.
@@ -170,18 +174,19 @@ def convert_adapter(
     if reason:
         remedy = "Merge the adapter and convert the merged model."
         raise UserError(f"llama.cpp cannot express this adapter: {reason}.", adapter.name, remedy, code="ADAPTER")
-    with tempfile.TemporaryDirectory() as folder:  # llama.cpp scales by alpha / r, whatever the adapter was trained with
-        alpha = scaling(config, "") * rank(config, "")
-        paths.write_json(Path(folder) / "adapter_config.json", config | {"lora_alpha": alpha})
-        (Path(folder) / ADAPTER_WEIGHTS).symlink_to((adapter / ADAPTER_WEIGHTS).absolute())
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "adapter"  # the converter makes metadata of the folder's name
+        alpha = scaling(config, "") * rank(config, "")  # llama.cpp scales by alpha / r, whatever the adapter was trained with
+        paths.write_json(folder / "adapter_config.json", config | {"lora_alpha": alpha})
+        (folder / ADAPTER_WEIGHTS).symlink_to((adapter / ADAPTER_WEIGHTS).absolute())
         payload = {
             "converter": str(converter_dir()),
             "model_dir": str(base.absolute()),
             "out_file": str(out_file.absolute()),
             "dtype": dtype,
         }
-        payload |= {"adapter": folder, "name": adapter.name, "metadata": {}}
-        step, timeout_s = f"Converting {adapter.name} to GGUF", patience_s((adapter / ADAPTER_WEIGHTS).stat().st_size)
+        payload |= {"adapter": str(folder), "name": name, "metadata": metadata}
+        step, timeout_s = f"Converting {name} to GGUF", patience_s((adapter / ADAPTER_WEIGHTS).stat().st_size)
         made = call_child("core.export.convert_child", payload, step=step, log=log, on_event=on_event, timeout_s=timeout_s)
     return made["dtype"]
 

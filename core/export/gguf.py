@@ -118,7 +118,17 @@ def adapter_file(
     name = re.sub(r"[^\w.-]+", "-", adapter.name)
     with artifacts.only_writer(folder / f"{name}-LoRA"), _workshop(folder, f"{ADAPTER_WORKSHOP}{name}@") as workshop:
         made = workshop / "adapter.gguf"
-        known = level(converter.convert_adapter(adapter.folder, base_folder(adapter), made, dtype=dtype, log=log, on_event=on_event))
+        found = converter.convert_adapter(
+            adapter.folder,
+            base_folder(adapter),
+            made,
+            dtype=dtype,
+            name=adapter.name,
+            metadata=gguf_metadata(adapter),
+            log=log,
+            on_event=on_event,
+        )
+        known = level(found)
         file = folder / file_name(adapter.name, known).replace(".gguf", "-LoRA.gguf")
         paths.fsync(made)
         os.replace(made, file)

@@ -98,6 +98,7 @@ def test_merge_convert_measure_prove_chat_and_prepare_by_path(verb, run_id, tmp_
     made = verb("gguf", str(tmp_path / "merged"), "--levels", "f16,q4_0", "-o", str(tmp_path / "gguf"))["artifacts"]
     assert [artifact["level"] for artifact in made] == ["f16", "q4_0"]
     files = [artifact["path"] for artifact in made]
+    assert [gguf_header(Path(file)).metadata["general.dataset.0.name"] for file in files] == ["identity"] * 2
     measured = verb("measure", *files, "--data", IDENTITY_EVAL)["levels"]
     assert [level["measured"]["kl_mean"] > 0 for level in measured] == [False, True]
     proofs = verb("prove", run_id + "-merged")
@@ -146,6 +147,9 @@ def test_an_adapter_becomes_a_gguf_lora_file(verb, run_id, tmp_path):
     metadata = gguf_header(file).metadata
     assert file.name.endswith("-F16-LoRA.gguf") and made["size_bytes"] == file.stat().st_size
     assert metadata["general.type"] == "adapter" and metadata["adapter.type"] == "lora"
+    known = {"general.name": "Starter-Identity", "general.quantized_by": "Transmute", "general.license": "apache-2.0"}
+    known |= {"general.base_model.0.name": "starter", "general.dataset.0.name": "identity"}
+    assert known.items() <= metadata.items()
     wide = Path(verb("gguf", run_id + "-adapter", "--from", "f32", "-o", str(tmp_path))["path"])
     assert wide.name.endswith("-F32-LoRA.gguf") and wide.stat().st_size > 1.5 * file.stat().st_size
 

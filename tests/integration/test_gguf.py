@@ -253,6 +253,7 @@ def test_an_adapter_becomes_a_file_that_llama_cpp_adds_to_its_base(levels, tmp_p
     assert exact.name == "adapter-F32-LoRA.gguf" and {path.name for path in exact.parent.iterdir()} == {exact.name, file.name}
     assert exact.stat().st_size > 1.5 * file.stat().st_size
     assert file.name == "adapter-F16-LoRA.gguf" and header.metadata["general.type"] == "adapter"
+    assert header.name == gguf_header(exact).name == "adapter" and header.metadata["general.quantized_by"] == "Transmute"
     assert header.metadata["adapter.lora.alpha"] == pytest.approx(8 * 4**0.5)
     program = [sys.executable, "-c", WITH_ADAPTER, str(levels["f16"].gguf_path), str(file)]
     found = json.loads(subprocess.run(program, check=True, capture_output=True, text=True).stdout.splitlines()[-1])

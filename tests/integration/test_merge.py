@@ -433,6 +433,26 @@ def test_a_refused_or_cancelled_merge_leaves_nothing_behind(base, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]
 
 
+def test_a_disk_that_is_too_small_is_said_before_anything_is_written(base, tmp_path, monkeypatch):
+    adapter = adapter_of(base, tmp_path / "adapter", **CASES["all linear"])
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: shutil._ntuple_diskusage(10**9, 10**9, 0))
+    with pytest.raises(UserError, match="Merging needs") as refusal:
+        merge_adapter(adapter, tmp_path / "merged")
+    assert refusal.value.code == "DISK" and [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_a_disk_that_fills_up_while_a_merge_writes_is_said_so(base, tmp_path):
+    """The last file goes to the kernel's own full disk, after the others were written."""
+    adapter = adapter_of(base, tmp_path / "adapter", **CASES["all linear"])
+    files = sorted(path.name for path in base.glob("*.safetensors"))
+    (tmp_path / "merged").mkdir()
+    (tmp_path / "merged" / files[-1]).symlink_to("/dev/full")
+    with pytest.raises(UserError, match="disk is full") as refusal:
+        merge_child.merge({"base": str(base), "adapter": str(adapter.folder), "out": str(tmp_path / "merged")}, lambda _event: None)
+    assert refusal.value.code == "DISK" and len(files) > 1
+    assert (tmp_path / "merged" / files[0]).stat().st_size >= (base / files[0]).stat().st_size
+
+
 def test_a_merge_never_overwrites_what_is_no_artifact_or_what_it_reads(base, tmp_path):
     adapter = adapter_of(base, tmp_path / "adapter", **CASES["all linear"])
     (tmp_path / "photos").mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -13,9 +14,12 @@ from core.cli.bars import bars
 from core.cli.models import level_table, parse_size
 from core.cli.quality import reference_of
 from core.errors import UserError
-from core.export import artifacts
+from core.export import artifacts, measure
 from core.export.artifacts import Artifact
+from core.running import steps
+from tests.unit.data.files import record
 from tests.unit.test_command_line import call, said
+from tests.unit.training.test_samples import imported, run_of
 
 RUN = "261123-000000-abcd"
 
@@ -56,9 +60,30 @@ def test_pick_says_why_there_is_nothing_to_take(ladder: list[Artifact], asked: l
 
 
 @pytest.mark.parametrize("options", [[], ["--data", "one.json", "--text", "two.txt"]])
-def test_measure_wants_conversations_or_a_text(ladder: list[Artifact], options: list[str]):
-    result = call("measure", f"{RUN}-f16", *options)
+def test_measure_wants_conversations_or_a_text(ladder: list[Artifact], tmp_path: Path, options: list[str]):
+    paths.write_text(tmp_path / "f16" / "m.gguf", "GGUF")
+    alone = artifacts.write(Artifact(id="alone", kind="gguf", level="f16", name="m"), tmp_path / "f16")
+    result = call("measure", str(alone.folder), *options)
     assert isinstance(result.exception, UserError) and "one thing to measure on" in result.exception.problem
+    several = call("measure", ladder[0].id, str(alone.folder))
+    assert isinstance(several.exception, UserError) and "one thing to measure on" in several.exception.problem
+
+
+def test_measure_takes_by_itself_what_the_run_measured_on(ladder: list[Artifact], workspace: Path, monkeypatch: pytest.MonkeyPatch):
+    run_dir = paths.runs_dir() / RUN
+    made = run_of(workspace, imported(workspace, "talks.json", [record(number) for number in range(9)]), eval_fraction=0.4)
+    for file in made.iterdir():
+        file.rename(run_dir / file.name)
+    asked: list[tuple[str, str]] = []
+
+    def note(levels: list[Artifact], reference: Artifact, conversations: list[Any], **how: Any) -> dict[str, Any]:
+        asked.append((reference.id, measure.fingerprint(conversations, measure.MAX_TOKENS, how["max_length"], how.get("text"))))
+        return {level.id: level.measured for level in levels}
+
+    monkeypatch.setattr(measure, "measure", note)
+    steps.measure(run_dir)
+    assert call("measure", ladder[2].id).exit_code == 0
+    assert len(asked) == 2 and asked[0] == asked[1]
 
 
 def test_the_table_has_the_worst_case_the_speed_of_reading_and_the_memory(ladder: list[Artifact]):
@@ -88,6 +113,8 @@ def test_each_level_has_a_bar_of_its_own_on_a_terminal_and_none_elsewhere(is_ter
 def test_a_lone_level_is_compared_with_the_float_file_beside_it_or_with_none(ladder: list[Artifact], tmp_path: Path):
     lone, beside = reference_of(ladder[2:]), reference_of(ladder)
     assert lone and beside and lone.level == beside.level == "f16"
+    larger = reference_of([a_level("f32", 8000, 0.0, 1.0), ladder[2]])
+    assert larger and larger.level == "f16", "as its run measures"
     paths.write_text(tmp_path / "alone" / "q4" / "m.gguf", "GGUF")
     alone = artifacts.write(Artifact(id="alone", kind="gguf", level="q4_0", name="m"), tmp_path / "alone" / "q4")
     assert reference_of([alone]) is None

@@ -9,12 +9,15 @@ import time
 import psutil
 import pytest
 
-from core.chat.engine import Engine, Sampling
+from core.chat.engine import Engine, Sampling, child_payload, open_engine
 from core.chat.together import Question, side_by_side
 from core.data.tokenizer import VICUNA_TEMPLATE
 from core.errors import UserError
+from core.export import artifacts
 from core.export.artifacts import Artifact
+from core.export.split import split_gguf
 from core.paths import PROJECT
+from tests.unit.export.test_split import a_file
 
 TOY = "tests.unit.chat.toy_child"
 ARTIFACT = Artifact(id="toy", kind="gguf", name="Toy")
@@ -216,3 +219,20 @@ def test_figures_of_an_answer_say_how_full_the_context_is_and_what_it_takes(open
     stats = list(open_toy().stream(ask("hi")))[-1].stats
     assert stats["context_length"] == 4000 and stats["resident_bytes"] > 10**6
     assert stats["prompt_tokens"] > stats["generated_tokens"] == 3 and stats["cached_tokens"] == 0
+
+
+def test_every_part_of_a_split_file_is_checked_before_the_model_is_loaded(tmp_path):
+    parts = split_gguf(a_file(tmp_path / "m.gguf"), 600)
+    assert len(parts) > 2
+    model = artifacts.resolve(str(parts[0]))
+    assert child_payload(model, 64)["path"] == str(parts[0])
+    for part in parts:
+        whole = part.read_bytes()
+        part.write_bytes(whole[:-40])
+        with pytest.raises(UserError) as refusal:
+            child_payload(model, 64)
+        assert refusal.value.code == "GGUF" and part.name in str(refusal.value)
+        part.write_bytes(whole)
+    parts[-1].unlink()
+    with pytest.raises(UserError, match="is missing"):
+        open_engine(model)

@@ -1,12 +1,13 @@
 """What GGUF files are called and what they say about where they come from."""
 
-import json
-
 import pytest
 
+from core.data.dataset import import_dataset
+from core.data.origin import HubRef, Origin
 from core.export.about import file_name, gguf_metadata, size_label
 from core.export.artifacts import Artifact
 from core.export.levels import level
+from core.paths import EXAMPLES
 
 
 def test_files_are_named_as_the_convention_has_it():
@@ -45,10 +46,20 @@ def test_metadata_names_the_base_model_on_the_hub_but_never_a_local_path(workspa
 
 
 def test_metadata_names_the_dataset_and_the_licence(workspace, tmp_path):
-    folder = workspace / "datasets" / "ds-1"
-    folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text(json.dumps({"name": "my-data.json"}))
+    (tmp_path / "my-data.json").write_bytes((EXAMPLES / "identity_eval.json").read_bytes())
+    dataset = import_dataset(tmp_path / "my-data.json")
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# Base\n")
-    known = gguf_metadata(model(dataset_id="ds-1", base_path=str(tmp_path)))
+    known = gguf_metadata(model(dataset_id=dataset.id, base_path=str(tmp_path)))
     assert known == {"general.quantized_by": "Transmute", "general.datasets": [{"name": "my data"}], "general.license": "mit"}
+    assert gguf_metadata(model()) == {"general.quantized_by": "Transmute"}
     assert gguf_metadata(model(dataset_id="ds-gone")) == {"general.quantized_by": "Transmute"}
+
+
+def test_a_dataset_of_the_hub_is_named_by_its_address_and_no_other_is(workspace):
+    def datasets(file, name, **origin):
+        return gguf_metadata(model(dataset_id=import_dataset(EXAMPLES / file, name, origin=Origin(**origin)).id))["general.datasets"]
+
+    chosen = HubRef(repo_id="someone/chats", config="en", split="test")
+    known = {"name": "chats", "organization": "someone", "repo_url": "https://huggingface.co/datasets/someone/chats"}
+    assert datasets("identity_eval.json", "someone/chats en test", kind="hub", hub=chosen) == [known]
+    assert datasets("identity.json", "mine/or yours") == [{"name": "mine or yours"}]

@@ -72,3 +72,10 @@ def test_an_address_in_the_place_of_a_file_is_not_fetched(monkeypatch: pytest.Mo
     for address in ("https://example.com/data.json", "http://127.0.0.1:9/x"):
         with pytest.raises(UserError, match="by upload only"):
             asyncio.run(gr.File(render=False).async_move_resource_to_block_cache(address))
+
+
+def test_a_file_whose_name_is_known_only_when_it_is_written_is_handed_out_under_that_name(cache: Path) -> None:
+    path = downloads.place("mine", ".gguf")
+    shown = list(downloads.sent(path, lambda: path.with_name("mine-F16.gguf"), "said"))
+    assert shown[-1] == {"said": "", "file": str(path.with_name("mine-F16.gguf"))}
+    assert list(downloads.sent(path, lambda: 3, "said"))[-1]["file"] == str(path)

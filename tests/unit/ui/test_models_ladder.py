@@ -6,9 +6,12 @@ import pytest
 
 from core import paths
 from core.events import Run, Step
-from core.export import sizes
+from core.export import artifacts, measure, sizes
 from core.export.artifacts import Artifact
 from core.export.levels import parse_levels
+from core.running import steps
+from tests.unit.data.files import record
+from tests.unit.training.test_samples import imported, run_of
 from tests.unit.ui.test_chat_talk import call
 from ui import models_ladder, models_tab, models_view, picks
 
@@ -43,6 +46,29 @@ def test_the_best_level_for_a_size_a_quality_and_this_machine(monkeypatch, how, 
     assert said in call(models_ladder.advise, "r", how, gigabytes, share)
 
 
+def test_an_empty_text_measures_what_the_run_itself_measured_against_the_same_file(workspace, monkeypatch):
+    """So the page finds the run's own figures again, also where a larger float file than f16 is there."""
+    (workspace / "runs").mkdir(parents=True)
+    run_dir = run_of(workspace / "runs", imported(workspace, "talks.json", [record(number) for number in range(9)]), eval_fraction=0.4)
+    run_dir = run_dir.rename(run_dir.with_name("261123-000000-abcd"))
+    for level in ("f32", "f16", "q4_0"):
+        with paths.building(run_dir / "artifacts" / f"gguf-{level.replace('_', '-')}") as folder:
+            (folder / "m.gguf").write_bytes(b"GGUF" * (9 if level == "f32" else 2))
+            artifacts.write(Artifact(id=f"{run_dir.name}-{level}", kind="gguf", level=level, name="m", run_id=run_dir.name), folder)
+    asked = []
+
+    def note(levels, reference, conversations, *, text=None, max_length=None, **_how):
+        kept = measure.fingerprint(conversations, measure.MAX_TOKENS, max_length, text)
+        asked.append((sorted(level.id for level in levels), reference.level, max_length, kept))
+
+    monkeypatch.setattr(measure, "measure", note)
+    steps.measure(run_dir)
+    list(call(models_ladder.measure_run, run_dir.name, " "))
+    assert asked[0] == asked[1] and asked[0][1:3] == ("f16", 64)
+    list(call(models_ladder.measure_run, run_dir.name, "my own words"))
+    assert asked[2][1:3] == ("f16", None), "a text is cut into windows, whatever the recipe says"
+
+
 def test_what_was_not_measured_is_not_advised(monkeypatch):
     monkeypatch.setattr(picks, "of_run", lambda run_id: [made("f16", 1, None, None)])
     assert "No level has been measured" in call(models_ladder.advise, "r", models_ladder.BY_SIZE, 4, 0)
@@ -53,6 +79,18 @@ def test_the_table_says_on_what_it_was_measured():
     table = models_view.level_table(LEVELS)
     assert "5 tokens of a text of one&#x27;s own" in table or "a text of one's own" in table
     assert "KL, worst 1\N{NO-BREAK SPACE}%" in table and "2.0 GB" in table
+
+
+def test_levels_that_a_cancelled_measuring_left_apart_are_marked_and_the_caption_is_that_of_the_others():
+    def on(level, kind, tokens):
+        return level.model_copy(update={"measured": level.measured | {"measured_on": kind, "num_tokens": tokens, "eval_sha256": kind}})
+
+    apart = [on(LEVELS[0], "text", 700), *(on(level, "conversations", 5) for level in LEVELS[1:]), made("q4_1", 10, None, None)]
+    shown = models_view.level_table(apart)
+    assert "5 tokens of conversations" in shown and "700" not in shown and "Not comparable: measured on another text" in shown
+    marked = [row for row in shown.split("<tr")[1:] if "not comparable" in row]
+    assert len(marked) == 1 and "<b>f16</b>" in marked[0]
+    assert "comparable" not in models_view.level_table(LEVELS)
 
 
 def test_the_table_says_what_an_importance_matrix_buys():
