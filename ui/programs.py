@@ -37,8 +37,10 @@ def measure(run_id: str, text: str = "") -> list[dict[str, Any]]:
     from core.training.samples import conversations_of
 
     levels, reference = models_ladder.levels_of(run_id)
-    conversations = [] if text.strip() else conversations_of(runs.folder(run_id))[1]
-    figures = measure_levels(levels, reference, conversations, text=text if text.strip() else None)
+    is_text = bool(text.strip())
+    conversations = [] if is_text else conversations_of(runs.folder(run_id))[1]
+    max_length = None if is_text else runs.recipe_of(run_id).max_length
+    figures = measure_levels(levels, reference, conversations, text=text if is_text else None, max_length=max_length)
     return [{"id": level.id, "level": level.level, "size_bytes": level.size_bytes, "measured": figures[level.id]} for level in levels]
 
 
