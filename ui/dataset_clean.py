@@ -63,7 +63,7 @@ def attach(shell: Shell, at: Shown, options: Shown) -> None:
     ]
     forgotten: dict[str, Any] = {"inputs": at["repairs"], "outputs": at, "slot": at["clean_slot"], "cancels": counting}
     shell.listen([field.input for field in fields.values()], forget_counts, **forgotten)
-    shell.listen(at["model"].input, forget_tokens, inputs_kwargs=fields, **forgotten)
+    shell.listen(at["model"].change, forget_tokens, inputs_kwargs=fields, **forgotten)
     inputs = [*asked["inputs"], at["max_length"], at["loss_on"]]
     shell.listen(at["make"].click, make, **asked | {"inputs": inputs}, cancels=counting)
     jumped = shell.listen(at["effects"].click, jump, outputs=at["row"], slot=at["row_slot"])
