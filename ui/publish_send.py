@@ -29,6 +29,7 @@ from ui.view import count, meter, size, table, text
 SHOWN_BEFORE = 8
 STOP = "Stop sending"
 KINDS = {"created": "made", "committed": "sent", "pull_request": "pull request opened", "failed": "not sent"}
+MOST_SHOWN = 500
 _going: dict[str, threading.Event] = {}  # by address; set, it ends the publication
 _lock = threading.Lock()
 _shown: dict[tuple[str, str, tuple[str, ...]], Difference] = {}  # what each caller saw last, by address and sources
@@ -193,7 +194,10 @@ def asked(plan: Plan, token: str | None, caller: Caller) -> str:
         found = standing(plan.repo_id, token, plan.repo_type, plan.base_model)
         if found.problems:
             return "".join(feedback.said(problem) for problem in found.problems)
-        _shown[caller.key, plan.address, plan.sources] = changes = compare(plan, token)
+        changes = compare(plan, token)
+        _shown[caller.key, plan.address, plan.sources] = changes
+        while len(_shown) > MOST_SHOWN:  # the oldest go; who saw one of those sees it again
+            _shown.pop(next(iter(_shown)), None)
         return "".join(feedback.said(note, tone="warning") for note in found.notes) + difference(changes, plan.address)
     except UserError as error:
         return feedback.card(error)

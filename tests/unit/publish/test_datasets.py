@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from huggingface_hub import DatasetCard, constants
+from huggingface_hub import DatasetCard
 from pyarrow import parquet
 
-from core import hubclient, paths
+from core import paths
 from core.data.clean import clean
 from core.data.dataset import Dataset, import_dataset
 from core.data.origin import HubRef, Origin
@@ -28,15 +27,6 @@ from tests.hub.server import Hub
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 REPO = "someone/talks"
 SECRET = "hf_" + "CANARYcanary0123456789abcd"
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> Iterator[Hub]:
-    with Hub() as running:
-        monkeypatch.setenv("HF_ENDPOINT", running.url)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(hubclient, "FIRST_WAIT_S", 0.01)
-        yield running
 
 
 def row(number: int, answer: str = "") -> dict[str, object]:

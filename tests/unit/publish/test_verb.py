@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import constants
 from typer.testing import CliRunner
 
-from core import hubclient
 from core.cli.app import app
 from tests.hub.repos import GOOD_TOKEN
 from tests.hub.server import Hub
 from tests.unit.publish.test_preflight import make
 
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+pytestmark = [pytest.mark.usefixtures("login"), pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")]
 REPO = "someone/by-hand"
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> Iterator[Hub]:
-    with Hub() as running:
-        monkeypatch.setenv("HF_ENDPOINT", running.url)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(hubclient, "FIRST_WAIT_S", 0.01)
-        monkeypatch.setenv("HF_TOKEN", GOOD_TOKEN)
-        yield running
 
 
 def published(folder: Path, *options: str) -> tuple[dict[str, Any], str]:

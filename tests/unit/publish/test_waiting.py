@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
 from rich.console import Console
 
-from core import events, hubclient, paths
+from core import events, paths
 from core.cli.run import _publish
 from core.errors import UserError
 from core.events import Run
@@ -22,18 +20,8 @@ from tests.hub.repos import GOOD_TOKEN
 from tests.hub.server import Hub
 from tests.unit.publish.test_preflight import make
 
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+pytestmark = [pytest.mark.usefixtures("login"), pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")]
 RUN_ID, REPO = "261123-191203-4f2a", "someone/x"
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> Iterator[Hub]:
-    with Hub() as running:
-        monkeypatch.setenv("HF_ENDPOINT", running.url)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(hubclient, "FIRST_WAIT_S", 0.01)
-        monkeypatch.setenv("HF_TOKEN", GOOD_TOKEN)
-        yield running
 
 
 def finished(state: str = "done", publish_to: str = REPO) -> Run:
