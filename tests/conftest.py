@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import os
 import shutil
@@ -58,6 +59,12 @@ def is_here(address: Any) -> bool:
     except ValueError:
         return False
     return ip.is_loopback or ip.is_unspecified
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_left_open() -> None:
+    """What the file of tests before left open fails here at every run, rather than anywhere whenever it happens to be collected."""
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)

@@ -94,8 +94,9 @@ class Job:
 
     def _listen(self) -> None:
         assert self.process and self.process.stdout
-        for line in self.process.stdout:
-            self.lines.append(line.decode(errors="replace").rstrip("\n"))
+        with self.process.stdout as output:
+            for line in output:
+                self.lines.append(line.decode(errors="replace").rstrip("\n"))
         code = self.process.wait()
         if not self.has_ended:
             self.stage = "COMPLETED" if code == 0 else "ERROR"
