@@ -44,7 +44,7 @@ class Cost:
     """What a method takes for one model."""
 
     trainable: int  # parameters that learn
-    total: int  # parameters of the model
+    total: int  # parameters of the model, its adapter's among them as PEFT and a run count them
     memory_bytes: float  # without activations
     work: float  # operations per token, FFT = 1
 
@@ -83,7 +83,7 @@ def cost(method: Method, shapes: dict[str, Any], values: dict[str, Any]) -> Cost
     adapter = layers * sum(r * (rows + columns) for name, (rows, columns) in linear.items() if _is_target(name, values))
     work = (4 * matmul + 6 * adapter) / (6 * matmul)
     held = total * WEIGHT_BYTES if method == "lora" else layers * per_layer * NF4_BYTES + (total - layers * per_layer) * WEIGHT_BYTES
-    return Cost(adapter, total, held + adapter * LEARNING_BYTES, work)
+    return Cost(adapter, total + adapter, held + adapter * LEARNING_BYTES, work)
 
 
 def _linear(shapes: dict[str, Any]) -> dict[str, tuple[int, int]]:

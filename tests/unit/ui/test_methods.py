@@ -16,7 +16,9 @@ def cost(method: Method, model: str) -> methods.Cost:
 
 
 def test_the_starters_adapter_has_as_many_parameters_as_peft_says() -> None:
-    assert cost("qlora", "starter").trainable == 409_600  # `trainable_params` of a real run with r 16 on all linear layers
+    found = cost("qlora", "starter")
+    assert found.trainable == 409_600  # `trainable_params` of a real run with r 16 on all linear layers
+    assert found.total == pytest.approx(5_065_472, rel=0.001)  # and its `total_params`
 
 
 @pytest.mark.parametrize(("method", "published_gb", "share"), [("fft", 120, 0.02), ("lora", 16, 0.25), ("sft", 16, 0.3), ("qlora", 6, 0.3)])
