@@ -104,7 +104,7 @@ def _unseen(plan: Plan, token: str | None, caller: Caller) -> str:
     seen, said, found = _shown.get(key), asked(plan, token, caller), _shown.get(key)
     if found is None or found == seen or not found.exists or not (found.new or found.changed):
         return ""
-    return said + feedback.said("Nothing was sent yet.", remedy="Look at what would change there, then press Send again.", tone="warning")
+    return feedback.said("Nothing was sent yet.", remedy="Look at what would change there, then press Send again.", tone="warning") + said
 
 
 def waits() -> tuple[Any, Any]:
@@ -244,13 +244,12 @@ def before() -> str:
         return ""
     rows = [
         [
-            text(entry["repo_id"]),
+            f"{text(entry['repo_id'])}<br><span class='quiet'>{text(time.strftime('%d %b %H:%M', time.localtime(entry['t'])))}</span>",
             text(": ".join(filter(None, (KINDS.get(entry["kind"], entry["kind"]), entry.get("why"))))),
-            text(time.strftime("%d %b %H:%M", time.localtime(entry["t"]))),
         ]
         for entry in entries
     ]
-    return '<h2 class="part">Published from here</h2>' + table(("Repository", "What", "When"), rows, "What was published from here")
+    return '<h2 class="part">Published from here</h2>' + table(("Repository", "What"), rows, "What was published from here")
 
 
 def may_paste() -> bool:
