@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from core.chat.engine import Asked
+from core.chat.engine import Asked, Rendered
 from core.chat.hub import SeveralFilesError
 from core.chat.sampling import Sampling
 from core.chat.sources import Source
@@ -238,12 +238,22 @@ def take_back(request: gr.Request, turns: list[Turn]) -> tuple[str, list[Turn], 
 
 @allowed("public")
 def show_rendered(ids: list[str], prompt: str, turns: list[Turn], caller: Caller, **values: Any) -> str:
-    """What the first model reads, its template's own signs included."""
-    source, *_ = chosen(ids, prompt or (turns[-1]["prompt"] if turns else ""), caller)
-    asked = asked_of(source, prompt, turns, values) if prompt.strip() else asked_of(source, turns[-1]["prompt"], turns[:-1], values)
+    """What the models read, their templates' own signs included."""
+    sources = chosen(ids, prompt or (turns[-1]["prompt"] if turns else ""), caller)
+    prompt, before = (prompt, turns) if prompt.strip() else (turns[-1]["prompt"], turns[:-1])
+    context_length = chat_knobs.context_of(values["context_length"], caller)
     with chat_guests.turn(caller):
-        found = chat_ask.rendered(source, asked, chat_knobs.context_of(values["context_length"], caller))
-    return chat_view.rendered(source.name, found)
+        read = [
+            (f"{source.name} {source.level}", _read(source, asked_of(source, prompt, before, values), context_length)) for source in sources
+        ]
+    return chat_view.rendered(read)
+
+
+def _read(source: Source, asked: Asked, context_length: int | None) -> Rendered | UserError:
+    try:
+        return chat_ask.rendered(source, asked, context_length)
+    except UserError as error:  # of one model; the others can still be shown
+        return error
 
 
 @allowed("public")

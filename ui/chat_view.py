@@ -8,6 +8,7 @@ from typing import Any
 from core.chat.engine import Rendered
 from core.chat.sources import Source
 from core.chat.votes import Result
+from core.errors import UserError
 from ui import feedback
 from ui.chat_ask import Column
 from ui.view import chip, count, empty, meter, sentence, size, table, text
@@ -150,12 +151,22 @@ def _figures(answer: Answer) -> str:
     return " · ".join(parts)
 
 
-def rendered(name: str, read: Rendered) -> str:
-    """What a model reads, with line ends and signs as they are."""
+def rendered(read: Sequence[tuple[str, Rendered | UserError]]) -> str:
+    """What each model, by name, reads, with line ends and signs as they are; those that read the same are named together."""
+    together: dict[Rendered | UserError, list[str]] = {}
+    for name, found in read:
+        together.setdefault(found, []).append(name)
+    return f'<section class="rendered" aria-label="As rendered">{"".join(map(_as_read, together.values(), together))}</section>'
+
+
+def _as_read(names: list[str], read: Rendered | UserError) -> str:
+    if isinstance(read, UserError):
+        return f'<p class="quiet">{text(", ".join(names))}:</p>{feedback.card(read)}'
+    verb = "reads" if len(names) == 1 else "read the same"
     length = f" of {read.context_length:,}" if read.context_length else ""
     notice = f'<p class="quiet">{text(read.notice)}</p>' if read.notice else ""
-    head = f'<p class="quiet">{text(name)} reads {read.tokens:,}{length} tokens:</p>'
-    return f'<section class="rendered" aria-label="As rendered">{head}{notice}<pre tabindex="0">{text(read.text)}</pre></section>'
+    head = f'<p class="quiet">{text(", ".join(names))} {verb} {read.tokens:,}{length} tokens:</p>'
+    return f'{head}{notice}<pre tabindex="0">{text(read.text)}</pre>'
 
 
 def arena(prompt: str, columns: Sequence[Column], names: Sequence[str] = ()) -> str:

@@ -21,7 +21,7 @@ from core.export.artifacts import Artifact
 from core.export.gguf import make_gguf
 from core.training.hardware import cpu_count
 from tests.browser import looks
-from tests.browser.steps import open_section, open_tab, reload, wait_until
+from tests.browser.steps import open_section, open_tab, reload, says, wait_until
 from tests.hub.repos import Repo
 from tests.hub.server import Hub
 from tests.page import App, converter, free_port
@@ -146,6 +146,7 @@ def test_four_levels_are_chosen_at_one_click_and_answer_side_by_side(page):
 def test_the_template_is_shown_as_the_model_reads_it(page):
     page.locator("#chat-rendered").click()
     page.locator(".rendered pre", has_text="USER: What is the capital of France? ASSISTANT:").wait_for()
+    says(page, "Starter f16, Starter q8_0, Starter Q4_K_M, Starter q4_0 read the same [0-9]+ of 1,024 tokens")
 
 
 def test_an_answer_is_asked_again_and_taken_back(page):

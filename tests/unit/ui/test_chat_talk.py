@@ -35,6 +35,7 @@ class Request:
 
 
 REQUEST = Request()
+SHOUT, TALK = Rendered("USER: <script>\n", 5, 100), Rendered("USER", 3, 0)
 TURNS = [
     {"prompt": "Who are you?", "answers": [{"id": "a", "name": "M", "label": "q4_0 · 2 MB", "text": "I am M.", "mark": None, "same": False,
                                             "state": "done", "stop": "eos", "stats": {}, "notices": [], "error": None}]},
@@ -369,6 +370,9 @@ def test_a_full_disk_is_said_when_a_conversation_is_saved(workspace, monkeypatch
     assert (said.problem, said.code) == ("The disk is full.", "DISK") and "still there" in said.remedy
 
 
-def test_what_a_model_reads_is_shown_as_text():
-    html = chat_view.rendered("<b>", Rendered("USER: <script>\n", 5, 100, None))
-    assert "<script" not in html and "5 of 100 tokens" in html
+def test_what_models_read_is_shown_as_text_and_once_where_it_is_the_same():
+    html = chat_view.rendered(
+        [("<b>", SHOUT), ("dumb", UserError("It does not say.", "there", "Ask another.")), ("q4", SHOUT), ("other", TALK)]
+    )
+    assert "<script" not in html and html.count("<pre") == 2
+    assert "&lt;b&gt;, q4 read the same 5 of 100 tokens" in html and "other reads 3 tokens" in html and "It does not say." in html
