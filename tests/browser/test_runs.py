@@ -175,7 +175,7 @@ def test_a_run_is_started_on_training_reloaded_stopped_from_a_second_tab_resumed
     for window in (page, second):
         says_step(window, later)
     second.get_by_role("button", name="Stop run").click()
-    says(page, "Saving a checkpoint and stopping")
+    fleet.until(lambda: runs.load(run_id).state == "stopping", "it is not stopped")
     worker.resume()
     stopped = fleet.ended(run_id, PATIENCE_S)
     assert stopped.state == "cancelled" and fleet.valid_step(run_id) == stopped.optimizer_step < STEPS
