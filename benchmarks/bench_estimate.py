@@ -102,13 +102,17 @@ GPU_PAIRS = (
     Pair("llama-8B", "qlora", 2048, 1),
     Pair("llama-8B", "qlora", 2048, 4, {"gradient_checkpointing": True}),
 )
-# Of those in float32 that the estimate was furthest off when they were chosen: there a probe is of most use.
+# Every method, and of those in float32 the recipes that the estimate was furthest off when they were chosen: there a probe is of most use.
 PROBED = (
     "lora llama-134M 2x512 gradient_checkpointing=True",
     "lora gemma2-143M 2x256",
     "qlora phi3-134M 2x256 gradient_checkpointing=True",
+    "sft llama-134M 2x256",
+    "fft llama-134M 1x256 gradient_checkpointing=True gradient_accumulation_steps=2",
     "lora llama-1B 4x2048",
     "qlora llama-1B 4x2048",
+    "sft llama-1B 4x2048",
+    "fft llama-1B 2x2048",
 )
 PROBED_STEPS = 30  # of the whole run, in the middle of which it evaluates and saves
 
@@ -120,6 +124,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure nothing: set today's predictions beside what was measured before")
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.relative_to(PROJECT)}/estimate.json, or estimate_gpu.json")
     arguments = parser.parse_args()
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # of several GPUs one, as the result says; without any it means nothing
     chosen = [pair for pair in (GPU_PAIRS if has_gpu() else PAIRS) if arguments.only in pair.name]
     file = RESULTS / ("estimate_gpu.json" if has_gpu() else "estimate.json")
     kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -152,11 +157,6 @@ def has_gpu() -> bool:
     from core.training.hardware import detect
 
     return bool(detect().gpus)
-
-
-def uncounted_bytes(estimate: Any) -> float:
-    """What of a prediction is not measured: torch does not count the CUDA context as allocated."""
-    return next(part.size_bytes for part in estimate.memory.parts if part.name == "context") if has_gpu() else 0.0
 
 
 def recipe_of(pair: Pair, base: Path, data: Path, **more: Any) -> Any:
@@ -211,7 +211,7 @@ def probed(pair: Pair, base: Path, data: Path) -> dict[str, Any]:
     run = list(runs.follow(run_id))[-1]
     require_done(run)
     measured = max(run.facts["memory_bytes"].values())
-    before_bytes, after_bytes = (found.peak_bytes - uncounted_bytes(found) for found in (before, after))
+    before_bytes, after_bytes = (found.peak_bytes - found.memory.uncounted_bytes for found in (before, after))
     return {
         "pair": pair.name,
         "measured_bytes": measured,
@@ -240,7 +240,7 @@ def one(pair: Pair, base: Path, data: Path, known: dict[str, Any] | None = None)
     assert foreseen
     predicted = foreseen.memory
     parts, threshold = (known["measured_phases"], known["mmap_threshold_bytes"]) if known else measure(pair, recipe)
-    measured, foretold = max(parts.values()), predicted.peak_bytes - uncounted_bytes(foreseen)
+    measured, foretold = max(parts.values()), predicted.measurable_bytes
     others = {name: known[name] for name in ("accelerate_bytes", "table_bytes")} if known else beside(pair, base)
     return {
         "pair": pair.name,
@@ -249,7 +249,7 @@ def one(pair: Pair, base: Path, data: Path, known: dict[str, Any] | None = None)
         "mmap_threshold_bytes": threshold,
         "measured_phases": parts,
         "predicted_bytes": round(foretold),
-        "predicted_phases": {name: round(size) for name, size in predicted.phases.items()},
+        "predicted_phases": {name: round(max(0.0, size - predicted.uncounted_bytes)) for name, size in predicted.phases.items()},
         "predicted_parts": {part.name: round(part.size_bytes) for part in predicted.parts},
         "error": foretold / measured - 1,
         **others,

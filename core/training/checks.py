@@ -251,9 +251,30 @@ def check_data(recipe: Recipe, num_train: int, num_eval: int, hardware: Hardware
         )
     processes = num_processes(recipe, hardware)
     if recipe.micro_batch_size * processes > num_train:
-        at_once = f"{recipe.micro_batch_size} rows" + (f" on each of {processes} devices" if processes > 1 else "")
         if processes > num_train:
             remedy = f"Set num_processes={max(1, num_train)} or fewer, or give more conversations."
         else:
             remedy = f"Set micro_batch_size={num_train // processes} or less."
-        raise UserError(f"{at_once} at a time are more than the {num_train} conversations there are.", "micro_batch_size", remedy)
+        problem = f"{_at_once(recipe, processes)} at a time are more than the {num_train} conversations there are."
+        raise UserError(problem, "micro_batch_size", remedy)
+
+
+def check_packed(recipe: Recipe, num_rows: int, hardware: Hardware) -> None:
+    """Refuse a micro batch that the `num_rows` packed rows of an epoch never fill: `check_data` for rows that hold many conversations each.
+
+    Raises:
+        UserError: with the micro batch that they fill, and what fills this one.
+    """
+    processes = num_processes(recipe, hardware)
+    if recipe.micro_batch_size * processes <= num_rows:
+        return
+    smaller = f"micro_batch_size={num_rows // processes} or less, or " if processes <= num_rows else ""
+    raise UserError(
+        f"{_at_once(recipe, processes)} at a time are more than the conversations fill when packed: {num_rows} of {recipe.max_length} tokens.",
+        "micro_batch_size",
+        f"Set {smaller}packing=false, which makes every conversation a row of its own.",
+    )
+
+
+def _at_once(recipe: Recipe, processes: int) -> str:
+    return f"{recipe.micro_batch_size} rows" + (f" on each of {processes} devices" if processes > 1 else "")

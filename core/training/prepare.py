@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core import paths
 from core.errors import UserError
-from core.training import architecture, checks
+from core.training import architecture, checks, workload
 from core.training.hardware import Hardware
 from core.training.launch import num_processes
 from core.training.models import ModelRef
@@ -47,10 +48,37 @@ def count(recipe: Recipe, dataset: Dataset) -> tuple[int, int]:
     return len(train), len(held_out)
 
 
+def count_packed(recipe: Recipe, dataset: Dataset, tokenizer: ChatTokenizer) -> int | None:
+    """How many rows the conversations that are trained on fill when packed; None where nobody has measured them yet."""
+    from core.data.measures import is_measured, measure
+
+    if not is_measured(dataset, tokenizer, recipe.max_length, recipe.loss_on):
+        return None
+    found = measure(dataset, tokenizer, recipe.max_length, recipe.loss_on)
+    if not recipe.eval_dataset and recipe.eval_fraction and len(dataset) <= SPLIT_AT_ONCE:
+        from core.data.split import split
+
+        train, _ = split(dataset, recipe.eval_fraction, recipe.seed)
+        found = replace(found, tokens=found.tokens[train], reason=found.reason[train])
+        recipe = recipe.model_copy(update={"eval_fraction": 0.0})
+    return workload.counted(found, recipe).rows
+
+
 def check_data(recipe: Recipe, dataset: Dataset, hardware: Hardware, machines: int = 1) -> None:
     """Refuse a recipe whose numbers cannot work with this dataset on so many machines like `hardware`; see `checks.check_data`."""
-    processes = num_processes(recipe, hardware) * machines
-    checks.check_data(recipe.model_copy(update={"num_processes": processes}), *count(recipe, dataset), hardware)
+    checks.check_data(_on_all(recipe, hardware, machines), *count(recipe, dataset), hardware)
+
+
+def check_packed(recipe: Recipe, dataset: Dataset, tokenizer: ChatTokenizer, hardware: Hardware, machines: int = 1) -> None:
+    """`check_data` for the rows into which the dataset is packed, where they can be counted; see `checks.check_packed`."""
+    rows = count_packed(recipe, dataset, tokenizer) if recipe.packing else None
+    if rows is not None:
+        checks.check_packed(_on_all(recipe, hardware, machines), rows, hardware)
+
+
+def _on_all(recipe: Recipe, hardware: Hardware, machines: int) -> Recipe:
+    """`recipe` with the number of its processes on all machines."""
+    return recipe.model_copy(update={"num_processes": num_processes(recipe, hardware) * machines})
 
 
 def tokenizer_of(recipe: Recipe, model: ModelRef) -> ChatTokenizer:

@@ -100,13 +100,13 @@ def _length(recipe: Recipe, model: Shapes, work: Workload) -> int:
 
 
 def _largest_batch(recipe: Recipe, begin: dict[str, Any], model: Shapes, hardware: Hardware, work: Workload) -> Suggestion | None:
-    """The largest micro batch, a power of two, that fits; None where not even one row does."""
+    """The largest micro batch, a power of two, that fits and is filled; None where not even one row does."""
     length: int = begin["max_length"]
-    rows = max(1, (BATCH_TOKENS if hardware.gpus else CPU_BATCH_TOKENS) // length)
-    rows = 2 ** int(math.log2(rows))
-    packed = work.packed(length)
+    packed, processes = work.packed(length), max(1, len(hardware.gpus))
+    rows = (BATCH_TOKENS if hardware.gpus else CPU_BATCH_TOKENS) // length
+    rows = 2 ** int(math.log2(max(1, min(rows, packed.rows // processes))))  # more than the data fill are refused
     while rows:
-        accumulated = _accumulation(packed, rows, length, max(1, len(hardware.gpus)))
+        accumulated = _accumulation(packed, rows, length, processes)
         knobs = begin | {"micro_batch_size": rows, "gradient_accumulation_steps": accumulated}
         changed = recipe.model_copy(update=knobs)
         try:

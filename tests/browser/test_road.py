@@ -109,18 +109,6 @@ def test_training_starts_by_one_click_and_shows_itself_on_runs(page, here):
     assert the_run(here).max_steps == int(STEPS or the_run(here).max_steps)
 
 
-def test_a_reload_and_a_second_window_show_the_same_run(page, browser, app, here):
-    run = the_run(here)
-    reload(page)
-    says(page, run.run_id)
-    second = browser.new_page()
-    second.goto(app.url)
-    is_at_work(second)
-    open_tab(second, "Runs")
-    says(second, run.run_id)
-    second.close()
-
-
 def test_the_run_goes_on_when_the_app_is_killed_and_the_page_finds_it_again(page, app, here):
     from core.running import runs
 

@@ -1,4 +1,4 @@
-"""The Runs tab in a real browser: a long run, a queue, a stop and a resume, answers, a comparison, a note, a copy, and a deletion."""
+"""The Runs tab in a real browser: a long run, a queue, a start, a stop and a resume, answers, a comparison, a note, a copy, and a deletion."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ import json
 import math
 import os
 import re
-import signal
 import zipfile
 
+import psutil
 import pytest
 
 from core import events, paths
 from core.running import runs
 from core.training.presets import demo
 from tests.browser import looks
-from tests.browser.steps import is_at_work, open_section, reload, visit
-from tests.faults import fleet, trainer
+from tests.browser.steps import is_at_work, open_section, open_tab, reload, visit
+from tests.faults import fleet
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 LONG, SHORT = "260101-101010-aaaa", "260102-101010-bbbb"
 POINTS = 100_000
+STEPS = 16
+QUICK = {"method": "lora", "max_steps": STEPS, "save_steps": 6, "max_length": 128, "micro_batch_size": 4, "levels": (), "eval_dataset": "",
+         "eval_fraction": 0.0}  # fmt: skip
+PATIENCE_S = 180.0  # for the real trainer on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +43,7 @@ def here(app):
 def finished_run(run_id, name, points, rate):
     folder = paths.runs_dir() / run_id
     folder.mkdir(parents=True)
-    paths.write_text(folder / "recipe.yaml", demo().model_copy(update={"name": name, "learning_rate": rate}).to_yaml())
+    paths.write_text(folder / "recipe.yaml", demo().model_copy(update=QUICK | {"name": name, "learning_rate": rate}).to_yaml())
     paths.write_json(folder / "launch.json", {"argv": ["false"], "env": {}, "device": "test"})
     events.append(folder, "created", run_id=run_id, name=name, method="qlora", steps=["train", "merge"])
     events.append(folder, "train_began", step=0, max_steps=points)
@@ -74,6 +78,11 @@ def open_runs(page):
 def choose(page, name):
     page.locator(".pick label", has_text=name).click()
     page.locator(".run h3", has_text=name).wait_for()
+
+
+def open_files(page):
+    if not page.get_by_role("button", name="Delete this run").is_visible():
+        open_section(page, "Recipe, logs and deletion")
 
 
 def says(page, words):
@@ -142,41 +151,80 @@ def test_the_second_run_waits_its_place_is_shown_and_it_can_leave(page):
     page.get_by_role("button", name="Leave the queue").click()
     page.get_by_role("button", name=re.compile("^Resume")).wait_for()
     assert runs.load(second).state == "cancelled"
+    runs.stop(first)
 
 
-def test_a_run_goes_on_over_a_reload_is_stopped_from_a_second_tab_resumed_and_done(page, app):
-    """The run that the test before this one started; every window says what the disk says."""
-    first = "260103-101010-cccc"
+def test_a_run_is_started_on_training_reloaded_stopped_from_a_second_tab_resumed_and_done(page, app):
+    """With the real trainer, which is held while the windows are looked at; each of them says what the disk says."""
+    start_one_like(page, "Hasty", "Lively")
+    run_id = fleet.until(lambda: next((run.run_id for run in runs.list_runs() if run.name == "Lively"), ""), "it does not start")
+    worker, held = held_after(run_id, 1)
+    says_step(page, held)
     reload(page)
     open_runs(page)
-    choose(page, first)
-    says(page, r"step [\d,]+ of 60,000")
     second = page.context.new_page()
     second.set_default_timeout(60_000)
     second.goto(app.url)
     is_at_work(second)
     open_runs(second)
-    choose(second, first)
-    says(second, r"step [\d,]+ of 60,000")
+    for window in (page, second):
+        choose(window, "Lively")
+        says_step(window, held)
+    worker.resume()
+    worker, later = held_after(run_id, held.optimizer_step + 2)
+    for window in (page, second):
+        says_step(window, later)
     second.get_by_role("button", name="Stop run").click()
-    resume = page.get_by_role("button", name=re.compile(r"^Resume from step \d+"))
-    resume.wait_for()
-    stopped = runs.load(first)
-    assert stopped.state == "cancelled" and fleet.valid_step(first) == stopped.optimizer_step > 0
-    launch = paths.read_json(runs.folder(first) / "launch.json")
-    short = stopped.optimizer_step + 200  # so that the rest takes seconds
-    paths.write_json(runs.folder(first) / "launch.json", launch | {"env": {"TRAINER_STEPS": str(short)}})
-    resume.click()
-    trainers = fleet.until(lambda: fleet.trainers(runs.folder(first)), "it does not go on")
-    for pid in trainers:  # it is held until it was seen
-        os.kill(pid, signal.SIGSTOP)
-    second.get_by_role("button", name="Stop run").wait_for()
+    fleet.until(lambda: runs.load(run_id).state == "stopping", "it is not stopped")
+    worker.resume()
+    stopped = fleet.ended(run_id, PATIENCE_S)
+    assert stopped.state == "cancelled" and fleet.valid_step(run_id) == stopped.optimizer_step < STEPS
+    resume = f"Resume from step {stopped.optimizer_step}"
+    for window in (second, page):
+        window.get_by_role("button", name=resume).wait_for()
+    page.get_by_role("button", name=resume).click()
+    worker, going = held_after(run_id, stopped.optimizer_step + 1)
+    for window in (page, second):
+        says_step(window, going)
+    worker.resume()
+    done = fleet.ended(run_id, PATIENCE_S)
+    for window in (page, second):
+        window.locator(".run header", has_text="done").wait_for()
+        window.get_by_role("button", name="See its models").wait_for()
     second.close()
-    for pid in trainers:
-        os.kill(pid, signal.SIGCONT)
-    assert fleet.ended(first, 120).state == "done"
-    page.locator(".run", has_text=re.compile("[Dd]one|[Ff]inished")).first.wait_for()
-    assert runs.load(first).losses == trainer.expected_losses(short)
+    assert done.state == "done" and list(done.losses) == [*range(1, STEPS + 1)]
+    began = [event["step"] for event in events.read(runs.folder(run_id)) if event["kind"] == "train_began"]
+    assert began == [0, stopped.optimizer_step] and done.losses.items() >= stopped.losses.items()
+    losses = [*done.losses.values()]
+    assert sum(losses[-3:]) < 0.7 * sum(losses[:3]), "it went on with what it had learnt: at the end the learning rate is next to nothing"
+
+
+def start_one_like(page, name, new_name):
+    """Take the recipe of a run over into the form, give it another name, and start it."""
+    choose(page, name)
+    open_files(page)
+    page.get_by_role("button", name="Set up a run like this").click()
+    field = page.locator("#knob-name input, #knob-name textarea").first
+    field.wait_for()
+    fleet.until(lambda: field.input_value() == name, "the form does not take the recipe over")
+    field.fill(new_name)
+    field.press("Tab")
+    start = page.get_by_role("button", name="Start training")
+    fleet.until(start.is_enabled, "it cannot be started")
+    start.click()
+
+
+def held_after(run_id, step):
+    """(the worker, held still once it has made `step` steps; what the disk says of its run then)."""
+    fleet.until(lambda: runs.load(run_id).optimizer_step >= step, f"{run_id} does not train", PATIENCE_S)
+    worker = psutil.Process(runs.pids(run_id)[1])
+    worker.suspend()
+    fleet.until(lambda: worker.status() == psutil.STATUS_STOPPED, "it is not held")
+    return worker, runs.load(run_id)
+
+
+def says_step(page, run):
+    says(page, rf"step {run.optimizer_step} of {STEPS} · loss {run.loss:.3f}")
 
 
 def test_a_run_whose_memory_ran_out_goes_on_with_the_change_that_fits_at_one_click(page):
@@ -194,15 +242,8 @@ def test_a_run_whose_memory_ran_out_goes_on_with_the_change_that_fits_at_one_cli
     says(page, "Goes on with micro_batch_size=2 gradient_accumulation_steps=2")
 
 
-def test_a_recipe_is_taken_over_into_the_form(page):
-    choose(page, "Hasty")
-    open_section(page, "Recipe, logs and deletion")
-    page.get_by_role("button", name="Set up a run like this").click()
-    page.locator("#knob-name input, #knob-name textarea").first.wait_for()
-    page.wait_for_function("[...document.querySelectorAll('#knob-name input, #knob-name textarea')].some(field => field.value === 'Hasty')")
-
-
 def test_the_command_of_each_of_several_machines_can_be_copied(page):
+    open_tab(page, "Train")
     open_section(page, "Several machines")
     page.locator("#machines-address input, #machines-address textarea").first.fill("10.0.0.5")
     machines = page.locator("#machines-nodes input").first
@@ -219,8 +260,7 @@ def test_the_command_of_each_of_several_machines_can_be_copied(page):
 def test_a_run_is_deleted_after_a_question_that_names_what_is_lost(page):
     open_runs(page)
     choose(page, "Hasty")
-    if not page.get_by_role("button", name="Delete this run").is_visible():
-        open_section(page, "Recipe, logs and deletion")
+    open_files(page)
     page.get_by_role("button", name="Delete this run").click()
     says(page, r"Delete Hasty .* kB. There is no way back")
     page.get_by_role("button", name="Keep it").click()

@@ -4,9 +4,7 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 
 import psutil
 import pytest
@@ -101,7 +99,7 @@ def test_three_steps_in_which_any_micro_batch_of_any_rank_was_bad_end_the_run_on
 
 
 ROWS = """
-import json, sys
+import json, os, sys
 from pathlib import Path
 from core import paths
 from core.data.tokenizer import load_tokenizer
@@ -111,35 +109,45 @@ from core.training.train import load_model, lora_config, training_arguments
 from core.training.trainer import AnswerTrainer
 from transformers import AutoTokenizer
 import torch
-run_dir = Path(sys.argv[1])
-recipe = load(run_dir / "recipe.yaml").model_copy(update={"micro_batch_size": int(sys.argv[2])})
-model = load_model(paths.STARTER, recipe, torch.float32)
-rows, _ = rows_of(run_dir, load_tokenizer(run_dir / "tokenizer"))
-trainer = AnswerTrainer(
-    model=model, args=training_arguments(run_dir, recipe, "fp32"), train_dataset=rows.dataset(), peft_config=lora_config(model, recipe),
-    processing_class=AutoTokenizer.from_pretrained(run_dir / "tokenizer"),
-)
-seen = []
-for _, batch in zip(range(4), trainer.get_train_dataloader()):
-    seen.append([[int(token) for token, is_real in zip(ids, mask) if is_real] for ids, mask in zip(batch["input_ids"], batch["attention_mask"])])
-print(json.dumps(seen))
+run_dir, seen = Path(sys.argv[1]), {}
+for packing in (False, True):
+    recipe = load(run_dir / "recipe.yaml").model_copy(update={"packing": packing})
+    arguments = training_arguments(run_dir, recipe, "fp32")  # before the model, as in the worker
+    model = load_model(paths.STARTER, recipe, torch.float32)
+    rows, _ = rows_of(run_dir, load_tokenizer(run_dir / "tokenizer"))
+    trainer = AnswerTrainer(
+        model=model, args=arguments, train_dataset=rows.dataset(), peft_config=lora_config(model, recipe),
+        processing_class=AutoTokenizer.from_pretrained(run_dir / "tokenizer"),
+    )
+    real = lambda batch: batch["attention_mask"].bool() if "attention_mask" in batch else ...
+    seen[str(packing)] = [batch["input_ids"][real(batch)].flatten().tolist() for _, batch in zip(range(4), trainer.get_train_dataloader())]
+distribution = str(trainer.accelerator.distributed_type)
+(run_dir / f"seen-{os.environ.get('RANK', 0)}.json").write_text(json.dumps([distribution, seen]))
 """
 
 
-def test_two_ranks_take_the_rows_in_the_order_in_which_one_takes_them():
-    run_dir = runs.folder(runs.create(demo().model_copy(update=ONLY_TRAINS), steps=("train",)))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def seen_by(script, **knobs):
+    """The tokens of the first batches as every rank sees them, started as the worker is: (how they are distributed, {packing: batches}) of each."""
+    run_dir = runs.folder(runs.create(demo().model_copy(update=ONLY_TRAINS | knobs), steps=("train",)))
+    launch = paths.read_json(run_dir / "launch.json")
+    launcher = launch["argv"][: launch["argv"].index("core.worker") - 1]
+    env = child_environment(launch["env"] | {"PYTHONPATH": str(paths.PROJECT)})
+    child = subprocess.run(
+        [*launcher, str(script), str(run_dir)], cwd=paths.PROJECT, env=env, capture_output=True, text=True, timeout=400, check=False
+    )
+    assert child.returncode == 0, child.stderr[-4000:]
+    return [json.loads(file.read_text()) for file in sorted(run_dir.glob("seen-*.json"))]
 
-    def seen_by(rank, world, rows):
-        ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        here = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        env = child_environment(here | ranks if world > 1 else here)
-        argv = [sys.executable, "-W", "ignore", "-c", ROWS, str(run_dir), str(rows)]
-        return subprocess.Popen(argv, cwd=paths.PROJECT, env=env, stdout=subprocess.PIPE, text=True)
 
-    children = [seen_by(0, 1, 2), seen_by(0, 2, 1), seen_by(1, 2, 1)]
-    one, first, second = (json.loads(child.communicate(timeout=400)[0].splitlines()[-1]) for child in children)
-    assert len(one) == 4 and all(len(batch) == 2 for batch in one)
-    assert [[*mine, *yours] for mine, yours in zip(first, second, strict=True)] == one
+def test_two_ranks_take_the_rows_in_the_order_in_which_one_takes_them(tmp_path):
+    """Plain rows and packed ones, whatever the ranks share."""
+    script = tmp_path / "rows.py"
+    script.write_text(ROWS)
+    ((_, one),) = seen_by(script, num_processes=1, micro_batch_size=2)
+    assert all(len(batches) == 4 and len({*map(tuple, batches)}) == 4 for batches in one.values()) and one["True"] != one["False"]
+    for config, kind in (("ddp", "MULTI_CPU"), ("zero2", "DEEPSPEED"), ("zero3", "DEEPSPEED")):
+        first, second = seen_by(script, accelerate_config=config)
+        assert first[0] == second[0] and kind in first[0]
+        for packing, expected in one.items():
+            both = [[*mine, *yours] for mine, yours in zip(first[1][packing], second[1][packing], strict=True)]
+            assert both == expected, f"{config}, packing {packing}"

@@ -149,9 +149,11 @@ TWO_RANKS = {
     "ddp, qlora": ("ddp", "qlora", {}),
     "zero2, fft": ("zero2", "fft", {}),
     "zero2, lora": ("zero2", "lora", {}),
+    "zero2, lora, packed": ("zero2", "lora", FLAT),
     "zero2, qlora": ("zero2", "qlora", {}),
     "zero3, fft": ("zero3", "fft", {}),
     "zero3, lora": ("zero3", "lora", {}),
+    "zero3, lora, packed": ("zero3", "lora", FLAT),
     "zero3, qlora": ("zero3", "qlora", {"quant_storage": "compute"}),
 }
 

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from core import paths
+from core.data.dataset import take_data
+from core.data.tokenizer import load_tokenizer
 from core.errors import UserError
 from core.paths import EXAMPLES, STARTER, read_json
 from core.running import runs
@@ -20,6 +22,7 @@ from core.training.hardware import Gpu, Hardware, TorchBuild
 from core.training.models import ModelRef
 from core.training.presets import preset
 from core.training.recipe import Recipe
+from tests.unit.data.files import record
 
 GB = 2**30
 CPU = Hardware(2, 24 * GB, (), TorchBuild("2.13.0+cpu", None))
@@ -285,6 +288,31 @@ def test_the_share_set_aside_is_counted_as_it_is_drawn(tmp_path: Path, workspace
         prepare.check_data(Recipe(), alike, CPU)
     prepare.check_data(Recipe(eval_fraction=0), alike, CPU)
     assert prepare.count(Recipe(eval_fraction=0.1), import_dataset(EXAMPLES / "identity.json"))[1] > 0
+
+
+@pytest.mark.parametrize(
+    ("knobs", "rows"),
+    [({}, 8), ({"eval_fraction": 0.5}, 4), ({"num_processes": 2}, 8), ({"num_processes": 9, "micro_batch_size": 1}, 8)],
+)
+def test_a_micro_batch_beyond_the_packed_rows_is_refused_and_each_remedy_works(
+    knobs: dict[str, Any], rows: int, tmp_path: Path, workspace: Path
+) -> None:
+    """Forty short conversations are eight rows of 256 tokens, which one micro batch would swallow."""
+    (tmp_path / "short.json").write_text(json.dumps([record(number) for number in range(40)]))
+    asked = {"base_model": "starter", "dataset": str(tmp_path / "short.json"), "max_length": 256, "micro_batch_size": rows + 1}
+    asked |= {"eval_fraction": 0.0, "num_train_epochs": 1.0, "levels": ()}
+    recipe = Recipe(**asked | knobs)
+    with pytest.raises(UserError, match=f"{rows} of 256 tokens") as caught:
+        runs.create(recipe, hardware=CPU)
+    assert caught.value.where == "micro_batch_size" and not paths.runs_dir().exists()
+    remedies = re.findall(r"\w+=\w+", caught.value.remedy)
+    assert "packing=false" in remedies and (len(remedies) == 2) == (recipe.num_processes <= rows)
+    for remedy in remedies:
+        runs.create(recipes.override(recipe, [remedy]), hardware=CPU)
+
+
+def test_rows_that_nobody_has_measured_are_no_reason_to_refuse(workspace: Path) -> None:
+    prepare.check_packed(Recipe(micro_batch_size=4096), take_data(str(EXAMPLES / "identity.json")), load_tokenizer(STARTER), CPU)
 
 
 # --- disk ----------------------------------------------------------------------------------------------------------------------------

@@ -48,6 +48,12 @@ def test_few_data_are_seen_more_often_and_still_give_enough_steps() -> None:
     assert few.knobs["gradient_accumulation_steps"] == 1 < many.knobs["gradient_accumulation_steps"]
 
 
+def test_no_more_rows_at_a_time_than_the_data_fill_when_packed() -> None:
+    knobs = suggest(Recipe(), SEVEN_B, machine(80, count=2), data(40, mean=300, longest=300)).knobs
+    assert knobs["packing"] and knobs["max_length"] == 512
+    assert knobs["micro_batch_size"] == 8, "24 rows, 12 for each GPU"
+
+
 def test_several_gpus_share_what_does_not_fit_on_one() -> None:
     shared = suggest(Recipe(), SEVEN_B, machine(80, count=4), data(), "fft").knobs
     assert (shared["accelerate_config"], shared["optim"]) == ("fsdp2", "adamw_torch")
