@@ -194,6 +194,16 @@ def _load(found: dict[str, Any]) -> Iterator[Figure]:
     yield f"{found['users']} users on {found['machine']['cores']} cores beside a training, p95", f"{said}; training {slower:.1%} slower", ""
 
 
+def _crash(found: dict[str, Any]) -> Iterator[Figure]:
+    slowest = max(each["slowest_s"] for each in found["page"].values())
+    broken = f"{found['broken_answers']} of {found['answers']:,} answers broken"
+    yield (
+        f"{found['deaths']} deaths of the model that {found['users']} people chat with: slowest page",
+        f"{duration(slowest)}; {broken}",
+        "",
+    )
+
+
 FIGURES: dict[str, Callable[[dict[str, Any]], Iterator[Figure]]] = {
     "demo": _demo,
     "start": _start,
@@ -211,4 +221,5 @@ FIGURES: dict[str, Callable[[dict[str, Any]], Iterator[Figure]]] = {
     "hostile": _hostile,
     "refresh": _refresh,
     "load": _load,
+    "crash": _crash,
 }

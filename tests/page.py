@@ -10,8 +10,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 from core import process
 from core.paths import PROJECT
@@ -89,3 +92,27 @@ def stop_runs(home: Path) -> None:
                 runs.stop(run.run_id, wait_s=5)
     finally:
         os.environ["TRANSMUTE_HOME"] = before
+
+
+def models_of(server: psutil.Process) -> list[psutil.Process]:
+    """The processes that chat through transformers."""
+    found: list[psutil.Process] = []
+    for child in server.children():
+        with suppress(psutil.Error):
+            if "core.chat.transformers_child" in child.cmdline():
+                found.append(child)
+    return found
+
+
+def first_writing(server: psutil.Process) -> psutil.Process:
+    """The model's process, as soon as it computes."""
+    known: dict[int, float] = {}
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for child in models_of(server):
+            with suppress(psutil.Error):
+                used_s = child.cpu_times().user
+                if used_s > known.setdefault(child.pid, used_s) + 0.1:
+                    return child
+        time.sleep(0.02)
+    raise AssertionError("no model was loaded")

@@ -28,6 +28,44 @@ class AbandonedError(Exception):
     """Raised inside work that nobody waits for any more."""
 
 
+class Going:
+    """Work in a thread that goes on whoever watches, until it is through or stopped."""
+
+    def __init__(self, do: Callable[[Callable[[int, int], None]], Any]) -> None:
+        self.work, self.began_s = Work(), time.monotonic()
+        self.failure: BaseException | None = None
+        self._is_stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(do,), daemon=True)
+        self._thread.start()
+
+    @property
+    def is_over(self) -> bool:
+        return not self._thread.is_alive()
+
+    @property
+    def is_stopped(self) -> bool:
+        return self._is_stopped.is_set()
+
+    def stop(self) -> None:
+        """End it at its next progress."""
+        self._is_stopped.set()
+
+    def wait(self, seconds: float) -> None:
+        """Until it is over, and at most so long."""
+        self._thread.join(seconds)
+
+    def _run(self, do: Callable[[Callable[[int, int], None]], Any]) -> None:
+        try:
+            self.work.result = do(self._tell)
+        except BaseException as error:  # noqa: BLE001 - kept for whoever watches
+            self.failure = error
+
+    def _tell(self, done: int, total: int) -> None:
+        if self.is_stopped:
+            raise AbandonedError
+        self.work.done, self.work.total = done, total
+
+
 def watch(do: Callable[[Callable[[int, int], None]], Any], patience_s: float = 0.4, *, may_be_abandoned: bool = False) -> Iterator[Work]:
     """Run ``do(on_progress)`` in a thread; yield how far it is now and then, and last the finished work.
 
@@ -36,34 +74,20 @@ def watch(do: Callable[[Callable[[int, int], None]], Any], patience_s: float = 0
     Args:
         may_be_abandoned: end the work, at its next progress, when the generator is closed; otherwise it goes on to its end.
     """
-    work, began = Work(), time.monotonic()
-    failure: list[BaseException] = []
-    is_left = threading.Event()
-
-    def on_progress(done: int, total: int) -> None:
-        if may_be_abandoned and is_left.is_set():
-            raise AbandonedError
-        work.done, work.total = done, total
-
-    def run() -> None:
-        try:
-            work.result = do(on_progress)
-        except BaseException as error:  # noqa: BLE001 - handed to the generator's caller below
-            failure.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+    going = Going(do)
+    work = going.work
     try:
-        thread.join(patience_s)
-        while thread.is_alive():
-            work.elapsed_s = time.monotonic() - began
+        going.wait(patience_s)
+        while not going.is_over:
+            work.elapsed_s = time.monotonic() - going.began_s
             yield work
-            thread.join(POLL_S)
+            going.wait(POLL_S)
     finally:
-        is_left.set()
-    if failure:
-        raise failure[0]
-    work.elapsed_s, work.is_finished = time.monotonic() - began, True
+        if may_be_abandoned:
+            going.stop()
+    if going.failure:
+        raise going.failure
+    work.elapsed_s, work.is_finished = time.monotonic() - going.began_s, True
     yield work
 
 

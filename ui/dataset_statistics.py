@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from core.data.audit import Audit, audit, listed
+from core.data.audit import Audit, audit, export, listed
 from core.data.dataset import Dataset, open_dataset
 from core.data.measures import is_measured, measure
 from core.data.render import LossOn
 from core.data.statistics import TextStatistics, TokenStatistics, estimated_steps, text_statistics, token_statistics
 from core.data.tokenizer import ChatTokenizer
 from core.errors import UserError
-from ui import background, dataset_rows, feedback, handles, shares, statistics_view, train_data
+from ui import background, dataset_rows, downloads, feedback, handles, shares, statistics_view, train_data
 from ui import dataset_data as data
 from ui.access import Caller, allowed
 from ui.dataset_findings import JUMP, SHOW_ROWS, jump
@@ -63,11 +63,15 @@ def part() -> Shown:
         with gr.Row(elem_classes=["pager"], visible=False) as pager:
             earlier = gr.Button("Previous rows", size="sm", scale=0, min_width=130)
             later = gr.Button("More rows", size="sm", scale=0, min_width=130)
+        with gr.Row(elem_classes=["pager", "saves"], visible=False) as saves:
+            csv = gr.Button("Download both lists as CSV", size="sm", scale=0, min_width=210, elem_id="audit-csv")
+            jsonl = gr.Button("As JSONL", size="sm", scale=0, min_width=100, elem_id="audit-jsonl")
     return {
         "statistics": statistics, "statistics_slot": slot, "statistics_progress": progress, "statistics_count": count,
         "statistics_shown": shown, "statistics_open": gr.State(False), "audit": audited, "audit_slot": audit_slot,
         "audit_progress": audit_progress, "audit_now": audit_now, "audit_said": said, "audit_which": which, "audit_table": table,
         "audit_pager": pager, "audit_earlier": earlier, "audit_later": later, "audit_page": gr.State(1), "audit_open": gr.State(False),
+        "audit_saves": saves, "audit_csv": csv, "audit_jsonl": jsonl,
     }  # fmt: skip
 
 
@@ -91,6 +95,8 @@ def attach(shell: Shell, at: Shown) -> None:
     shell.listen(at["audit_which"].input, first_audited, **pages)
     shell.listen(at["audit_earlier"].click, earlier_audited, **pages)
     shell.listen(at["audit_later"].click, later_audited, **pages)
+    for kind, handler in (("csv", save_audit_csv), ("jsonl", save_audit_jsonl)):
+        shell.listen(at[f"audit_{kind}"].click, handler, inputs=seen, outputs=at, slot=at["audit_slot"], concurrency_limit=2)
     for table in (at["statistics_shown"], at["audit_table"]):
         jumped = shell.listen(table.click, jump, outputs=at["row"], slot=at["row_slot"])
         jumped.then(None, js=SHOW_ROWS)
@@ -222,7 +228,7 @@ def reset() -> Shown:
 
 
 def _empty_audit() -> Shown:
-    hidden = {"audit_which": gr.Radio(visible=False), "audit_pager": gr.Row(visible=False)}
+    hidden = {"audit_which": gr.Radio(visible=False), "audit_pager": gr.Row(visible=False), "audit_saves": gr.Row(visible=False)}
     return {"audit_said": "", "audit_table": "", "audit_progress": "", **hidden}
 
 
@@ -240,7 +246,8 @@ def _audit(seen: Seen) -> Iterator[Shown]:
         has_rows = bool(found.num_zero_loss or found.num_cut)
         radio = gr.Radio(statistics_view.audit_choices(found), value=which, visible=has_rows)
         shown = _audit_page(seen, found, which, 1) if has_rows else {"audit_table": "", "audit_pager": gr.Row(visible=False)}
-        yield {"audit_progress": "", "audit_said": statistics_view.audit_sentence(found), "audit_which": radio, **shown}
+        said = {"audit_progress": "", "audit_said": statistics_view.audit_sentence(found)}
+        yield {**said, "audit_which": radio, "audit_saves": gr.Row(visible=has_rows), **shown}
 
 
 @lru_cache(maxsize=8)
@@ -284,3 +291,19 @@ def earlier_audited(dataset_id: str, model: str, max_length: float, loss_on: Los
 @allowed("public")
 def later_audited(dataset_id: str, model: str, max_length: float, loss_on: LossOn, which: str, page: int, caller: Caller) -> Shown:
     return _turned(dataset_id, model, max_length, loss_on, caller, which, page + 1)
+
+
+@allowed("public")
+def save_audit_csv(dataset_id: str, model: str, max_length: float, loss_on: LossOn, caller: Caller) -> Iterator[Shown]:
+    yield from _saved(_seen(dataset_id, model, max_length, loss_on, caller), ".csv")
+
+
+@allowed("public")
+def save_audit_jsonl(dataset_id: str, model: str, max_length: float, loss_on: LossOn, caller: Caller) -> Iterator[Shown]:
+    yield from _saved(_seen(dataset_id, model, max_length, loss_on, caller), ".jsonl")
+
+
+def _saved(seen: Seen, suffix: str) -> Iterator[Shown]:
+    """Every row of both lists as a file for the browser, as `stats --export` writes it."""
+    path = downloads.place(f"{seen.dataset.name}-audit", suffix)
+    yield from downloads.sent(path, lambda: export(seen.dataset, measure(*seen.measured), path), "audit_progress")

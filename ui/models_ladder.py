@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
 from typing import Any
 
 import gradio as gr
@@ -19,10 +19,14 @@ from ui.shell import Shell
 from ui.view import meter, text
 
 LONGEST_TEXT = 400_000  # characters
+PATIENCE_S = 0.4  # so long a click waits for an end; what takes longer is looked at with the tab
+_measured: dict[str, background.Going] = {}  # the last measuring of each run since the app was started
+_starting, _alone = threading.Lock(), threading.Lock()  # one takes the whole machine, the others wait
 BY_SIZE, BY_QUALITY, BY_MACHINE = "At most so many GB", "At least this quality", "For this machine"
 
 
-def build(shell: Shell, run: Any, table: Any, plot: Any) -> None:
+def build(shell: Shell, run: Any) -> tuple[Any, ...]:
+    """Lay it out; returns what `measuring` fills, which follows the tab's own looks: so a reload finds a measuring that goes on."""
     with gr.Column(elem_classes=["sections", "part-of-tab"]):
         with gr.Accordion("Which level should I take?", open=False, elem_classes=["group"], elem_id="models-pick"):
             with gr.Row():
@@ -46,10 +50,10 @@ def build(shell: Shell, run: Any, table: Any, plot: Any) -> None:
     changes = [how.input, gigabytes.change, share.release, run.change]
     shell.listen(how.input, ask, inputs=how, outputs=[gigabytes, share], slot=slot, queue=False, trigger_mode="multiple")
     shell.listen(changes, advise, inputs=knobs, outputs=answer, slot=slot, queue=False)
-    measuring = shell.listen(
-        go.click, measure_run, inputs=[run, passage], outputs=[state, go, halt, table, plot], slot=slot, concurrency_limit=1
-    )
-    shell.listen(halt.click, cancelled, outputs=[state, go, halt], slot=slot, queue=False, cancels=[measuring])
+    shown = (state, go, halt)
+    shell.listen(go.click, measure_run, inputs=[run, passage], outputs=shown, slot=slot, concurrency_limit=1)
+    shell.listen(halt.click, cancelled, inputs=run, outputs=shown, slot=slot, queue=False)
+    return shown
 
 
 @allowed("public")
@@ -89,8 +93,8 @@ def levels_of(run_id: str) -> tuple[list[Artifact], Artifact]:
 
 
 @allowed("owner")
-def measure_run(run_id: str, passage: str) -> Iterator[tuple[Any, ...]]:
-    """Measure every level of the run, with how far it is; what was measured on the same text before is not measured again."""
+def measure_run(run_id: str, passage: str) -> tuple[Any, ...]:
+    """Measure every level of the run, whoever watches; what was measured on the same text before is not measured again."""
     from core.export.measure import measure as measure_levels
     from core.training.samples import conversations_of
 
@@ -108,19 +112,48 @@ def measure_run(run_id: str, passage: str) -> Iterator[tuple[Any, ...]]:
             part = event["done"] / max(1, event["total"]) if event["event"] == "progress" else 0
             on_progress(int(1000 * (len(finished) + part)), 1000 * len(levels))
 
-        measure_levels(levels, reference, conversations, text=passage if is_text else None, max_length=max_length, on_event=watch)
+        with _alone:
+            on_progress(0, 1000 * len(levels))
+            measure_levels(levels, reference, conversations, text=passage if is_text else None, max_length=max_length, on_event=watch)
 
-    for progress in background.watch(work, may_be_abandoned=True):
-        done = progress.done / progress.total if progress.total else 0.0
-        said = f"{min(1.0, done):.0%} of the measuring is done".replace("%", " %")
-        bar = f"{meter(min(1.0, done), said)}<p class='quiet' role='status'>{text(said)}</p>"
-        yield bar, gr.Button(interactive=False), gr.Button(interactive=True), gr.skip(), gr.skip()
-    made = picks.of_run(run_id)
-    shown = '<p class="quiet" role="status">Measured.</p>'
-    yield shown, gr.Button(interactive=True), gr.Button(interactive=False), models_view.level_table(made), models_view.level_plot(made)
+    with _starting:
+        going = _measured.get(run_id)
+        if going is None or going.is_over or going.is_stopped:
+            going = _measured[run_id] = background.Going(work)
+    going.wait(PATIENCE_S)
+    return measuring(run_id)
 
 
 @allowed("owner")
-def cancelled() -> tuple[Any, ...]:
-    said = '<p class="quiet" role="status">Cancelled; the levels that were finished keep their new figures.</p>'
-    return said, gr.Button(interactive=True), gr.Button(interactive=False)
+def cancelled(run_id: str) -> tuple[Any, ...]:
+    if (going := _measured.get(run_id)) and not going.is_over:
+        going.stop()
+    return measuring(run_id)
+
+
+def measuring(run_id: str) -> tuple[str, gr.Button, gr.Button]:
+    """How far the measuring of a run is, or how the last one ended since the app was started; and its two buttons."""
+    going = _measured.get(run_id)
+    is_going = going is not None and not going.is_over and not going.is_stopped
+    return _said(going), gr.Button(interactive=not is_going), gr.Button(interactive=is_going)
+
+
+def measuring_version(run_id: str) -> str:
+    """Changes whenever `measuring` does."""
+    going = _measured.get(run_id)
+    return f"{going.began_s} {going.work.done} {going.is_over} {going.is_stopped}" if going else ""
+
+
+def _said(going: background.Going | None) -> str:
+    if going is None:
+        return ""
+    if going.is_stopped:
+        return '<p class="quiet" role="status">Cancelled; the levels that were finished keep their new figures.</p>'
+    if not going.is_over:
+        done = going.work.done / going.work.total if going.work.total else 0.0
+        said = f"{min(1.0, done):.0%} of the measuring is done".replace("%", " %")
+        return f"{meter(min(1.0, done), said)}<p class='quiet' role='status'>{text(said)}</p>"
+    if isinstance(going.failure, Exception):
+        going.failure = feedback.as_user_error(going.failure)  # once, as what was not foreseen goes to the log
+        return feedback.card(going.failure)
+    return '<p class="quiet" role="status">Measured.</p>'

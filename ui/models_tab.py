@@ -15,7 +15,7 @@ from core.export.sizes import known_sizes
 from core.running import care, live, runs
 from core.running.steps import wanted_levels
 from ui import feedback, first_run, models_ladder, models_take, models_view, picks, run_view
-from ui.access import allowed
+from ui.access import Caller, allowed
 from ui.opening import opening, said
 from ui.shell import CHAT, MODELS, PUBLISH, Shell, listen_api
 from ui.view import count, size
@@ -43,7 +43,7 @@ def build(shell: Shell) -> None:
         with gr.Column(scale=3, min_width=320):
             table = gr.HTML("", container=False, padding=False)
             plot = gr.HTML("", container=False, padding=False)
-            models_ladder.build(shell, chosen, table, plot)
+            measuring = models_ladder.build(shell, chosen)
             proofs = gr.HTML("", container=False, padding=False)
             gr.HTML('<h2 class="part">More levels</h2>', container=False, padding=False)
             going = gr.HTML("", container=False, padding=False, elem_id="models-going")
@@ -57,7 +57,7 @@ def build(shell: Shell) -> None:
     models_take.build(shell)
     seen = gr.State("")
     live_slot = feedback.slot()
-    shown = [*top.outputs, body, chosen, picked, publish, table, plot, proofs, going, made_of, *more.values(), quantise, seen]
+    shown = [*top.outputs, body, chosen, picked, publish, table, plot, proofs, going, made_of, *more.values(), quantise, *measuring, seen]
     shell.listen(
         [shell.timers[MODELS].tick, shell.demo.load, shell.tab[MODELS].select, shell.run_id.change],
         look,
@@ -79,11 +79,11 @@ def build(shell: Shell) -> None:
 
 
 @allowed("public")
-def look(run_id: str, picked: list[str], is_guided: bool, seen: str, **more: list[str]) -> tuple[Any, ...]:
+def look(run_id: str, picked: list[str], is_guided: bool, seen: str, caller: Caller, **more: list[str]) -> tuple[Any, ...]:
     """What changed since `seen`: new runs, new levels, new figures, or the work that goes on."""
     found = picks.runs_with_models()
     if not found:
-        return (*said(models_view.NO_MODELS, "There is no model yet."), gr.Row(visible=False), *(gr.skip(),) * (9 + len(GROUPS)), "")
+        return (*said(models_view.NO_MODELS, "There is no model yet."), gr.Row(visible=False), *(gr.skip(),) * (12 + len(GROUPS)), "")
     run_id = next((run.run_id for run in found if run.run_id == run_id), found[0].run_id)
     watched, made = live.watch(run_id), picks.of_run(run_id)
     listed = tuple((run.run_id, run.name) for run in found)
@@ -91,13 +91,15 @@ def look(run_id: str, picked: list[str], is_guided: bool, seen: str, **more: lis
         (artifact.id, len(artifact.measured), artifact.measured.get("eval_sha256"), artifact.proofs.get("passed")) for artifact in made
     )
     offered = picks.join(picks.first_choice(made))
-    now = [str(hash((run_id, listed, figures))), watched.version, offered]
-    old = seen.split("|") if seen else ["", "", ""]
+    measured = models_ladder.measuring_version(run_id) if caller.may("owner") else ""
+    now = [str(hash((run_id, listed, figures))), watched.version, offered, measured]
+    old = seen.split("|") if seen else [""] * 4
     if picks.join(picked) == old[2]:
         picked = []  # our own choice, which nobody has touched: choose anew from what is there now
     evidence = _evidence(found, run_id, made, picked) if now[0] != old[0] else (gr.skip(),) * 10
-    work = _work(watched, made, _ticked(more), is_guided) if now != old else (gr.skip(),) * (3 + len(GROUPS))
-    return (*evidence, *work, "|".join(now))
+    work = _work(watched, made, _ticked(more), is_guided) if now[:3] != old[:3] else (gr.skip(),) * (3 + len(GROUPS))
+    measuring = models_ladder.measuring(run_id) if measured != old[3] else (gr.skip(),) * 3
+    return (*evidence, *work, *measuring, "|".join(now))
 
 
 def _evidence(found: list[Run], run_id: str, made: list[Artifact], picked: list[str]) -> tuple[Any, ...]:

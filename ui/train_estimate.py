@@ -27,7 +27,7 @@ from core.training.workload import Workload
 from core.units import usd
 from ui import form
 from ui import train_data as data
-from ui.access import Caller, allowed
+from ui.access import Caller, allowed, on_space
 from ui.shell import TRAIN, Shell
 from ui.view import chip, count, duration, facts, percent, size, table, text
 
@@ -36,6 +36,7 @@ NAMES = {
     "weights": "Weights", "adapter": "Adapter", "gradients": "Gradients", "optimizer": "Optimizer", "activations": "Activations",
     "logits": "Output scores", "context": "Process", "other": "Temporaries", LIBRARIES: "Libraries", CORRECTION: "By past runs",
 }  # fmt: skip
+CHEAPEST = {False: "Cheapest machine on the Hub, as a job", True: "Cheapest hardware for this Space"}  # by whether it is a Space's own
 SMALLEST = 0.005  # of the peak: parts below it are not drawn
 
 
@@ -127,23 +128,25 @@ def _known(values: dict[str, Any], caller: Caller) -> tuple[Recipe, Shapes | Non
 
 
 def estimated(values: dict[str, Any], caller: Caller, place: str = "") -> str:
-    """The HTML of the estimate, of a run at `place`."""
+    """The HTML of the estimate, of a run at `place`; what else there is to take is a Space's hardware on a Space, and a job elsewhere."""
     if (known := _known(values, caller)) is None:
         return ""
     recipe, model = known
     if model is None:
         return _said("What it takes is not known before this model is fetched.", "Its config.json says how large it is.")
     work = work_of(recipe)
+    as_space = on_space() and not place
     offers = fits.offers(recipe, model, work)
+    offers = fits.of_spaces(offers) if as_space else offers
     try:
         fits.checks.check_machine(recipe, data.machine_at(place))
     except UserError:
-        return _said(f"It cannot run {_on(place)}.", _where(fits.cheapest(offers))) + _flavours(offers)
+        return _said(f"It cannot run {_on(place)}.", f"{CHEAPEST[as_space]}: {_cheapest(offers, as_space)}.") + _flavours(offers, as_space)
     there = forecast.of_shapes(recipe, model, data.machine_at(place), work)
     change = None if there.fits else fits.smallest_change(recipe, model, data.machine_at(place), work)
-    figures = _figures(there, fits.cheapest(offers), place)
+    figures = _figures(there, place, {CHEAPEST[as_space]: _cheapest(offers, as_space)})
     said = _honest(there) + _others(recipe, model, place)
-    return _verdict(there, change, place) + _bar(there) + figures + said + _flavours(offers)
+    return _verdict(there, change, place) + _bar(there) + figures + said + _flavours(offers, as_space)
 
 
 def _on(place: str) -> str:
@@ -245,12 +248,12 @@ def _bar(here: forecast.Estimate) -> str:
     return f'<div class="parts" role="img" aria-label="{text(label)}">{spans}</div><ul class="parts-key">{legend}</ul>'
 
 
-def _figures(here: forecast.Estimate, best: fits.Offer | None, place: str = "") -> str:
+def _figures(here: forecast.Estimate, place: str, more: dict[str, str]) -> str:
     pairs = [
         ("Optimizer steps", f"{'' if here.is_counted else 'about '}{here.steps:,}"),
         ("Time there" if place else "Time here", f"about {duration(here.total_s)}"),
         ("Disk", size(here.disk_bytes) + ("" if place else f" of {size(free_bytes())} free")),
-        ("Cheapest machine on the Hub", _where(best)),
+        *more.items(),
     ]
     return facts(pairs)
 
@@ -261,10 +264,21 @@ def free_bytes() -> int:
     return shutil.disk_usage(next(known for known in (folder, *folder.parents) if known.is_dir())).free
 
 
-def _where(best: fits.Offer | None) -> str:
-    if best is None or best.estimate is None:
-        return "None of the Hub's machines holds it."
-    return f"{best.flavour.title}, about {duration(best.estimate.total_s)}, {usd(best.job_usd)}"
+def _cheapest(offers: list[fits.Offer], as_space: bool) -> str:
+    """What fits for the least money, with its time and cost; beside a Space's free CPUs also the cheapest GPU, as they are slow."""
+    best = fits.cheapest(offers, as_space)
+    if best is None:
+        return "none that is offered holds it"
+    gpu = fits.cheapest([offer for offer in offers if offer.flavour.gpus], as_space)
+    is_free = as_space and best.flavour.space_usd_per_h == 0
+    return _where(best, as_space) + (f"; with a GPU: {_where(gpu, as_space)}" if is_free and gpu else "")
+
+
+def _where(best: fits.Offer, as_space: bool) -> str:
+    time = f"about {duration(best.estimate.total_s)}" if best.estimate else ""
+    if not as_space:
+        return f"{best.flavour.title}, {time}, {usd(best.job_usd)}"
+    return f"{best.flavour.title} at {usd(best.flavour.space_usd_per_h)} per hour, {time}, {usd(best.space_usd)}"
 
 
 def _honest(here: forecast.Estimate) -> str:
@@ -286,19 +300,29 @@ def _others(recipe: Recipe, model: Shapes, place: str) -> str:
     return f'<details class="machines others"><summary>{text(f"Others say: {said}")}</summary>{made}{beyond}</details>'
 
 
-def _flavours(offers: list[fits.Offer]) -> str:
+def _flavours(offers: list[fits.Offer], as_space: bool) -> str:
     rows: list[tuple[str, ...]] = []
     for offer in offers:
-        known = offer.estimate
+        known, flavour = offer.estimate, offer.flavour
+        name = (text(flavour.title), text(usd(flavour.space_usd_per_h if as_space else flavour.job_usd_per_h)))
         if known is None:
-            rows.append((text(offer.flavour.title), text(offer.refused.partition(". ")[0]), "", "", ""))
+            rows.append((*name, text(offer.refused.partition(". ")[0]), "", "", ""))
             continue
         is_gpu = known.memory.device == "gpu"
         need, room = (known.peak_bytes, known.room_bytes) if is_gpu else (known.host_bytes, known.host_room_bytes)
         verdict = chip("fits", "good") if known.fits else chip("too small", "warning")
-        rows.append((text(offer.flavour.title), verdict, f"{size(need)} of {size(room)}", duration(known.total_s), usd(offer.job_usd)))
-    heads = ("Machine", "", "Memory of each device", "Time", "As a job")
+        cost = usd(offer.space_usd if as_space else offer.job_usd)
+        rows.append((*name, verdict, f"{size(need)} of {size(room)}", duration(known.total_s), cost))
+    heads = (
+        "Hardware" if as_space else "Machine",
+        "Per hour",
+        "",
+        "Memory of each device",
+        "Time",
+        "On this Space" if as_space else "As a job",
+    )
     fitting = sum(offer.fits for offer in offers)
-    title = f"{fitting} of {len(offers)} machines on the Hub hold it; prices of {prices_read()[0]}"
-    made = table(heads, rows, "Machines on the Hub", numeric=(2, 3, 4))
+    kind = "kinds of Space hardware" if as_space else "machines on the Hub"
+    title = f"{fitting} of {len(offers)} {kind} hold it; prices of {prices_read()[0]}"
+    made = table(heads, rows, "Hardware of Spaces" if as_space else "Machines on the Hub", numeric=(1, 3, 4, 5))
     return f'<details class="machines"><summary>{text(title)}</summary>{made}</details>'

@@ -18,8 +18,7 @@ from core.chat.answer import Asked, Messages
 from core.chat.sampling import Sampling
 from core.errors import UserError
 from core.export.artifacts import Artifact
-from core.export.header import gguf_header
-from core.export.split import gguf_parts
+from core.export.split import gguf_headers
 from core.paths import PROJECT
 from core.process import child_environment, describe_exit
 from core.training import models
@@ -272,8 +271,7 @@ def child_payload(artifact: Artifact, context_length: int, threads: int | None =
     """
     wanted: dict[str, Any] = {"context_length": context_length, "threads": threads}
     if artifact.kind == "gguf":
-        for part in gguf_parts(artifact.gguf_path):
-            gguf_header(part)
+        gguf_headers(artifact.gguf_path)
         return wanted | {"path": str(artifact.gguf_path)}
     if artifact.kind == "merged":
         return wanted | {"folder": str(artifact.folder), "adapter": None, "tokenizer": str(artifact.folder)}

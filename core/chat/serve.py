@@ -9,7 +9,7 @@ from pathlib import Path
 
 from core.errors import UserError
 from core.export.artifacts import Artifact
-from core.export.header import gguf_header
+from core.export.split import gguf_headers
 from core.paths import PROJECT
 from core.process import child_environment
 
@@ -25,7 +25,7 @@ def start(
     The child gets the key over a pipe, and neither in its arguments nor in its environment.
 
     Raises:
-        UserError: the artifact is no GGUF file; or others could reach the server and there is no key.
+        UserError: the artifact is no GGUF file, or a part of it is damaged or missing; or others could reach the server and there is no key.
     """
     if artifact.kind != "gguf":
         remedy = "Make a GGUF file with `gguf` (an adapter is merged first with `merge`), and serve that."
@@ -33,7 +33,7 @@ def start(
     if host not in LOOPBACK and not key:
         remedy = "Set TRANSMUTE_SERVE_KEY to a word that clients send as their API key, or keep --host 127.0.0.1."
         raise UserError(f"On {host} anybody in the network could use this model.", "--host", remedy)
-    header = gguf_header(artifact.gguf_path)
+    header = gguf_headers(artifact.gguf_path)[0]
     length = min(context_length, header.context_length or context_length)
     payload = {
         "path": str(artifact.gguf_path),

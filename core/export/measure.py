@@ -16,7 +16,7 @@ from core.export import artifacts
 from core.export.artifacts import Artifact
 from core.export.header import gguf_header
 from core.export.jobs import OnEvent, run_jobs
-from core.export.split import gguf_bytes, num_parameters
+from core.export.split import gguf_bytes, gguf_headers, num_parameters
 from core.process import patience_s
 
 MAX_TOKENS = 20_000  # labelled tokens; the standard error of the mean KL is then below 1 % of its spread
@@ -113,7 +113,7 @@ def _check(levels: Sequence[Artifact], reference: Artifact, conversations: Seque
     for artifact in (*levels, reference):
         if artifact.kind != "gguf":
             raise UserError(f"{artifact.name} is no GGUF file.", artifact.id, "Make its levels first with `gguf`, then measure those.")
-        gguf_header(artifact.gguf_path)
+        gguf_headers(artifact.gguf_path)
     if text is not None:
         if not text.strip():
             raise UserError("There is no text to measure on.", "the text", "Give a text of at least a few hundred words.")

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
-from core.export.header import cache_bytes, gguf_header
+from core.export.header import cache_bytes
 from core.export.native_support import FREE_SHARE, Stopped, common_prefix, default_threads, free_bytes, limit_memory, silence
-from core.export.split import gguf_bytes
+from core.export.split import gguf_bytes, gguf_headers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ class LlamaModel:
     def __init__(self, path: Path, *, vocabulary_only: bool = False) -> None:
         import llama_cpp
 
-        self.header = gguf_header(path)
+        self.header = gguf_headers(path)[0]
         self.cached: list[int] = []
         self._prompt: tuple[list[int], NDArray[np.float32]] | None = None
         llama_cpp.llama_backend_init()

@@ -112,9 +112,18 @@ def gguf_parts(path: Path) -> list[Path]:
     return parts
 
 
+def gguf_headers(path: Path) -> list[Header]:
+    """The header of every part, in order; the first one says what the model is. What llama.cpp shall load passes here before (rule R17).
+
+    Raises:
+        UserError: a part is missing or damaged, or `path` is not the first.
+    """
+    return [gguf_header(part) for part in gguf_parts(path)]
+
+
 def all_tensors(path: Path) -> list[Tensor]:
     """The tensors of every part."""
-    return [tensor for part in gguf_parts(path) for tensor in gguf_header(part).tensors]
+    return [tensor for header in gguf_headers(path) for tensor in header.tensors]
 
 
 def num_parameters(path: Path) -> int:

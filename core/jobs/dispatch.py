@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from core import events, paths
@@ -97,11 +98,23 @@ def may_go_on(run: Run) -> bool:
 
 
 def take_up(token: str | None) -> list[str]:
-    """Listen again to every job that nobody listens to since this machine went down; returns the ids of their runs."""
+    """Listen again to every job that nobody listens to since this machine went down; returns the ids of their runs.
+
+    One that cannot be listened to says why among its events, and keeps neither the others nor the program from starting.
+    """
     left = [run for run in runs.list_runs() if token and run.error and run.error["code"] == "UNATTENDED"]
-    for run in left:
-        runs.start(run.run_id, token)
-    return [run.run_id for run in left]
+    return [run.run_id for run in left if _listens_again(run.run_id, token)]
+
+
+def _listens_again(run_id: str, token: str | None) -> bool:
+    try:
+        runs.start(run_id, token)
+    except (UserError, OSError) as error:
+        why = f"{error.problem} {error.remedy}" if isinstance(error, UserError) else error.strerror or type(error).__name__
+        with contextlib.suppress(OSError, UserError):  # its folder is gone, or the disk is full
+            events.append(runs.folder(run_id), "note", text=f"Nobody listens to this run's job: {why}")
+        return False
+    return True
 
 
 def _price(name: str, token: str | None) -> float | None:

@@ -41,6 +41,7 @@ class Offer:
 
     @property
     def space_usd(self) -> float | None:
+        """What a Space's hardware costs while the run lasts; None where Spaces do not offer it."""
         return self._usd(self.flavour.space_usd_per_h)
 
     def _usd(self, per_h: float | None) -> float | None:
@@ -83,9 +84,14 @@ def _offer(recipe: Recipe, model: Shapes, work: Workload, flavour: Flavour) -> O
     return Offer(flavour, of_shapes(recipe, model, machine, work))
 
 
-def cheapest(found: list[Offer]) -> Offer | None:
-    """The offer that fits for the least money; among equals the first."""
-    priced = [(offer.job_usd, offer) for offer in found if offer.fits]
+def of_spaces(found: list[Offer]) -> list[Offer]:
+    """The offers that a Space can choose as its own hardware."""
+    return [offer for offer in found if offer.flavour.space_usd_per_h is not None]
+
+
+def cheapest(found: list[Offer], as_space: bool = False) -> Offer | None:
+    """The offer that fits for the least money, as a job or as a Space's own hardware; among equals the first."""
+    priced = [(offer.space_usd if as_space else offer.job_usd, offer) for offer in found if offer.fits]
     return min(((usd, offer) for usd, offer in priced if usd is not None), key=lambda pair: pair[0], default=(0.0, None))[1]
 
 

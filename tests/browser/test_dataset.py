@@ -152,6 +152,18 @@ def test_the_sections_on_the_whole_dataset_open_and_tell(page):
     wait_until(lambda: page.get_by_role("spinbutton", name="Row, counted from 0").input_value() != "0", 120, "the longest row")
     open_section(page, "Mask audit")
     says(page, "Every one of the 300 conversations teaches something")
+    assert page.locator("#audit-csv").is_hidden(), "there is nothing to download"
+    longest = page.get_by_role("spinbutton", name="Maximum length (tokens)")
+    usual = longest.input_value()
+    longest.fill("24")
+    longest.press("Tab")
+    says(page, "would lose|would teach nothing|Nothing at all")
+    with page.expect_download() as downloaded:
+        page.locator("#audit-csv").click()
+    assert len(Path(downloaded.value.path()).read_text(encoding="utf-8").splitlines()) > 100
+    longest.fill(usual)
+    longest.press("Tab")
+    says(page, "Every one of the 300 conversations teaches something")
     open_section(page, "Split and download")
     with page.expect_download() as downloaded:
         page.get_by_role("button", name="Download the conversations").click()

@@ -9,6 +9,7 @@ import os
 import re
 import time
 
+import psutil
 import pytest
 
 from core.paths import EXAMPLES, STARTER
@@ -183,6 +184,34 @@ def test_the_page_says_which_level_to_take(page, here):
     size_gb.wait_for(state="hidden")
     page.get_by_role("spinbutton", name=re.compile("Same top token")).wait_for()
     wait_until(lambda: " ".join(ladder.advice(for_quality)) in advice.inner_text(), 30, "the level for this quality")
+
+
+def measuring(app):
+    """The process that measures, or None."""
+    children = psutil.Process(app.process.pid).children(recursive=True)
+    return next((child for child in children if "core.export.measure_child" in child.cmdline()), None)
+
+
+def test_measuring_goes_on_over_a_reload_and_can_be_cancelled_then(page, app):
+    open_section(page, "Measure on a text of your own")
+    page.locator("#measure-text textarea").fill("Some words that nobody has measured yet. " * 5000)
+    page.locator("#measure-go").click()
+    child = wait_until(lambda: measuring(app), 60, "the measuring process")
+    child.suspend()
+    try:
+        says(page, "of the measuring is done")
+        reload(page)
+        open_tab(page, "Models")
+        open_section(page, "Measure on a text of your own")
+        says(page, r"\d % of the measuring is done")
+        assert page.locator("#measure-go").is_disabled()
+        page.locator("#measure-cancel:not([disabled])").click()
+        says(page, "Cancelled; the levels that were finished keep their new figures")
+    finally:
+        child.resume()
+    wait_until(lambda: measuring(app) is None, 120, "the end of the cancelled measuring")
+    page.locator("#measure-go:not([disabled])").click()  # no text: the run's own figures are found again
+    says(page, r"^Measured\.$")
 
 
 def test_the_adapter_is_taken_away_for_llama_cpp(page):

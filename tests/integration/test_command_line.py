@@ -21,6 +21,8 @@ from core.export.imatrix import read_imatrix
 from core.export.tensors import weights_fingerprint
 from core.process import child_environment
 from core.running import runs
+from tests.hub.repos import GOOD_TOKEN, Repo
+from tests.hub.server import Hub
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 IDENTITY_EVAL = str(paths.EXAMPLES / "identity_eval.json")
@@ -35,8 +37,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def verb(home: Path, converter: Path):
     """Runs a verb that must succeed; returns its JSON object."""
 
-    def run(*arguments: str) -> dict:
-        env = child_environment() | {"TRANSMUTE_HOME": str(home), "LLAMA_CPP_DIR": os.environ["LLAMA_CPP_DIR"]}
+    def run(*arguments: str, **variables: str) -> dict:
+        env = child_environment() | {"TRANSMUTE_HOME": str(home), "LLAMA_CPP_DIR": os.environ["LLAMA_CPP_DIR"]} | variables
         done = subprocess.run(
             [sys.executable, "-m", "core", *arguments, "--json"], cwd=paths.PROJECT, env=env, capture_output=True, text=True
         )
@@ -178,3 +180,25 @@ def test_an_exported_recipe_runs_from_its_file(verb, run_id, tmp_path):
     (tmp_path / "again.yaml").write_text(recipe.read_text(encoding="utf-8"), encoding="utf-8")
     again = verb("train", str(tmp_path / "again.yaml"), "--set", "max_steps=2")
     assert again["state"] == "done" and again["step"] == 2
+
+
+def weights_of(file: Path) -> bytes:
+    return file.read_bytes()[gguf_header(file).data_offset :]
+
+
+def test_a_gated_model_of_the_hub_is_converted_as_a_folder_of_the_same_files_is(verb, tmp_path):
+    folder = tmp_path / "Foreign-5M"
+    shutil.copytree(paths.STARTER, folder)
+    files = {file.name: file.read_bytes() for file in folder.iterdir()}
+    with Hub([Repo("someone/Foreign-5M", files, kind="models", access="gated")]) as hub:
+        network = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+        made = verb("gguf", "someone/Foreign-5M", "--levels", "f16,q4_0", HF_TOKEN=GOOD_TOKEN, **network)["artifacts"]
+        asked = hub.paths()
+    assert f"/cdn/{paths.sha256_file(folder / 'model.safetensors')}" in asked, "the weights came from the Hub"
+    assert [artifact["level"] for artifact in made] == ["f16", "q4_0"]
+    here = verb("gguf", str(folder), "--levels", "f16,q4_0", "-o", str(tmp_path / "here"))["artifacts"]
+    for fetched, own in zip(made, here, strict=True):
+        file = Path(fetched["path"])
+        header = gguf_header(file)
+        assert file.name.startswith("Foreign-5M-") and header.template == files["chat_template.jinja"].decode()
+        assert weights_of(file) == weights_of(Path(own["path"])) and len(weights_of(file)) > 10**6

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+from core.chat import serve
 from core.conversation import Conversation, Turn
 from core.data.render import generation_prompt, tokenize
 from core.data.tokenizer import load_tokenizer
@@ -21,6 +22,8 @@ from core.export.header import gguf_header, gguf_template
 from core.export.levels import DEMO_LEVELS, level_of_file
 from core.export.llama import gguf_logprobs, gguf_tokenize
 from core.export.measure import measure
+from core.export.native import LlamaModel
+from core.export.prove import labelled_rows, prove_levels
 from core.export.quantise import exact_sizes, quantise
 from core.paths import EXAMPLES, STARTER
 from tests.unit.export.gguf_files import three_tokens
@@ -220,6 +223,36 @@ def test_a_large_file_is_made_in_parts_that_llama_cpp_opens(starter, levels, con
         assert figures["split-q8-0"][name] == figures["test-q8-0"][name]
     from_parts = make_gguf(starter, ["q4_0"], tmp_path, run_id="split")[0]
     assert from_parts.files[0].sha256 == levels["q4_0"].files[0].sha256, "quantised from a float file in parts"
+
+
+def test_no_part_of_a_split_file_is_loaded_by_anybody_before_all_are_looked_at(starter, levels, conversations, tmp_path):
+    split = make_gguf(starter, ["q8_0"], tmp_path, run_id="split", split_bytes=2_000_000)[0]
+    parts = [split.folder / file.name for file in split.files]
+    rows = labelled_rows(starter.folder, conversations[:1])
+    ways = {
+        "measured": lambda: measure([split], levels["f16"], conversations[:1]),
+        "measured against": lambda: measure([levels["q4_0"]], split, conversations[:1]),
+        "tokenised": lambda: gguf_tokenize(split.gguf_path, ["Who are you?"]),
+        "computed": lambda: gguf_logprobs(split.gguf_path, [[1, 2]], [[0]], tmp_path / "out.npy"),
+        "served": lambda: serve.start(split),
+        "loaded": lambda: LlamaModel(split.gguf_path),
+    }
+    assert len(parts) >= 3
+    for part in parts[1:]:
+        whole = part.read_bytes()
+        part.write_bytes(whole[:-40])
+        for name, way in ways.items():
+            with pytest.raises(UserError) as refusal:
+                way()
+            assert refusal.value.code == "GGUF" and part.name in refusal.value.problem, name
+        assert prove_levels(starter, [split], rows) == {"q8_0": {"error": "GGUF"}}
+        part.write_bytes(whole)
+    assert prove_levels(starter, [split], rows) == {"q8_0": {"template_identical": True, "tokens_identical": True}}
+    parts[-1].unlink()
+    for way in ways.values():
+        with pytest.raises(UserError, match="is missing"):
+            way()
+    assert prove_levels(starter, [split], rows) == {"q8_0": {"error": "GGUF"}}
 
 
 def test_a_model_beyond_float16_is_kept_in_the_format_it_is_stored_in(converter, tmp_path):

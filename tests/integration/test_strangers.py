@@ -29,7 +29,7 @@ from tests import listeners, space
 from tests.hub.server import Hub
 from tests.integration.test_client import MODEL, a_finished_run
 from tests.listeners import Listener, Visitor
-from tests.page import App, free_port
+from tests.page import App, first_writing, free_port, models_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
 SECRET = "open-sesame-of-the-owner"
@@ -348,7 +348,7 @@ def test_the_death_of_a_model_costs_one_answer_at_most(site: Site, signal_number
         child = first_writing(server)
         child.send_signal(signal_number)  # refused by psutil where it is not that process any more
         until(lambda: is_gone(child), 60, "the model outlives the signal")
-        assert httpx.get(f"{site.app.url}/config", timeout=60, trust_env=False).status_code == 200
+        assert httpx.get(f"{site.app.url}/config", timeout=60, trust_env=False).status_code == 200  # how soon: benchmarks/bench_crash.py
     found = [answer_of(answer) for answer in answers]
     broken = [answer for answer in found if answer["error"]]
     assert len(broken) <= 1 and all("The model stopped" in answer["error"]["problem"] for answer in broken), found
@@ -364,27 +364,3 @@ def is_gone(process: psutil.Process) -> bool:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
-
-
-def models_of(server: psutil.Process) -> list[psutil.Process]:
-    """The processes that chat through transformers."""
-    found: list[psutil.Process] = []
-    for child in server.children():
-        with suppress(psutil.Error):
-            if "core.chat.transformers_child" in child.cmdline():
-                found.append(child)
-    return found
-
-
-def first_writing(server: psutil.Process) -> psutil.Process:
-    """The model's process, as soon as it computes."""
-    known: dict[int, float] = {}
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        for child in models_of(server):
-            with suppress(psutil.Error):
-                used_s = child.cpu_times().user
-                if used_s > known.setdefault(child.pid, used_s) + 0.1:
-                    return child
-        time.sleep(0.02)
-    raise AssertionError("no model was loaded")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from core.errors import UserError
 from core.events import Run
 from core.export import artifacts
 from core.jobs import dispatch, follower
-from core.running import care, runs
+from core.running import care, endings, runs
 from tests.hub.faults import Fault
 from tests.hub.repos import GOOD_TOKEN, OTHER_TOKEN
 from tests.hub.server import Hub
@@ -272,6 +273,36 @@ def test_a_program_that_starts_again_listens_again_to_what_nobody_listens_to(hub
     assert dispatch.take_up(GOOD_TOKEN) == [RUN_ID] and begun == [(RUN_ID, GOOD_TOKEN)]
     events.append(run_dir, "finished", state="cancelled")
     assert dispatch.take_up(GOOD_TOKEN) == []
+
+
+def test_runs_that_cannot_be_taken_up_say_why_and_keep_no_other_from_it(
+    hub: Hub, run_dir: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+):
+    events.append(run_dir, "started", pid=1)
+    refused, broken, good = (paths.new_run_id() for _ in range(3))
+    for name in (refused, broken, good):
+        told_of = shutil.copytree(run_dir, paths.runs_dir() / name) / events.FILE_NAME
+        told_of.write_text(told_of.read_text(encoding="utf-8").replace(RUN_ID, name), encoding="utf-8")
+    shutil.rmtree(run_dir)
+    (runs.folder(broken) / endings.SUPERVISOR_LOG).mkdir()  # so that the real start cannot write into it
+    begun: list[str] = []
+    start = runs.start
+
+    def begin(run_id: str, token: str | None) -> None:
+        if run_id == refused:
+            raise UserError("This run may not start.", run_id, "Ask its owner.")
+        if run_id == broken:
+            start(run_id, token)
+        begun.append(run_id)
+
+    monkeypatch.setattr(runs, "start", begin)
+    assert dispatch.take_up(GOOD_TOKEN) == [good] == begun
+    notes = {
+        name: [event["text"] for event in events.read(runs.folder(name)) if event["kind"] == "note"] for name in (refused, broken, good)
+    }
+    assert notes[good] == [] and notes[refused] == ["Nobody listens to this run's job: This run may not start. Ask its owner."]
+    assert notes[broken] == ["Nobody listens to this run's job: Is a directory"]
+    assert dispatch.take_up(GOOD_TOKEN) == [good], "the others stay as they are, and are tried again"
 
 
 def test_a_run_whose_job_may_go_on_is_not_deleted(hub: Hub, run_dir: Path, say: Say):

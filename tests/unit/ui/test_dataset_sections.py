@@ -164,6 +164,18 @@ def test_the_findings_that_are_shown_are_downloaded(dataset: Dataset, uploads: P
     assert len(lines) == len(dataset.findings()) > 1
 
 
+def test_what_the_audit_lists_is_downloaded_whole(dataset: Dataset, uploads: Path) -> None:
+    offered = call(dataset_statistics.count_audit, dataset.id, *SETTINGS)["audit_saves"]
+    assert offered.visible and not call(dataset_statistics.count_audit, dataset.id, "starter", 4096, "answers")["audit_saves"].visible
+    path = Path(call(dataset_statistics.save_audit_csv, dataset.id, *SETTINGS)["file"])
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["row"], row["reason"]) for row in rows] == [("30", "answer-cut"), ("31", "cut")] and path.name.endswith("-audit.csv")
+    path = Path(call(dataset_statistics.save_audit_jsonl, dataset.id, "starter", 8, "answers")["file"])
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert len(lines) == 33 > statistics_view.AUDIT_ROWS and all(line["remedy"] for line in lines), "all of them, not a page"
+
+
 @pytest.mark.parametrize("name", ["../../etc/passwd", "a b/c", "", "…", "x" * 300, "-rf"])
 def test_a_file_for_a_download_lies_where_nobody_can_guess_it(name: str, uploads: Path) -> None:
     one, other = downloads.place(name, ".json"), downloads.place(name, ".json")

@@ -1,10 +1,14 @@
 """Which level to take, said in a sentence."""
 
 import dataclasses
+import queue
+from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 
-from core import paths
+from core import events, paths
+from core.errors import UserError
 from core.events import Run, Step
 from core.export import artifacts, measure, sizes
 from core.export.artifacts import Artifact
@@ -46,15 +50,31 @@ def test_the_best_level_for_a_size_a_quality_and_this_machine(monkeypatch, how, 
     assert said in call(models_ladder.advise, "r", how, gigabytes, share)
 
 
-def test_an_empty_text_measures_what_the_run_itself_measured_against_the_same_file(workspace, monkeypatch):
-    """So the page finds the run's own figures again, also where a larger float file than f16 is there."""
+@pytest.fixture
+def run_dir(workspace):
+    """A run with levels, of which nothing was measured."""
     (workspace / "runs").mkdir(parents=True)
     run_dir = run_of(workspace / "runs", imported(workspace, "talks.json", [record(number) for number in range(9)]), eval_fraction=0.4)
     run_dir = run_dir.rename(run_dir.with_name("261123-000000-abcd"))
+    events.append(run_dir, "created", run_id=run_dir.name, name="Talks", method="qlora", steps=["gguf"])
     for level in ("f32", "f16", "q4_0"):
         with paths.building(run_dir / "artifacts" / f"gguf-{level.replace('_', '-')}") as folder:
             (folder / "m.gguf").write_bytes(b"GGUF" * (9 if level == "f32" else 2))
             artifacts.write(Artifact(id=f"{run_dir.name}-{level}", kind="gguf", level=level, name="m", run_id=run_dir.name), folder)
+        events.append(run_dir, "artifact", id=f"{run_dir.name}-{level}", kind_of="gguf", path=f"artifacts/{folder.name}")
+    events.append(run_dir, "finished", state="done")
+    yield run_dir
+    models_ladder._measured.pop(run_dir.name, None)
+
+
+def measured_to_the_end(run_id, passage):
+    call(models_ladder.measure_run, run_id, passage)
+    models_ladder._measured[run_id].wait(60)
+    assert models_ladder._measured[run_id].is_over and models_ladder._measured[run_id].failure is None
+
+
+def test_an_empty_text_measures_what_the_run_itself_measured_against_the_same_file(run_dir, monkeypatch):
+    """So the page finds the run's own figures again, also where a larger float file than f16 is there."""
     asked = []
 
     def note(levels, reference, conversations, *, text=None, max_length=None, **_how):
@@ -63,10 +83,77 @@ def test_an_empty_text_measures_what_the_run_itself_measured_against_the_same_fi
 
     monkeypatch.setattr(measure, "measure", note)
     steps.measure(run_dir)
-    list(call(models_ladder.measure_run, run_dir.name, " "))
+    measured_to_the_end(run_dir.name, " ")
     assert asked[0] == asked[1] and asked[0][1:3] == ("f16", 64)
-    list(call(models_ladder.measure_run, run_dir.name, "my own words"))
+    measured_to_the_end(run_dir.name, "my own words")
     assert asked[2][1:3] == ("f16", None), "a text is cut into windows, whatever the recipe says"
+
+
+@pytest.fixture
+def held(run_dir, monkeypatch):
+    """A measuring that goes on by one step for each `go.put`: a share of the first level, or an error."""
+    go, told = queue.Queue(), queue.Queue()
+
+    def measure_so_far(levels, _reference, _conversations, *, on_event, **_how):
+        for done in iter(go.get, None):
+            if isinstance(done, Exception):
+                raise done
+            on_event({"event": "progress", "id": levels[0].id, "done": done, "total": 100})
+            told.put(done)
+
+    monkeypatch.setattr(measure, "measure", measure_so_far)
+    monkeypatch.setattr(models_ladder, "PATIENCE_S", 0.0)
+    yield SimpleNamespace(run_id=run_dir.name, go=go, told=told)
+    go.put(None)
+    models_ladder._measured[run_dir.name].wait(60)
+
+
+def shown_after_a_reload(run_id, seen=""):
+    """(state, go, cancel) as a page shows them that has `seen` so much, and what it has seen then."""
+    *_, state, go, halt, seen = call(models_tab.look, run_id, [], False, seen)
+    return state, *(button.interactive if isinstance(button, gr.Button) else None for button in (go, halt)), seen
+
+
+def test_a_reload_finds_the_measuring_that_goes_on_and_can_cancel_it(held):
+    state, go, halt = call(models_ladder.measure_run, held.run_id, "my own words")
+    assert "of the measuring is done" in state and (go.interactive, halt.interactive) == (False, True)
+    held.go.put(60)
+    assert held.told.get(timeout=60) == 60
+    state, can_start, can_stop, seen = shown_after_a_reload(held.run_id)
+    assert "20 %" in state and (can_start, can_stop) == (False, True)
+    state, *_ = shown_after_a_reload(held.run_id, seen)
+    assert state == gr.skip(), "nothing has changed"
+    first = models_ladder._measured[held.run_id]
+    call(models_ladder.measure_run, held.run_id, "other words")
+    assert models_ladder._measured[held.run_id] is first, "a second click finds the first one's work"
+    state, go, halt = call(models_ladder.cancelled, held.run_id)
+    assert "Cancelled" in state and (go.interactive, halt.interactive) == (True, False)
+    held.go.put(70)
+    first.wait(60)
+    assert first.is_over and held.told.empty(), "it ended at its next progress"
+    assert "Cancelled" in shown_after_a_reload(held.run_id)[0]
+
+
+def test_what_became_of_the_measuring_is_said_on_return(held):
+    call(models_ladder.measure_run, held.run_id, "my own words")
+    held.go.put(UserError("The disk is full.", "measuring", "Free some space."))
+    models_ladder._measured[held.run_id].wait(60)
+    state, can_start, can_stop, _ = shown_after_a_reload(held.run_id)
+    assert "The disk is full." in state and "Free some space." in state and (can_start, can_stop) == (True, False)
+    call(models_ladder.measure_run, held.run_id, "my own words")
+    held.go.put(None)
+    models_ladder._measured[held.run_id].wait(60)
+    assert "Measured." in shown_after_a_reload(held.run_id)[0]
+
+
+def test_a_visitor_sees_nothing_of_the_owners_measuring(held, monkeypatch):
+    call(models_ladder.measure_run, held.run_id, "my own words")
+    assert "of the measuring is done" in shown_after_a_reload(held.run_id)[0]
+    monkeypatch.setenv("SYSTEM", "spaces")
+    overview, *_, state, go, halt, _ = call(models_tab.look, held.run_id, [], False, "")
+    assert overview and state == go == halt == gr.skip()
+    with pytest.raises(UserError, match="only its owner"):
+        call(models_ladder.cancelled, held.run_id)
 
 
 def test_what_was_not_measured_is_not_advised(monkeypatch):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from core.jobs import target
+from core.publish import deploy
+from core.training import fits
+from core.units import duration, usd
 from ui import train_data, train_estimate, train_handlers, train_rented
 from ui.access import Caller
 
@@ -122,3 +126,42 @@ def test_one_click_suggests_settings_and_says_why(workspace: Path):
     assert after["learning_rate"] == shown["learning_rate"] == 1e-3
     assert after["dataset"] == values["dataset"] and after["levels"] == values["levels"]
     assert any("the longest conversation fits" in str(part) for part in shown.values())
+
+
+def on_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYSTEM", "spaces")
+    monkeypatch.setenv("SPACE_ID", "someone/transmute")
+
+
+def names_of(shown: str) -> list[str]:
+    """The first cell of each row of the machines' table."""
+    return re.findall(r"<tr><td[^>]*>([^<]*)", shown.rpartition("<details")[2])
+
+
+def test_on_a_space_the_estimate_names_what_spaces_offer_and_what_it_costs_there(workspace: Path, monkeypatch: pytest.MonkeyPatch):
+    values = too_large() | {"micro_batch_size": 1}
+    elsewhere = train_estimate.estimated(values, LOGGED_IN)
+    assert names_of(elsewhere) == [each.title for each in target.offered()] and "As a job" in elsewhere
+    on_space(monkeypatch)
+    shown = train_estimate.estimated(values, LOGGED_IN)
+    assert names_of(shown) == [each.title for each in deploy.offered()] and "CPU XL" not in shown and "As a job" not in shown
+    known = train_estimate._known(values, LOGGED_IN)
+    assert known and known[1]
+    offers = fits.offers(known[0], known[1], train_estimate.work_of(known[0]))
+    best = fits.cheapest(fits.of_spaces(offers), as_space=True)
+    assert best and best.estimate and best.space_usd and best.flavour.space_usd_per_h
+    assert best.space_usd == min(each.space_usd for each in offers if each.fits and each.space_usd is not None)
+    said = f"{best.flavour.title} at ${best.flavour.space_usd_per_h:.2f} per hour, about {duration(best.estimate.total_s)}, {usd(best.space_usd)}"
+    assert said in shown and "Cheapest hardware for this Space" in shown
+
+
+def test_on_a_space_free_hardware_is_not_named_without_what_a_gpu_would_cost(workspace: Path, monkeypatch: pytest.MonkeyPatch):
+    on_space(monkeypatch)
+    shown = train_estimate.estimated(train_handlers.fresh()["values"], LOGGED_IN)
+    assert re.search(r"CPU Basic at \$0\.00 per hour, about [^,]+, \$0\.00; with a GPU: [^,]+ at \$\d+\.\d\d per hour, about ", shown)
+
+
+def test_a_job_that_is_chosen_on_a_space_keeps_the_machines_and_prices_of_jobs(workspace: Path, monkeypatch: pytest.MonkeyPatch):
+    on_space(monkeypatch)
+    shown = train_estimate.estimated(too_large(), LOGGED_IN, L4)
+    assert names_of(shown) == [each.title for each in target.offered()] and "as a job" in shown
