@@ -203,7 +203,7 @@ class Answers(Writes, Jobs, Login, BaseHTTPRequestHandler):
     def _repo(self, kind: str | None, repo_id: str) -> Repo:
         repo = self.hub.repos.get((kind or "models", repo_id))
         token = self._token()
-        if token and token not in (GOOD_TOKEN, OTHER_TOKEN):
+        if token and token not in (GOOD_TOKEN, OTHER_TOKEN, *self.hub.people):
             raise RefusedError(401, message="Invalid credentials in Authorization header")
         if repo is None or (repo.access == "private" and token != GOOD_TOKEN):
             raise RefusedError(404 if token else 401, "RepoNotFound", "Repository not found")

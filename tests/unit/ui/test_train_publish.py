@@ -18,6 +18,7 @@ from tests.hub.repos import GOOD_TOKEN, Repo
 from tests.hub.server import Hub
 from tests.unit.publish.test_waiting import REPO, RUN_ID, finished
 from ui import programs, publish_name, publish_send, run_view, train_publish
+from ui.access import Caller
 from ui.feedback import as_user_error
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -55,6 +56,28 @@ def test_what_waits_is_shown_and_sent_at_one_click(hub: Hub) -> None:
     assert waiting(run) is None and run_view._waits(run) == "" and ("models", REPO) in hub.repos
     with pytest.raises(UserError, match="Nothing of this run waits"):
         list(publish_send.send_waiting(None, None, RUN_ID))
+
+
+def test_a_login_that_was_not_allowed_to_write_sends_nothing_from_anywhere(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, picked = finished(), [f"{RUN_ID}-merged"]
+    narrow = Caller("someone", "owner", token=GOOD_TOKEN, scope="openid profile read-repos")
+    monkeypatch.setattr("ui.access.identify", lambda *_: narrow)
+    lacks = "the scope contribute-repos"
+    assert lacks in train_publish.can_publish(None, None, REPO, "starter")
+    assert lacks in programs.publish(None, None, picked, REPO, dry_run=True)["hub"]["why"]
+    assert lacks in publish_send.look(None, None, picked, REPO, "parquet", None)
+    plan = publish_send.planned(picked, REPO, "parquet")
+    card = next(file.text for file in plan.files if file.path == "README.md")
+    sends = (
+        lambda: programs.publish(None, None, picked, REPO),
+        lambda: list(publish_send.send_waiting(None, None, RUN_ID)),
+        lambda: list(publish_send.send(None, None, picked, REPO, "parquet", card, True, False, False, False, None)),
+    )
+    for send in sends:
+        with pytest.raises(UserError, match=lacks):
+            send()
+    assert hub.paths("POST") == [] and waiting(run)
+    assert publish_send.scope_of("hf_pasted", narrow) == "", "of a pasted token nobody says"
 
 
 def test_without_a_login_it_goes_on_waiting(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
