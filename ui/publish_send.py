@@ -196,7 +196,7 @@ def asked(plan: Plan, token: str | None, caller: Caller) -> str:
     if not token:
         return feedback.said("Sign in, or paste a token, to see what the repository holds and whether you may write there.", tone="warning")
     try:
-        found = standing(plan.repo_id, token, plan.repo_type, plan.base_model, scope_of(token, caller))
+        found = standing(plan.repo_id, token, plan.repo_type, plan.base_model, scope_of(token, caller), plan.total_bytes)
         if found.problems:
             return "".join(feedback.said(problem) for problem in found.problems)
         changes = compare(plan, token)

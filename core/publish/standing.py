@@ -10,6 +10,7 @@ from core.errors import UserError
 from core.hubclient import api, patiently
 from core.publish.preflight import Plan, RepoType, address_of, repo_problems
 from core.publish.push import existing, explain, made_here, not_logged_in
+from core.publish.quota import private_note
 from core.publish.scopes import publishing_problem
 from core.publish.terms import terms
 
@@ -27,10 +28,14 @@ class Standing:
     notes: tuple[str, ...] = ()
 
 
-def standing(repo_id: str, token: str | None, repo_type: RepoType = "model", base_model: str = "", scope: str = "") -> Standing:
+def standing(
+    repo_id: str, token: str | None, repo_type: RepoType = "model", base_model: str = "", scope: str = "", size_bytes: int = 0
+) -> Standing:
     """Whether the owner of `token` can publish as `repo_id`, and under which terms of `base_model` (a Hub id).
 
-    `scope` is what a login through a Space was allowed, as `core.publish.scopes` reads it; empty where nobody says.
+    Args:
+        scope: what a login through a Space was allowed, as `core.publish.scopes` reads it; empty where nobody says.
+        size_bytes: what would be sent, compared with what the owner has free; 0 where that is not known yet.
 
     Raises:
         UserError: no login, or one that the Hub does not accept (code LOGIN); the Hub cannot be reached (code NET).
@@ -51,6 +56,8 @@ def standing(repo_id: str, token: str | None, repo_type: RepoType = "model", bas
         _owner_problem(known, repo_id, by_pull_request),
     )
     notes = [f"{repo_id} exists and was not made here: its owner decides on a pull request."] if by_pull_request else []
+    if info is None or (is_made_here and info.private):
+        notes += filter(None, [private_note(hub, known, repo_id, size_bytes)])
     return Standing(who, exists, is_made_here, tuple(filter(None, found)), (*notes, *_base_terms(hub, base_model)))
 
 
@@ -74,7 +81,7 @@ def require(plan: Plan, token: str | None, scope: str = "") -> Standing:
     Raises:
         UserError: as `standing`, and when something speaks against it (code ACCESS).
     """
-    found = standing(plan.repo_id, token, plan.repo_type, plan.base_model, scope)
+    found = standing(plan.repo_id, token, plan.repo_type, plan.base_model, scope, plan.total_bytes)
     if found.problems:
         raise UserError(found.problems[0], plan.repo_id, "Use another token, or publish under a name of your own.", "ACCESS")
     return found

@@ -15,6 +15,7 @@ class Fault:
     pattern: str
     kind: Literal["status", "slow", "drop", "cut", "late"]
     status: int = 500
+    message: str = ""  # status: what the Hub says to it
     times: int = 1
     seconds: float = 0.0  # slow: before the answer
     until: threading.Event | None = None  # slow: the answer comes as soon as this is set, and after `seconds` at the latest
