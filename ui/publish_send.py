@@ -182,9 +182,9 @@ def stop_button() -> Any:
 
 
 @allowed("owner")
-def look(picked: list[str], repo_id: str, form: str | None, pasted: str | None, caller: Caller) -> str:
-    """What the repository holds already against what would be sent, and whether this login may send it."""
-    plan = planned(picked, repo_id, form)
+def look(picked: list[str], repo_id: str, form: str | None, card: str, pasted: str | None, caller: Caller) -> str:
+    """What the repository holds already against what would be sent, the card as it was edited, and whether this login may send it."""
+    plan = with_card(planned(picked, repo_id, form), card)
     token = token_for(pasted, caller)
     if not token:
         raise not_logged_in(repo_id)

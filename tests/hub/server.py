@@ -64,6 +64,8 @@ class Hub:
         self.faults: list[Fault] = []
         self.asked: list[Asked] = []
         self.people: dict[str, dict[str, Any]] = {}  # what `whoami` says of further tokens
+        self.same_person: dict[str, str] = {}  # a later login's token to the one whose rights it has
+        self.expired: set[str] = set()  # tokens that were good once
         self.asks_only: set[str] = set()  # tokens that may open pull requests and write nothing
         self.clients: dict[str, str] = {}  # secrets of the applications that people may log in to, by id
         self.codes: dict[str, dict[str, str]] = {}  # of logins that are going on
@@ -148,6 +150,10 @@ class Answers(Writes, Jobs, Login, BaseHTTPRequestHandler):
                 (fault.until or threading.Event()).wait(fault.seconds)
             if fault and fault.kind == "status":
                 raise RefusedError(fault.status, message=fault.message)
+            if fault and fault.kind == "expire":
+                self.hub.expired.add(self._bearer())
+            if self._bearer() in self.hub.expired:
+                raise RefusedError(401, message="Invalid credentials in Authorization header")
             for pattern, name in (*ROUTES, *WRITE_ROUTES, *JOB_ROUTES, *LOGIN_ROUTES):
                 if match := re.fullmatch(pattern, path):
                     status, headers, body = getattr(self, name)(**match.groupdict())
@@ -192,8 +198,13 @@ class Answers(Writes, Jobs, Login, BaseHTTPRequestHandler):
                 return
         self.wfile.write(b"0\r\n\r\n")
 
-    def _token(self) -> str:
+    def _bearer(self) -> str:
+        """The token as it came."""
         return self.headers.get("Authorization", "").removeprefix("Bearer ")
+
+    def _token(self) -> str:
+        """The token by which rights are told."""
+        return self.hub.same_person.get(self._bearer(), self._bearer())
 
     def _person(self) -> str:
         return self.hub.people.get(self._token(), {"name": "someone" if self._token() == GOOD_TOKEN else "other"})["name"]
@@ -219,7 +230,7 @@ class Answers(Writes, Jobs, Login, BaseHTTPRequestHandler):
         return found
 
     def whoami(self) -> tuple[int, dict[str, str], bytes]:
-        if known := self.hub.people.get(self._token()):
+        if known := self.hub.people.get(self._bearer()):
             return self._json(known)
         if self._token() != GOOD_TOKEN:
             raise RefusedError(401, message="Invalid credentials in Authorization header")
