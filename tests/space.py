@@ -8,9 +8,15 @@ import json
 import time
 from typing import Any
 
+import yaml
 from itsdangerous import TimestampSigner
 
+from core.paths import PROJECT
+
 CREATOR_ID = "6123456789abcdef01234567"
+# What a login is asked to allow, as the platform writes it.
+_FRONT_MATTER = yaml.safe_load((PROJECT / "README.md").read_text(encoding="utf-8").split("---\n")[1])
+SCOPES = " ".join(["openid", "profile", *_FRONT_MATTER["hf_oauth_scopes"]])
 SECRET = "the-secret-of-this-space-and-no-other"
 # By caller: the token of the login. Nobody's shape but a token's, so that what leaks one is found.
 TOKENS = {name: f"hf_oauth_{name.replace(' ', '')}{'x' * 24}" for name in ("other user", "org reader", "org writer", "owner")}
@@ -26,7 +32,7 @@ def environment(hub_url: str) -> dict[str, str]:
         "SPACE_CREATOR_USER_ID": CREATOR_ID,
         "OAUTH_CLIENT_ID": "transmute-of-the-alchemists",
         "OAUTH_CLIENT_SECRET": SECRET,
-        "OAUTH_SCOPES": "openid profile",
+        "OAUTH_SCOPES": SCOPES,
         "OPENID_PROVIDER_URL": hub_url,
         "HF_ENDPOINT": hub_url,
         "HF_HUB_DISABLE_XET": "1",
@@ -48,9 +54,9 @@ def people() -> dict[str, dict[str, Any]]:
     }
 
 
-def cookie(token: str, secret: str = SECRET) -> str:
+def cookie(token: str, secret: str = SECRET, scope: str = SCOPES) -> str:
     """The session cookie of somebody who has logged in, signed as Gradio's session middleware signs it."""
-    login = {"access_token": token, "scope": "openid profile", "expires_at": time.time() + 3600, "userinfo": {"sub": "x", "name": "x"}}
+    login = {"access_token": token, "scope": scope, "expires_at": time.time() + 3600, "userinfo": {"sub": "x", "name": "x"}}
     session = base64.b64encode(json.dumps({"oauth_info": login}).encode())
     signer = TimestampSigner(hashlib.sha256(f"{secret}-v4".encode()).hexdigest())
     return signer.sign(session).decode()

@@ -28,12 +28,14 @@ LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 @dataclass(frozen=True)
 class Caller:
-    """Who calls a handler. `token` is theirs, used in this request only and never stored."""
+    """Who calls a handler. `token` is theirs, used in this request only and never stored; `scope` is what it was allowed to do, as the
+    Hub wrote it when they signed in, and empty where nobody says."""
 
     name: str
     role: Role
     is_local: bool = False
     token: str | None = field(default=None, repr=False)
+    scope: str = field(default="", compare=False)
     address: str = field(default="", repr=False, compare=False)  # on the network; told apart by it who has no name
 
     @property
@@ -53,7 +55,7 @@ def allowed(role: Role) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         wanted = [name for name, hint in hints.items() if hint is Caller and name != "return"]
 
         def admit(request: gr.Request | None, token: gr.OAuthToken | None) -> dict[str, Caller]:
-            caller = identify(request, token.token if token else None)
+            caller = identify(request, token.token if token else None, (token.scope if token else "") or "")
             page = getattr(request, "session_hash", None) if on_space() else None
             if not caller.may(role):
                 raise login_ended() if page in _signed_in and not caller.token else refusal(role)
@@ -120,7 +122,7 @@ def has_login() -> bool:
     return os.environ.get("SYSTEM") == "spaces" and bool(os.environ.get("OAUTH_CLIENT_ID"))
 
 
-def identify(request: gr.Request | None, token: str | None) -> Caller:
+def identify(request: gr.Request | None, token: str | None, scope: str = "") -> Caller:
     """The caller of a request: all rights on one's own machine; on a Space what `whoami` says of the token, and nothing without one."""
     if not on_space():
         has_password = bool(os.environ.get("TRANSMUTE_PASSWORD"))
@@ -134,7 +136,7 @@ def identify(request: gr.Request | None, token: str | None) -> Caller:
     if known is None:
         return Caller("a visitor", anybody, address=address_of(request))
     role: Role = "owner" if anybody == "owner" or is_owner(known) else "signed_in"
-    return Caller(str(known.get("name", "")), role, token=token, address=address_of(request))
+    return Caller(str(known.get("name", "")), role, token=token, scope=scope, address=address_of(request))
 
 
 def address_of(request: gr.Request | None) -> str:

@@ -53,19 +53,19 @@ def publish(
     if dry_run:
         said = describe(plan)
         named = {name: [_named(entry) for entry in said[name]] for name in ("files", "refused")}
-        return said | named | {"hub": _asked(plan, caller.token)}
+        return said | named | {"hub": _asked(plan, caller)}
     with publish_send.only_one(plan.address) as is_stopped, publish_send.remembered(plan):
         refuse_problems(plan)
-        require(plan, caller.token)
+        require(plan, caller.token, caller.scope)
         pushed = push(plan, caller.token, private=private, pull_request=pull_request, should_stop=is_stopped.is_set)
     return dataclasses.asdict(pushed)
 
 
-def _asked(plan: Plan, token: str | None) -> dict[str, Any]:
+def _asked(plan: Plan, caller: Caller) -> dict[str, Any]:
     """What sending `plan` would change on the Hub; where that cannot be known, or may not be done, why not."""
     try:
-        require(plan, token)
-        return {"asked": True, "difference": dataclasses.asdict(compare(plan, token))}
+        require(plan, caller.token, caller.scope)
+        return {"asked": True, "difference": dataclasses.asdict(compare(plan, caller.token))}
     except UserError as error:
         return {"asked": False, "why": error.problem}
 

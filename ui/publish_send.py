@@ -61,6 +61,11 @@ def token_for(pasted: str | None, caller: Caller) -> str | None:
     return (pasted or "").strip() or caller.token
 
 
+def scope_of(token: str | None, caller: Caller) -> str:
+    """What `token` was allowed to do, as far as it is the caller's login; of a pasted one nobody says."""
+    return caller.scope if token == caller.token else ""
+
+
 @allowed("owner")
 def send(
     picked: list[str],
@@ -80,7 +85,7 @@ def send(
         yield unseen, *(gr.skip(),) * 3  # the pasted token stays for the second click
         return
     options = {"private": private, "pull_request": as_pull_request, "despite_proofs": despite_proofs, "despite_tokens": despite_tokens}
-    for shown in _delivered(plan, token, options):
+    for shown in _delivered(plan, token, scope_of(token, caller), options):
         yield *shown, ""  # the pasted token leaves the page with the first answer
 
 
@@ -94,7 +99,7 @@ def send_waiting(run_id: str, caller: Caller) -> Iterator[tuple[Any, ...]]:
     if unseen := _unseen(plan, caller.token, caller):
         yield unseen, *(gr.skip(),) * 4
         return
-    for shown in _delivered(plan, caller.token, {"private": True}):
+    for shown in _delivered(plan, caller.token, caller.scope, {"private": True}):
         yield *shown, *waits()
 
 
@@ -114,12 +119,12 @@ def waits() -> tuple[Any, Any]:
     return gr.Dropdown(choices, value=choices[0][1] if choices else None, visible=bool(choices)), gr.Button(visible=bool(choices))
 
 
-def _delivered(plan: Plan, token: str | None, options: dict[str, bool]) -> Iterator[tuple[Any, Any, Any]]:
+def _delivered(plan: Plan, token: str | None, scope: str, options: dict[str, bool]) -> Iterator[tuple[Any, Any, Any]]:
     """The outcome as it comes, the list of publications at the end, and the button that stops it."""
 
     def work(tell: Any) -> Pushed:
         with only_one(plan.address) as is_stopped, remembered(plan):
-            require(plan, token)
+            require(plan, token, scope)
             return push(plan, token, on_progress=tell, should_stop=is_stopped.is_set, **options)
 
     try:
@@ -177,9 +182,9 @@ def stop_button() -> Any:
 
 
 @allowed("owner")
-def look(picked: list[str], repo_id: str, form: str | None, pasted: str | None, caller: Caller) -> str:
-    """What the repository holds already against what would be sent, and whether this login may send it."""
-    plan = planned(picked, repo_id, form)
+def look(picked: list[str], repo_id: str, form: str | None, card: str, pasted: str | None, caller: Caller) -> str:
+    """What the repository holds already against what would be sent, the card as it was edited, and whether this login may send it."""
+    plan = with_card(planned(picked, repo_id, form), card)
     token = token_for(pasted, caller)
     if not token:
         raise not_logged_in(repo_id)
@@ -191,7 +196,7 @@ def asked(plan: Plan, token: str | None, caller: Caller) -> str:
     if not token:
         return feedback.said("Sign in, or paste a token, to see what the repository holds and whether you may write there.", tone="warning")
     try:
-        found = standing(plan.repo_id, token, plan.repo_type, plan.base_model)
+        found = standing(plan.repo_id, token, plan.repo_type, plan.base_model, scope_of(token, caller), plan.total_bytes)
         if found.problems:
             return "".join(feedback.said(problem) for problem in found.problems)
         changes = compare(plan, token)

@@ -9,7 +9,9 @@ from typing import Any
 import gradio as gr
 
 from core.data.dataset import list_datasets
-from core.publish.preflight import describe
+from core.errors import UserError
+from core.publish import preflight
+from core.publish.push import with_card
 from core.redact import tokens
 from ui import feedback, first_run, picks, publish_name, publish_send, publish_view
 from ui.access import Caller, allowed
@@ -216,7 +218,7 @@ def _listen_to_sending(shell: Shell, choice: Choice, plan: Plan, sending: Sendin
     }
     shell.listen(sending.action.click, publish_send.send, **sent, **at_once)
     shell.listen(plan.stop.click, publish_send.stop, outputs=plan.stop, slot=slots.sent, queue=False)
-    compared: dict[str, Any] = {"inputs": [*choice.chosen, choice.form, sending.pasted], "outputs": plan.outcome}
+    compared: dict[str, Any] = {"inputs": [*choice.chosen, choice.form, plan.source, sending.pasted], "outputs": plan.outcome}
     shell.listen(sending.compare.click, publish_send.look, **compared, **at_once)
 
 
@@ -320,12 +322,20 @@ def prepare(
 
 def _prepared(picked: list[str], repo_id: str, about: Asked, pasted: str | None, kept: dict[str, Any], caller: Caller) -> tuple[Any, ...]:
     plan = publish_send.planned(picked, repo_id, about.form, about.license, about.languages)
-    said, key = describe(plan), _key(picked or [], repo_id)
+    said, key = preflight.describe(plan), _key(picked or [], repo_id)
     card = kept["card"] if kept and kept.get("key") == key else said["card"]
     return (
         publish_view.overview(said), publish_view.evidence(said), gr.Tabs(visible=True), gr.Column(visible=True), publish_view.rendered(card), card,
-        repo_id.strip(), key, publish_send.asked(plan, publish_send.token_for(pasted, caller), caller),
+        repo_id.strip(), key, publish_send.asked(_as_sent(plan, card), publish_send.token_for(pasted, caller), caller),
     )  # fmt: skip
+
+
+def _as_sent(plan: preflight.Plan, card: str) -> preflight.Plan:
+    """`plan` with the card as it stands there; one whose front matter is broken is told of when it is sent."""
+    try:
+        return with_card(plan, card)
+    except UserError:
+        return plan
 
 
 @allowed("owner")

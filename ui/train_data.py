@@ -15,6 +15,7 @@ from core.data.measures import OnProgress
 from core.data.validate import validate
 from core.errors import UserError
 from core.jobs import dispatch, target
+from core.publish.scopes import jobs_problem
 from core.running import runs
 from core.training import accelerated, checks, launch, models
 from core.training import recipe as recipes
@@ -77,6 +78,8 @@ def why_not(values: dict[str, Any], caller: Caller, place: str = "") -> UserErro
         return UserError("Choose a dataset first.", WHERE, "The Dataset tab imports one.", code="NO_DATA")
     if place and not caller.token:
         return UserError("A rented machine needs a login to the Hub.", WHERE, "Sign in, or run `hf auth login` here.", code="LOGIN")
+    if place and (wrong := jobs_problem(caller.scope)):
+        return UserError(wrong, WHERE, "Or let it run on this machine.", code="ACCESS")
     try:
         check(recipe_of(values, caller), place)
     except UserError as error:

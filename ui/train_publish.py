@@ -26,7 +26,7 @@ def can_publish(publish_to: str, base_model: str, caller: Caller) -> str:
     repo_id, base = str(publish_to or "").strip(), hub_id(str(base_model or ""))
     if not repo_id:
         return feedback.said("Name a repository first, as USER/NAME.", tone="warning")
-    found = standing(repo_id, caller.token, base_model=base)
+    found = standing(repo_id, caller.token, base_model=base, scope=caller.scope)
     if found.problems:
         return "".join(feedback.said(problem) for problem in found.problems)
     how = "exists and was made here" if found.exists and found.is_ours else "does not exist yet and will be made, private"

@@ -103,7 +103,7 @@ def _asked(plan: Plan, out: Console) -> dict[str, object]:
     from core.publish.standing import standing
 
     try:
-        found = standing(plan.repo_id, hub_token(), plan.repo_type, plan.base_model)
+        found = standing(plan.repo_id, hub_token(), plan.repo_type, plan.base_model, size_bytes=plan.total_bytes)
         difference = None if found.problems else compare(plan, hub_token())
     except UserError as error:
         out.print(f"note: The Hub was not asked whether this login may publish there. {error.problem}", markup=False)

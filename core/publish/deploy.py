@@ -20,6 +20,7 @@ from core.units import size
 
 Sdk = Literal["gradio", "docker"]
 ZERO = "zero-a10g"  # free for whoever may have it; no price list names it
+NOTEBOOK = "spaces/deploy/colab.ipynb"
 MOUNT = "/data"  # where `core.paths.home` looks for a volume on a Space
 FOLDERS = ("core", "ui", "spaces", "examples")
 FILES = ("app.py", "requirements.txt", "requirements-gpu.txt", "packages.txt", "LICENSE", "CHANGELOG.md")
@@ -140,6 +141,7 @@ def files(space: Space) -> dict[str, bytes | Path]:
             if path.is_file() and not is_hidden and (path.suffix in SUFFIXES or path.name == "Dockerfile"):
                 found["/".join(parts)] = path
     found["README.md"] = readme(space).encode()
+    found[NOTEBOOK] = notebook(space).encode()
     if space.sdk == "docker":
         found["Dockerfile"] = dockerfile().encode()
     return found
@@ -149,6 +151,12 @@ def dockerfile() -> str:
     """The Dockerfile as a Space needs it: only Spaces with the Gradio SDK set SYSTEM by themselves, and Gradio offers no login without."""
     text = (paths.SPACES / "deploy" / "Dockerfile").read_text(encoding="utf-8")
     return text.replace("\nEXPOSE ", "\nENV SYSTEM=spaces\nEXPOSE ")
+
+
+def notebook(space: Space) -> str:
+    """The Colab notebook, which clones from this Space."""
+    text = (paths.PROJECT / NOTEBOOK).read_text(encoding="utf-8")
+    return re.sub(r'(?<=SOURCE = \\")[^"\\]*', f"https://huggingface.co/spaces/{space.repo_id}", text)
 
 
 def readme(space: Space) -> str:

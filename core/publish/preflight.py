@@ -225,6 +225,7 @@ def size_problems(files: Sequence[PlannedFile]) -> Iterator[str]:
 
 
 def size_notes(files: Sequence[PlannedFile]) -> Iterator[str]:
+    """What can be said of the size without a login; `core.publish.quota` compares it with what an account has free."""
     total_bytes = sum(file.size_bytes for file in files)
     if total_bytes > FREE_PRIVATE_BYTES:
         yield f"{size(total_bytes)} are more than the {size(FREE_PRIVATE_BYTES)} that a free account may keep in private repositories."

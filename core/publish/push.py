@@ -17,6 +17,7 @@ from core.hubclient import Stopped, api, patiently, status
 from core.publish.ledger import is_ours, is_published, remember, was_asked
 from core.publish.preflight import CARD, LEAKY, PROVENANCE, Plan, PlannedFile, RepoType
 from core.publish.pulls import opened
+from core.publish.quota import LIMITS
 from core.redact import redact, tokens
 
 if TYPE_CHECKING:
@@ -272,6 +273,10 @@ def explain(error: BaseException, repo_id: str) -> UserError:
             return UserError(str(error), repo_id, "Write it as USER/NAME.", "NAME")
         case _ if code == 401:
             return UserError("The Hub does not accept this login.", repo_id, "Log in again; what was prepared is kept.", "LOGIN")
+        case _ if code in (400, 403) and "storage limit" in str(error).lower():
+            owner = repo_id.partition("/")[0]
+            remedy = f"Make room there, or publish it for everybody. What arrived is kept. {LIMITS}"
+            return UserError(f"The private storage of {owner} on the Hub is full.", repo_id, remedy, "FULL")
         case _ if code == 403:
             owner = repo_id.partition("/")[0]
             remedy = f"Give the token write rights for {owner}, or publish under a name of your own."

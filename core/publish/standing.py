@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,8 @@ from core.errors import UserError
 from core.hubclient import api, patiently
 from core.publish.preflight import Plan, RepoType, address_of, repo_problems
 from core.publish.push import existing, explain, made_here, not_logged_in
+from core.publish.quota import private_note
+from core.publish.scopes import publishing_problem
 from core.publish.terms import terms
 
 MAY_WRITE = ("contributor", "write", "admin")  # a contributor writes to what they made themselves
@@ -25,8 +28,14 @@ class Standing:
     notes: tuple[str, ...] = ()
 
 
-def standing(repo_id: str, token: str | None, repo_type: RepoType = "model", base_model: str = "") -> Standing:
+def standing(
+    repo_id: str, token: str | None, repo_type: RepoType = "model", base_model: str = "", scope: str = "", size_bytes: int = 0
+) -> Standing:
     """Whether the owner of `token` can publish as `repo_id`, and under which terms of `base_model` (a Hub id).
+
+    Args:
+        scope: what a login through a Space was allowed, as `core.publish.scopes` reads it; empty where nobody says.
+        size_bytes: what would be sent, compared with what the owner has free; 0 where that is not known yet.
 
     Raises:
         UserError: no login, or one that the Hub does not accept (code LOGIN); the Hub cannot be reached (code NET).
@@ -41,9 +50,15 @@ def standing(repo_id: str, token: str | None, repo_type: RepoType = "model", bas
     who, exists = str(known.get("name", "")), info is not None
     is_made_here = exists and made_here(hub, address_of(repo_id, repo_type), info)
     by_pull_request = exists and not is_made_here
-    problems = [said for said in (_token_problem(known, repo_id, by_pull_request), _owner_problem(known, repo_id, by_pull_request)) if said]
+    found = (
+        _token_problem(known, repo_id, exists, by_pull_request),
+        publishing_problem(scope, exists, by_pull_request),
+        _owner_problem(known, repo_id, by_pull_request),
+    )
     notes = [f"{repo_id} exists and was not made here: its owner decides on a pull request."] if by_pull_request else []
-    return Standing(who, exists, is_made_here, tuple(problems), (*notes, *_base_terms(hub, base_model)))
+    if info is None or (is_made_here and info.private):
+        notes += filter(None, [private_note(hub, known, repo_id, size_bytes)])
+    return Standing(who, exists, is_made_here, tuple(filter(None, found)), (*notes, *_base_terms(hub, base_model)))
 
 
 def places(token: str) -> tuple[str, ...]:
@@ -60,33 +75,43 @@ def _places(known: dict[str, Any]) -> tuple[str, ...]:
     return str(known.get("name", "")), *(str(each.get("name")) for each in organisations if each.get("roleInOrg") in MAY_WRITE)
 
 
-def require(plan: Plan, token: str | None) -> Standing:
+def require(plan: Plan, token: str | None, scope: str = "") -> Standing:
     """`standing` of a plan.
 
     Raises:
         UserError: as `standing`, and when something speaks against it (code ACCESS).
     """
-    found = standing(plan.repo_id, token, plan.repo_type, plan.base_model)
+    found = standing(plan.repo_id, token, plan.repo_type, plan.base_model, scope, plan.total_bytes)
     if found.problems:
         raise UserError(found.problems[0], plan.repo_id, "Use another token, or publish under a name of your own.", "ACCESS")
     return found
 
 
-def _token_problem(known: dict[str, Any], repo_id: str, by_pull_request: bool) -> str:
-    """Why the token cannot write; empty when it can, or when the Hub does not say (a login through a Space)."""
+def _token_problem(known: dict[str, Any], repo_id: str, exists: bool, by_pull_request: bool) -> str:
+    """Why the token cannot write; empty when it can, or when `whoami` does not say (a login through a Space).
+
+    A repository that exists and refuses the write is reached by pull request, so a fine-grained token that may open one is enough there.
+    """
     access: dict[str, Any] = (known.get("auth") or {}).get("accessToken") or {}
     name = access.get("displayName")
     said = f"The token {name!r}" if name else "This token"
     if access.get("role") == "read":
         return f"{said} can only read. Make one of type Write at https://huggingface.co/settings/tokens."
-    if access.get("role") != "fineGrained" or by_pull_request:
+    if access.get("role") != "fineGrained":
         return ""
-    owner = repo_id.partition("/")[0]
-    scoped: list[dict[str, Any]] = (access.get("fineGrained") or {}).get("scoped") or []
-    granted = [each for each in scoped if (each.get("entity") or {}).get("name") in (owner, repo_id)]
-    if any("repo.write" in (each.get("permissions") or ()) for each in granted):
+    owner, fine = repo_id.partition("/")[0], access.get("fineGrained") or {}
+    scoped: list[dict[str, Any]] = fine.get("scoped") or []
+    there = _permissions(each for each in scoped if (each.get("entity") or {}).get("name") in (owner, repo_id))
+    everywhere = _permissions(scoped) | set(fine.get("global") or ())
+    discusses = "discussion.write" in everywhere
+    if "repo.write" in there or (exists and discusses) or (by_pull_request and "repo.write" in everywhere):
         return ""
-    return f"{said} is fine-grained and may not write to repositories of {owner}. Allow that at https://huggingface.co/settings/tokens."
+    deed = "open pull requests" if by_pull_request else f"write to repositories of {owner}"
+    return f"{said} is fine-grained and may not {deed}. Allow that at https://huggingface.co/settings/tokens."
+
+
+def _permissions(scoped: Iterable[dict[str, Any]]) -> set[str]:
+    return {permission for each in scoped for permission in each.get("permissions") or ()}
 
 
 def _owner_problem(known: dict[str, Any], repo_id: str, by_pull_request: bool) -> str:

@@ -32,12 +32,19 @@ class Repo:
     branches: dict[str, dict[str, bytes]] = field(default_factory=dict[str, dict[str, bytes]])  # beside main
     pull_requests: list[tuple[int, str, str]] = field(default_factory=list[tuple[int, str, str]])  # number, title, author
     history: dict[str, dict[str, bytes]] = field(default_factory=dict[str, dict[str, bytes]])  # the files of earlier commits
+    used_bytes: int | None = None  # what the Hub counts of it; else what its files have
     settings: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])  # of a Space, as they were set
 
     def revisions(self) -> dict[str, dict[str, bytes]]:
         """The files by branch and by commit."""
         named = {"main": self.files} | self.branches
         return self.history | named | {self.commit(files): files for files in named.values()}
+
+    def expanded(self, names: list[str]) -> dict[str, Any]:
+        """What a listing tells when it is asked for these."""
+        used_bytes = sum(map(len, self.files.values())) if self.used_bytes is None else self.used_bytes
+        known = {"private": self.access == "private", "usedStorage": used_bytes}
+        return {name: value for name, value in known.items() if name in names}
 
     def commit(self, files: dict[str, bytes]) -> str:
         return digest(repr(sorted((path, digest(content)) for path, content in files.items())).encode())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 from huggingface_hub import constants
 
@@ -25,7 +25,7 @@ from tests.hub.writes import WRITE_ROUTES, Writes
 NAME = r"(?P<id>[\w.-]+/[\w.-]+)"
 ROUTES = (
     (r"/api/whoami-v2", "whoami"),
-    (r"/api/models", "search"),
+    (r"/api/(?P<kind>datasets|models|spaces)", "search"),
     (rf"/api/(?P<kind>datasets|models|spaces)/{NAME}", "info"),
     (rf"/api/(?P<kind>datasets|models)/{NAME}/revision/(?P<rev>.+)", "info"),
     (rf"/api/(?P<kind>datasets|models)/{NAME}/tree/(?P<rev>[^/]+)(?P<folder>/.*)?", "tree"),
@@ -64,10 +64,13 @@ class Hub:
         self.faults: list[Fault] = []
         self.asked: list[Asked] = []
         self.people: dict[str, dict[str, Any]] = {}  # what `whoami` says of further tokens
+        self.same_person: dict[str, str] = {}  # a later login's token to the one whose rights it has
+        self.expired: set[str] = set()  # tokens that were good once
         self.asks_only: set[str] = set()  # tokens that may open pull requests and write nothing
         self.clients: dict[str, str] = {}  # secrets of the applications that people may log in to, by id
         self.codes: dict[str, dict[str, str]] = {}  # of logins that are going on
         self.buckets: set[str] = set()
+        self.page_size = 1000  # repositories of a listing that are told at once
         self.jobs: list[Job] = []
         self.runs_jobs = True  # else a test writes a job's lines and stage
         self.networks = Path(tempfile.mkdtemp(prefix="networks-"))
@@ -146,7 +149,11 @@ class Answers(Writes, Jobs, Login, BaseHTTPRequestHandler):
             if fault and fault.kind == "slow":
                 (fault.until or threading.Event()).wait(fault.seconds)
             if fault and fault.kind == "status":
-                raise RefusedError(fault.status)
+                raise RefusedError(fault.status, message=fault.message)
+            if fault and fault.kind == "expire":
+                self.hub.expired.add(self._bearer())
+            if self._bearer() in self.hub.expired:
+                raise RefusedError(401, message="Invalid credentials in Authorization header")
             for pattern, name in (*ROUTES, *WRITE_ROUTES, *JOB_ROUTES, *LOGIN_ROUTES):
                 if match := re.fullmatch(pattern, path):
                     status, headers, body = getattr(self, name)(**match.groupdict())
@@ -191,8 +198,13 @@ class Answers(Writes, Jobs, Login, BaseHTTPRequestHandler):
                 return
         self.wfile.write(b"0\r\n\r\n")
 
-    def _token(self) -> str:
+    def _bearer(self) -> str:
+        """The token as it came."""
         return self.headers.get("Authorization", "").removeprefix("Bearer ")
+
+    def _token(self) -> str:
+        """The token by which rights are told."""
+        return self.hub.same_person.get(self._bearer(), self._bearer())
 
     def _person(self) -> str:
         return self.hub.people.get(self._token(), {"name": "someone" if self._token() == GOOD_TOKEN else "other"})["name"]
@@ -203,7 +215,7 @@ class Answers(Writes, Jobs, Login, BaseHTTPRequestHandler):
     def _repo(self, kind: str | None, repo_id: str) -> Repo:
         repo = self.hub.repos.get((kind or "models", repo_id))
         token = self._token()
-        if token and token not in (GOOD_TOKEN, OTHER_TOKEN):
+        if token and token not in (GOOD_TOKEN, OTHER_TOKEN, *self.hub.people):
             raise RefusedError(401, message="Invalid credentials in Authorization header")
         if repo is None or (repo.access == "private" and token != GOOD_TOKEN):
             raise RefusedError(404 if token else 401, "RepoNotFound", "Repository not found")
@@ -218,7 +230,7 @@ class Answers(Writes, Jobs, Login, BaseHTTPRequestHandler):
         return found
 
     def whoami(self) -> tuple[int, dict[str, str], bytes]:
-        if known := self.hub.people.get(self._token()):
+        if known := self.hub.people.get(self._bearer()):
             return self._json(known)
         if self._token() != GOOD_TOKEN:
             raise RefusedError(401, message="Invalid credentials in Authorization header")
@@ -234,14 +246,24 @@ class Answers(Writes, Jobs, Login, BaseHTTPRequestHandler):
         value = {"_id": "1", "id": id, "author": id.partition("/")[0], "sha": repo.commit(files), "private": repo.access == "private"}
         return self._json(value | {"gated": gated, "disabled": False, "tags": [], "siblings": siblings, "cardData": repo.card or {}})
 
-    def search(self) -> tuple[int, dict[str, str], bytes]:
-        """The models whose ids hold the words, private ones only for their owner; each of those here is for text."""
-        asked = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
+    def search(self, kind: str) -> tuple[int, dict[str, str], bytes]:
+        """The repositories of an author, or whose ids hold the words, private ones only for their owner, page by page; each model is for text."""
+        asked = parse_qs(urlsplit(self.path).query)
+        first = {name: values[0] for name, values in asked.items()}
         can_see = self._token() == GOOD_TOKEN
-        known = [repo for (kind, _), repo in self.hub.repos.items() if kind == "models" and (repo.access != "private" or can_see)]
-        found = [repo.repo_id for repo in known if asked.get("search", "").lower() in repo.repo_id.lower()]
-        pipeline = asked.get("pipeline_tag", "text-generation")
-        return self._json([{"_id": "1", "id": id, "pipeline_tag": pipeline} for id in found[: int(asked.get("limit", 1000))]])
+        known = [repo for (of, _), repo in self.hub.repos.items() if of == kind and (repo.access != "private" or can_see)]
+        found = [
+            {"_id": "1", "id": repo.repo_id, "pipeline_tag": first.get("pipeline_tag", "text-generation")}
+            | repo.expanded(asked.get("expand", []))
+            for repo in known
+            if first.get("search", "").lower() in repo.repo_id.lower() and first.get("author") in (None, repo.repo_id.partition("/")[0])
+        ]
+        begin = int(first.get("cursor", 0))
+        end = begin + min(self.hub.page_size, int(first.get("limit", 1000)))
+        more = urlencode(asked | {"cursor": [str(end)]}, doseq=True)
+        status, headers, body = self._json(found[begin:end])
+        link = {"Link": f'<{self.hub.url}/api/{kind}?{more}>; rel="next"'} if end < len(found) else {}
+        return status, headers | link, body
 
     def tree(self, kind: str, id: str, rev: str, folder: str | None = None) -> tuple[int, dict[str, str], bytes]:
         files = self._files(self._repo(kind, id), rev)

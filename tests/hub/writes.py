@@ -51,7 +51,7 @@ class Writes:
     def _require_writer(self, repo_id: str) -> None:
         from tests.hub.server import RefusedError
 
-        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        token = self._token()
         if token not in OWNERS:
             raise RefusedError(401, message="Invalid credentials in Authorization header")
         if repo_id.partition("/")[0] not in OWNERS[token] or token in self.hub.asks_only:
@@ -59,7 +59,7 @@ class Writes:
 
     def create(self) -> Answer:
         asked = json.loads(self.body)
-        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        token = self._token()
         repo_id = f"{asked.get('organization') or OWNERS.get(token, ('',))[0]}/{asked['name']}"
         self._require_writer(repo_id)
         kind = {"dataset": "datasets", "space": "spaces"}.get(asked.get("type", "model"), "models")
@@ -179,6 +179,9 @@ class Writes:
 
     def _said(self, value: Any) -> Answer:
         return 200, {"Content-Type": "application/json"}, json.dumps(value).encode()
+
+    def _token(self) -> str:
+        raise NotImplementedError
 
     def _person(self) -> str:
         raise NotImplementedError

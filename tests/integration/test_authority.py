@@ -153,6 +153,22 @@ def test_a_token_in_the_call_gives_the_rights_of_its_owner_and_no_more(
     assert refused(Visitor(at_the_space.url, oauth_token=token), closed(of_the_space)) == beyond(role)
 
 
+@pytest.mark.parametrize(
+    ("scope", "said"),
+    [
+        (space.SCOPES, "Yes: kim/new does not exist yet"),
+        (space.SCOPES.replace("contribute-repos", ""), "not allowed to make repositories and write to them (the scope contribute-repos)"),
+    ],
+)
+def test_what_a_login_was_allowed_reaches_the_question_whether_it_can_publish(
+    scope: str, said: str, at_the_space: App, of_the_space: list[Listener]
+) -> None:
+    visitor = Visitor(at_the_space.url, cookie=space.cookie(space.TOKENS["owner"], scope=scope))
+    listener = next(each for each in of_the_space if each.name == "ui.train_publish.can_publish")
+    assert said in visitor.call(listener, data=["kim/new", "starter"])
+    visitor.close()
+
+
 def test_a_page_that_has_its_own_name_point_at_this_machine_is_a_visitor(at_home: App, of_home: list[Listener]) -> None:
     visitor = Visitor(at_home.url, headers={"host": f"evil.example:{at_home.port}"})
     assert refused(visitor, closed(of_home)) == beyond("public") & {listener.name for listener in of_home}

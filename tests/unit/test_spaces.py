@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -98,9 +99,48 @@ def test_the_notebook_is_valid_and_its_python_compiles() -> None:
     for source in sources:
         compile("\n".join(line for line in source.splitlines() if not line.startswith(("!", "%"))), "cell", "exec")
     commands = "\n".join(sources)
-    assert "git clone" in commands and "requirements.txt" in commands and "core doctor" in commands
+    assert '"git", "clone"' in commands and "requirements.txt" in commands and "core doctor" in commands
     assert "TRANSMUTE_PASSWORD" in commands and "secrets.token_urlsafe" in commands and "app.py --share" in commands
     assert all(not cell.get("outputs") for cell in notebook.cells)
+
+
+def run_clone_cell(source: str, into: Path) -> None:
+    """The notebook's first cell without the lines for the shell, with `source` typed into its field."""
+    import nbformat
+
+    cells = nbformat.read(SPACES / "deploy" / "colab.ipynb", as_version=4).cells
+    code = next(cell.source for cell in cells if '"git", "clone"' in cell.source).replace("/content/transmute", str(into))
+    lines = [line for line in code.splitlines() if not line.startswith(("!", "%"))]
+    typed = [f"SOURCE = {source!r}" if source and line.startswith("SOURCE = ") else line for line in lines]
+    assert (typed != lines) == bool(source)
+    exec("\n".join(typed), {})
+
+
+def test_the_notebook_clones_what_is_named_and_says_what_to_do_where_nothing_can_be_cloned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    into, origin = tmp_path / "into", tmp_path / "origin"
+    for name in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{name}_NAME", "x")
+        monkeypatch.setenv(f"GIT_{name}_EMAIL", "x@example.com")
+    with pytest.raises(ValueError, match="Write in the field SOURCE"):
+        run_clone_cell("", into)
+    with pytest.raises(ValueError, match=r"not to be had from .*nowhere\. Look at the spelling"):
+        run_clone_cell(f"file://{tmp_path}/nowhere", into)
+    with pytest.raises(ValueError, match="not to be had"):
+        run_clone_cell("--upload-pack=touch hurt", into)
+    subprocess.run(["git", "init", "-q", str(origin)], check=True)
+    (origin / "other.py").write_text("of another program")
+    subprocess.run(["git", "-C", str(origin), "add", "."], check=True)
+    subprocess.run(["git", "-C", str(origin), "commit", "-q", "-m", "x"], check=True)
+    with pytest.raises(ValueError, match="not to be had"):
+        run_clone_cell(f"file://{origin}", into)
+    (origin / "app.py").write_text("first")
+    subprocess.run(["git", "-C", str(origin), "add", "."], check=True)
+    subprocess.run(["git", "-C", str(origin), "commit", "-q", "-m", "x"], check=True)
+    for _ in range(2):  # a cell is run again
+        run_clone_cell(f"file://{origin}", into)
+        assert (into / "app.py").read_text() == "first"
 
 
 def test_the_dockerfile_takes_files_and_pins_that_exist() -> None:

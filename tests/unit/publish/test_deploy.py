@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 from huggingface_hub import constants
@@ -65,6 +66,22 @@ def test_only_the_program_travels(hub: Hub):
     assert not [name for name in sent if name.startswith(("tests/", "benchmarks/", ".")) or "__pycache__" in name]
     tracked = (path for path in (paths.PROJECT / "ui").rglob("*") if path.is_file() and path.suffix in (".css", ".js", ".py"))
     assert {path.relative_to(paths.PROJECT).as_posix() for path in tracked} <= set(sent)
+
+
+def test_the_notebook_of_a_space_clones_from_that_space_whoever_made_the_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def source(text: str) -> str:
+        notebook = nbformat.reads(text, as_version=4)
+        nbformat.validate(notebook)
+        return next(line for cell in notebook.cells for line in cell.source.splitlines() if line.startswith("SOURCE = "))
+
+    wanted = 'SOURCE = "https://huggingface.co/spaces/{}"  # @param {{type:"string"}}'
+    assert source((paths.PROJECT / deploy.NOTEBOOK).read_text()) == wanted.format("USER/transmute")
+    first = deploy.files(Space("someone/transmute"))[deploy.NOTEBOOK]
+    assert isinstance(first, bytes) and source(first.decode()) == wanted.format("someone/transmute")
+    (tmp_path / deploy.NOTEBOOK).parent.mkdir(parents=True)
+    (tmp_path / deploy.NOTEBOOK).write_bytes(first)
+    monkeypatch.setattr(paths, "PROJECT", tmp_path)  # a Space that makes another one
+    assert source(deploy.notebook(Space("other/their-own"))) == wanted.format("other/their-own")
 
 
 def test_the_front_matter_keeps_login_and_least_scopes_for_both_kinds(hub: Hub):

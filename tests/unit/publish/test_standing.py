@@ -13,10 +13,13 @@ from core import hubclient
 from core.errors import UserError
 from core.publish.ledger import remember
 from core.publish.preflight import Plan, PlannedFile
+from core.publish.push import push
+from core.publish.scopes import KNOWN, jobs_problem
 from core.publish.standing import require, standing
 from core.publish.terms import terms
 from tests.hub.repos import GOOD_TOKEN, Repo
 from tests.hub.server import Hub
+from tests.space import SCOPES
 
 
 @pytest.fixture
@@ -63,9 +66,95 @@ def test_the_token_and_the_owner_are_judged(role: str, scoped: Any, repo_id: str
     assert hub.paths("POST") == []
 
 
-def test_a_login_through_a_space_says_nothing_of_its_scope_and_passes(hub: Hub) -> None:
+def through_a_space(hub: Hub) -> None:
+    """What `whoami` says of a login through a Space: nothing of its rights."""
     hub.people[GOOD_TOKEN] = {"type": "user", "name": "someone", "orgs": [], "auth": {"type": "oauth"}}
-    assert standing("someone/new", GOOD_TOKEN).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("scope", "repo_id", "said"),
+    [
+        ("openid profile contribute-repos", "someone/new", ""),
+        ("openid profile write-repos", "someone/new", ""),
+        ("openid profile manage-repos", "someone/new", ""),
+        (
+            "openid profile read-repos jobs",
+            "someone/new",
+            "not allowed to make repositories and write to them (the scope contribute-repos)",
+        ),
+        ("openid profile write-discussions", "someone/new", "(the scope contribute-repos)"),
+        ("openid profile write-discussions", "other/there", ""),
+        ("openid profile contribute-repos", "other/there", "not allowed to open pull requests (the scope write-discussions)"),
+        ("openid profile contribute-repos", "someone/mine", ""),
+        ("openid profile write-discussions", "someone/mine", ""),
+        ("openid profile read-repos", "someone/mine", "(the scope contribute-repos)"),
+        ("openid profile full-access", "someone/new", ""),
+        ("openid profile full-access", "other/there", ""),
+        ("", "someone/new", ""),
+        ("", "other/there", ""),
+    ],
+)
+def test_a_login_through_a_space_is_judged_by_its_scopes_where_all_are_known(scope: str, repo_id: str, said: str, hub: Hub) -> None:
+    through_a_space(hub)
+    hub.repos[("models", "someone/mine")] = Repo("someone/mine", kind="models")
+    remember("someone/mine", "created")
+    problems = standing(repo_id, GOOD_TOKEN, scope=scope).problems
+    assert (len(problems) == 1 and said in problems[0] and "hf_oauth_scopes" in problems[0]) if said else problems == ()
+
+
+@pytest.mark.parametrize(
+    ("scope", "said"),
+    [
+        ("jobs contribute-repos", ""),
+        ("", ""),
+        ("new-thing", ""),
+        ("contribute-repos", "run jobs (the scope jobs)"),
+        ("jobs", "keeps the run"),
+    ],
+)
+def test_a_rented_machine_needs_the_scopes_for_jobs_and_for_its_repository(scope: str, said: str) -> None:
+    assert said in jobs_problem(scope) and bool(jobs_problem(scope)) == bool(said)
+
+
+def test_the_scopes_that_the_space_asks_for_are_enough_and_known(hub: Hub) -> None:
+    through_a_space(hub)
+    assert set(SCOPES.split()) <= KNOWN, "else they are not judged"
+    assert standing("someone/new", GOOD_TOKEN, scope=SCOPES).problems == standing("other/there", GOOD_TOKEN, scope=SCOPES).problems == ()
+    assert jobs_problem(SCOPES) == ""
+
+
+def discusses(**more: Any) -> dict[str, Any]:
+    return {"displayName": "mine", "role": "fineGrained", "fineGrained": {"scoped": [], "global": ["discussion.write"]} | more}
+
+
+@pytest.mark.parametrize(
+    ("access", "repo_id", "said"),
+    [
+        (discusses(), "other/there", ""),
+        (discusses(), "someone/mine", ""),
+        (discusses(), "someone/new", "may not write to repositories of someone"),
+        (discusses(**{"global": []}), "other/there", "may not open pull requests"),
+        (discusses(**{"global": [], "scoped": [may_write("someone")]}), "other/there", ""),
+    ],
+)
+def test_a_token_that_may_only_open_pull_requests_passes_where_that_is_the_way(
+    access: dict[str, Any], repo_id: str, said: str, hub: Hub
+) -> None:
+    hub.repos[("models", "someone/mine")] = Repo("someone/mine", kind="models")
+    remember("someone/mine", "created")
+    hub.people[GOOD_TOKEN] = {"type": "user", "name": "someone", "orgs": [], "auth": {"type": "access_token", "accessToken": access}}
+    problems = standing(repo_id, GOOD_TOKEN).problems
+    assert (said in problems[0]) if said else problems == ()
+
+
+def test_a_token_that_may_only_open_pull_requests_gets_one_at_its_owners_own_repository(hub: Hub) -> None:
+    hub.repos[("models", "someone/mine")] = mine = Repo("someone/mine", kind="models")
+    remember("someone/mine", "created")
+    hub.people[GOOD_TOKEN] = {"type": "user", "name": "someone", "orgs": [], "auth": {"accessToken": discusses()}}
+    hub.asks_only.add(GOOD_TOKEN)
+    plan = Plan("someone/mine", "someone/mine", (PlannedFile("config.json", 2, text="{}"),))
+    require(plan, GOOD_TOKEN)
+    assert push(plan, GOOD_TOKEN).pull_request.endswith("/discussions/1") and mine.files == {} and len(mine.pull_requests) == 1
 
 
 def test_a_repository_of_somebody_else_is_reached_by_pull_request(hub: Hub) -> None:

@@ -182,13 +182,26 @@ def test_who_may_not_is_told_what_to_do() -> None:
         list(count_up(None, None, 3))
 
 
+@allowed("public")
+def tell_scope(caller: Caller) -> str:
+    return caller.scope
+
+
+@pytest.mark.usefixtures("space")
+def test_the_scope_of_a_login_is_its_callers_and_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "_whoami", lambda token: {"name": "kim"} if token == "good" else None)
+    request = SimpleNamespace(session_hash="abc", headers={}, client=None)
+    assert tell_scope(request, gr.OAuthToken("good", "openid jobs", 0)) == "openid jobs"
+    assert tell_scope(request, gr.OAuthToken("unknown", "openid jobs", 0)) == tell_scope(request, None) == ""
+
+
 @pytest.mark.usefixtures("space")
 def test_a_login_that_ended_asks_again_and_is_not_taken_for_a_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPACE_CREATOR_USER_ID", CREATOR)
     monkeypatch.setattr(access, "_whoami", lambda token: {"id": CREATOR, "name": "kim"} if token == "good" else None)
     page, other = SimpleNamespace(session_hash="abc", headers={}, client=None), SimpleNamespace(session_hash="def", headers={}, client=None)
-    assert act(page, SimpleNamespace(token="good"), "done") == "done by kim"
-    for token in (None, SimpleNamespace(token="revoked")):
+    assert act(page, SimpleNamespace(token="good", scope=""), "done") == "done by kim"
+    for token in (None, SimpleNamespace(token="revoked", scope="")):
         with pytest.raises(UserError, match="login has ended") as caught:
             act(page, token, "done")
         assert caught.value.code == "LOGIN" and "what was prepared is kept" in caught.value.remedy
@@ -196,7 +209,7 @@ def test_a_login_that_ended_asks_again_and_is_not_taken_for_a_stranger(monkeypat
             act(other, token, "done")
     monkeypatch.delenv("SPACE_CREATOR_USER_ID")
     with pytest.raises(UserError, match="only its owner"):  # signed in, and not as the owner
-        act(page, SimpleNamespace(token="good"), "done")
+        act(page, SimpleNamespace(token="good", scope=""), "done")
 
 
 def test_a_space_without_login_points_to_a_copy_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:

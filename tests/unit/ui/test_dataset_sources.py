@@ -51,7 +51,7 @@ def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def as_caller(monkeypatch: pytest.MonkeyPatch, caller: Caller) -> None:
-    monkeypatch.setattr("ui.access.identify", lambda request, token: caller)
+    monkeypatch.setattr("ui.access.identify", lambda *_: caller)
 
 
 def followed(began: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -41,6 +42,14 @@ def test_the_place_decides_what_can_start(workspace: Path):
 def test_a_rented_machine_needs_a_login(workspace: Path):
     refused = train_data.why_not(train_handlers.fresh()["values"], NOBODY, L4)
     assert refused and refused.code == "LOGIN"
+
+
+def test_a_login_that_may_run_no_jobs_rents_no_machine_and_trains_here(workspace: Path):
+    narrow, form = dataclasses.replace(LOGGED_IN, scope="openid profile contribute-repos"), train_handlers.fresh()["values"]
+    refused = train_data.why_not(form, narrow, L4)
+    assert refused and refused.code == "ACCESS" and "(the scope jobs)" in refused.problem
+    assert train_data.why_not(form, narrow) is None
+    assert train_data.why_not(form, dataclasses.replace(narrow, scope=f"{narrow.scope} jobs"), L4) is None
 
 
 def test_the_browser_keeps_the_place_and_one_that_is_no_longer_offered_is_this_machine():

@@ -17,7 +17,8 @@ from tests.hub.faults import Fault
 from tests.hub.repos import GOOD_TOKEN, Repo
 from tests.hub.server import Hub
 from tests.unit.publish.test_waiting import REPO, RUN_ID, finished
-from ui import programs, publish_name, publish_send, run_view, train_publish
+from ui import programs, publish_name, publish_send, publish_tab, run_view, train_publish
+from ui.access import Caller
 from ui.feedback import as_user_error
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -55,6 +56,28 @@ def test_what_waits_is_shown_and_sent_at_one_click(hub: Hub) -> None:
     assert waiting(run) is None and run_view._waits(run) == "" and ("models", REPO) in hub.repos
     with pytest.raises(UserError, match="Nothing of this run waits"):
         list(publish_send.send_waiting(None, None, RUN_ID))
+
+
+def test_a_login_that_was_not_allowed_to_write_sends_nothing_from_anywhere(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, picked = finished(), [f"{RUN_ID}-merged"]
+    narrow = Caller("someone", "owner", token=GOOD_TOKEN, scope="openid profile read-repos")
+    monkeypatch.setattr("ui.access.identify", lambda *_: narrow)
+    lacks = "the scope contribute-repos"
+    assert lacks in train_publish.can_publish(None, None, REPO, "starter")
+    assert lacks in programs.publish(None, None, picked, REPO, dry_run=True)["hub"]["why"]
+    plan = publish_send.planned(picked, REPO, "parquet")
+    card = next(file.text for file in plan.files if file.path == "README.md")
+    assert lacks in publish_send.look(None, None, picked, REPO, "parquet", card, None)
+    sends = (
+        lambda: programs.publish(None, None, picked, REPO),
+        lambda: list(publish_send.send_waiting(None, None, RUN_ID)),
+        lambda: list(publish_send.send(None, None, picked, REPO, "parquet", card, True, False, False, False, None)),
+    )
+    for send in sends:
+        with pytest.raises(UserError, match=lacks):
+            send()
+    assert hub.paths("POST") == [] and waiting(run)
+    assert publish_send.scope_of("hf_pasted", narrow) == "", "of a pasted token nobody says"
 
 
 def test_without_a_login_it_goes_on_waiting(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +149,7 @@ def test_an_existing_repository_shows_its_difference_before_it_is_sent_to(hub: H
     sent = clicked(card)
     assert "Published" in str(sent[0]) and sent[3] == "" and repo.files["model.safetensors"] == b"merged"
     assert "Everything is there already" in str(clicked(card)[0]), "nothing changes, so nothing is asked"
-    assert "README.md" in publish_send.look(None, None, picked, REPO, None, GOOD_TOKEN)
+    assert "README.md" in publish_send.look(None, None, picked, REPO, None, card, GOOD_TOKEN)
     assert "press Send again" in str(clicked(card + "Mine.")[0]), "an edited card is another difference"
 
 
@@ -136,9 +159,42 @@ def test_what_was_shown_is_sent_at_one_click(hub: Hub) -> None:
     hub.repos[("models", REPO)] = Repo(REPO, {"transmute.json": b"{}"}, kind="models")
     told = programs.publish(None, None, picked, REPO, dry_run=True)["hub"]
     assert told["asked"] and "transmute.json" in told["difference"]["changed"] and hub.paths("POST") == []
-    assert "changed" in publish_send.look(None, None, picked, REPO, None, None)
+    card = next(file.text for file in publish_send.planned(picked, REPO, None).files if file.path == "README.md")
+    assert "changed" in publish_send.look(None, None, picked, REPO, None, card, None)
     *_, last = publish_send.send_waiting(None, None, RUN_ID)
     assert "Published" in last[0]
+
+
+@pytest.mark.parametrize("way", ["prepared again", "compared"])
+def test_what_was_shown_with_an_edited_card_is_sent_at_one_click(way: str, hub: Hub) -> None:
+    """The comparison is made of the card as it stands on the page, which is the one that is sent."""
+    finished()
+    picked = [f"{RUN_ID}-merged"]
+    kept = {"key": publish_tab._key(picked, REPO), "card": publish_tab.prepare(None, None, picked, REPO, *[None] * 4, {})[5] + "Mine."}
+
+    def sent() -> str:
+        *_, last = publish_send.send(None, None, picked, REPO, None, kept["card"], True, False, False, False, None)
+        return str(last[0])
+
+    assert "Published" in sent()
+    repo = hub.repos[("models", REPO)]
+    repo.files = repo.files | {"config.json": b"[]"}
+    shown = (
+        publish_tab.prepare(None, None, picked, REPO, *[None] * 4, kept)[-1]
+        if way == "prepared again"
+        else publish_send.look(None, None, picked, REPO, None, kept["card"], None)
+    )
+    assert "<td>changed</td>" in shown and "config.json" in shown
+    assert "Published 1 file" in sent() and repo.files["README.md"].endswith(b"Mine.")
+
+
+def test_a_kept_card_with_a_broken_front_matter_is_prepared_and_refused_when_it_is_sent(hub: Hub) -> None:
+    finished()
+    picked, broken = [f"{RUN_ID}-merged"], "---\nlicense: [\n---\n"
+    kept = {"key": publish_tab._key(picked, REPO), "card": broken}
+    assert "does not exist yet" in publish_tab.prepare(None, None, picked, REPO, *[None] * 4, kept)[-1]
+    with pytest.raises(UserError, match="not YAML"):
+        list(publish_send.send(None, None, picked, REPO, None, broken, True, False, False, False, None))
 
 
 def test_the_repository_is_named_without_typing(hub: Hub) -> None:
