@@ -32,7 +32,7 @@ RECIPE = {
     "name": "Canary", "base_model": "someone/base", "dataset": "examples/identity.json", "method": "lora", "levels": ["f16"],
     "max_steps": 2, "max_length": 256, "save_steps": 1, "eval_fraction": 0.1, "publish_to": "someone/When-Done",
 }  # fmt: skip
-RENTED = RECIPE | {"name": "Rented", "publish_to": "", "levels": [], "eval_dataset": "", "sample_prompts": ""}
+RENTED = RECIPE | {"name": "Rented", "method": "fft", "publish_to": "", "levels": [], "eval_dataset": "", "sample_prompts": ""}
 ROWS = [{"question": f"What is {number} and one?", "answer": f"It is {number + 1}."} for number in range(40)]
 
 
