@@ -19,7 +19,7 @@ from core import paths
 from core.jobs import client as jobs
 from tests import canary, listeners, space
 from tests.canary import Answers, Watch
-from tests.hub.repos import Repo
+from tests.hub.repos import GOOD_TOKEN, Repo
 from tests.hub.server import Hub
 from tests.listeners import Listener, Visitor, result
 from tests.page import App, free_port, stop_runs
@@ -50,7 +50,7 @@ def hub() -> Iterator[Hub]:
         Repo("org/theirs", {"README.md": b"theirs"}, kind="models"),
     ]
     with Hub(repos) as running:
-        running.also_good = {LOGIN}
+        running.same_person = {LOGIN: GOOD_TOKEN}
         running.people = {LOGIN: {"type": "user", "id": space.CREATOR_ID, "name": "someone", "orgs": []}}
         running.image_env = {"HF_HUB_DISABLE_XET": "1"}
         yield running
@@ -171,7 +171,7 @@ class Owner:
         card = "---\nlicense: apache-2.0\n---\n# Canary\n"
         sent = self.ask("ui.publish_send.send", [model], repo_id, "parquet", card, True, False, False, False, None, page=page)
         assert "Published" in sent or "sent" in sent, sent
-        assert f"{repo_id} exists" in self.ask("ui.publish_send.look", [model], repo_id, "parquet", None, page=page)
+        assert f"{repo_id} exists" in self.ask("ui.publish_send.look", [model], repo_id, "parquet", card, None, page=page)
         assert f"{repo_id} exists" in self.ask("ui.publish_tab.write_anew", [model], repo_id, *about, None, page=page)
 
     def take_a_model(self) -> None:

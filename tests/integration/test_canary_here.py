@@ -23,7 +23,7 @@ from core.process import child_environment
 from core.training.launch import TRACKERS
 from tests import canary, listeners
 from tests.canary import Answers, Watch
-from tests.hub.repos import Repo
+from tests.hub.repos import GOOD_TOKEN, Repo
 from tests.hub.server import Hub
 from tests.integration.test_canary import ROWS, lines, named, wait_until
 from tests.integration.test_client import MODEL, a_finished_run
@@ -112,7 +112,7 @@ def here(wandb: WandbServer, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     base = {file.name: file.read_bytes() for file in STARTER.iterdir() if file.is_file()}
     repos = [Repo("someone/base", base, kind="models", access="private"), Repo("someone/data", lines(ROWS), access="private")]
     with Hub(repos) as hub:
-        hub.also_good = {SAVED, PASTED, CURVES}
+        hub.same_person = dict.fromkeys((SAVED, PASTED, CURVES), GOOD_TOKEN)
         environment = {name: str(root / folder) for name, folder in places.items()}
         environment |= {"TRANSMUTE_HOME": str(home), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
         environment |= {"WANDB_BASE_URL": wandb.url}
@@ -166,11 +166,11 @@ class Person:
             assert said in self.call("ui.publish_tab.again", "", chosen, repo_id, "", *about, token, kept), "as after a reload"
             assert said in self.call("ui.publish_tab.prepare", [MODEL], repo_id, *about, token, {})
             assert said in self.call("ui.publish_tab.write_anew", [MODEL], repo_id, *about, token)
-            assert said in self.call("ui.publish_send.look", [MODEL], repo_id, "parquet", token)
+            assert said in self.call("ui.publish_send.look", [MODEL], repo_id, "parquet", card, token)
         options = ["parquet", card, True, False, False, False]
         self.is_refused("does not accept", "ui.publish_send.send", [MODEL], repo_id, *options, WRONG)
         assert "Published" in self.ask("ui.publish_send.send", [MODEL], repo_id, *options, PASTED)
-        assert f"{repo_id} exists" in self.ask("ui.publish_send.look", [MODEL], repo_id, "parquet", PASTED)
+        assert f"{repo_id} exists" in self.ask("ui.publish_send.look", [MODEL], repo_id, "parquet", card, PASTED)
 
     def sync(self) -> None:
         self.is_refused("did not take it", "ui.run_sync.send", RUN, WRONG_KEY)
