@@ -58,9 +58,11 @@ class Visitor:
     Every call is a page of its own, unless `more` has a ``session_hash``; a new page costs the app as much as many calls.
     """
 
-    def __init__(self, url: str, *, cookie: str = "", headers: dict[str, str] | None = None, **more: Any) -> None:
+    def __init__(
+        self, url: str, *, cookie: str = "", headers: dict[str, str] | None = None, through: httpx.BaseTransport | None = None, **more: Any
+    ) -> None:
         sent = (headers or {}) | ({"cookie": f"session={cookie}"} if cookie else {})
-        self._http = httpx.Client(base_url=url, headers=sent, timeout=120, trust_env=False)
+        self._http = httpx.Client(base_url=url, headers=sent, timeout=120, trust_env=False, transport=through)
         self._more = more
         config = self._http.get("/config").json()
         values = {part["id"]: part["props"].get("value") for part in config["components"] if part["type"] not in ("state", "browserstate")}

@@ -17,6 +17,7 @@ from core.chat.answer import Asked, Stats
 from core.chat.engine import Piece, Rendered
 from core.chat.sampling import Sampling
 from core.errors import UserError
+from core.redact import REPLACEMENT
 
 SILENCE_S = 120.0
 CONNECT_S = 10.0
@@ -141,7 +142,7 @@ class Endpoint:
         if answer.status_code in (401, 403):
             raise UserError("The endpoint does not accept this key.", self.url, "Give the key that it expects.", code="KEY")
         if answer.status_code != 200:
-            said = answer.text[:200]
+            said = self._without_key(answer.text)[:200]
             raise UserError(f"The endpoint answered {answer.status_code}: {said}", self.url, "Check its address and its model.", code="NET")
 
     def _read(self, event: Any) -> tuple[str, str]:
@@ -151,7 +152,7 @@ class Endpoint:
             UserError: the event tells of an error, or is nothing that an endpoint of this kind sends.
         """
         if isinstance(event, dict) and (error := event.get("error")):
-            said = str(error.get("message") or error) if isinstance(error, dict) else str(error)
+            said = self._without_key(str(error.get("message") or error) if isinstance(error, dict) else str(error))
             raise UserError(f"The endpoint broke off: {said[:200]}", self.url, "Ask again; its own log says more.", code="NET")
         choices = event.get("choices") or [{}] if isinstance(event, dict) else None
         choice = choices[0] if isinstance(choices, list) else None
@@ -160,6 +161,10 @@ class Endpoint:
             remedy = "Check that its address is that of an OpenAI-compatible endpoint."
             raise UserError("The endpoint sent something that is no part of an answer.", self.url, remedy, code="NET")
         return str(delta.get("content") or choice.get("text") or ""), str(choice.get("finish_reason") or "")
+
+    def _without_key(self, said: str) -> str:
+        """What an endpoint says of an error, where some repeat the key that they were sent."""
+        return said.replace(self._key, REPLACEMENT) if self._key else said
 
     def _silent(self) -> UserError:
         return UserError("The endpoint does not answer.", self.url, "Check that it runs and that the address ends in /v1.", code="NET")

@@ -153,10 +153,13 @@ class Jobs:
     path: str
     command: str
 
+    def _token(self) -> str:
+        raise NotImplementedError
+
     def _require_user(self) -> None:
         from tests.hub.server import RefusedError
 
-        if self.headers.get("Authorization", "").removeprefix("Bearer ") != GOOD_TOKEN:
+        if self._token() != GOOD_TOKEN:
             raise RefusedError(401, message="Invalid credentials in Authorization header")
 
     def _job(self, job_id: str) -> Job:

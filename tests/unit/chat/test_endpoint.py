@@ -29,6 +29,8 @@ class Handler(BaseHTTPRequestHandler):
         said = body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
         if said == "refused":
             return self.reply(400, b"no such model")
+        if said == "repeat the key":
+            return self.reply(400, f"{'x' * 190} {self.headers['Authorization']} is no good key".encode())
         if said == "elsewhere":
             self.send_response(302)
             self.send_header("Location", "http://127.0.0.1:1/v1/chat/completions")
@@ -148,3 +150,12 @@ def test_a_wrong_key_and_an_absent_server_are_told_apart(server):
         refused.ready()
     with Endpoint("http://127.0.0.1:9/v1") as absent, pytest.raises(UserError, match="does not answer"):
         absent.ready()
+
+
+def test_an_endpoint_that_repeats_the_key_does_not_have_it_shown(server):
+    key = "of-no-known.shape"
+    with Endpoint(f"http://127.0.0.1:{server.server_port}/v1", key=key) as opened:
+        for said in ("repeat the key", json.dumps({"error": {"message": f"{key} has no credit"}})):
+            with pytest.raises(UserError, match=r"\[s") as refused:  # of [secret], which may be cut with the rest of a long sentence
+                list(opened.stream(ask(said)))
+            assert "of-no" not in str(refused.value.as_dict())
