@@ -20,7 +20,7 @@ from starlette.middleware import Middleware
 from core import paths, redact
 from core.errors import UserError
 from core.jobs import dispatch
-from ui import access, answers, doors, downloads, layout, limits, theme
+from ui import access, answers, doors, downloads, layout, limits, sessions, theme
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SHORTEST_PASSWORD = 12
@@ -49,6 +49,7 @@ def main() -> None:
     redact.install()
     downloads.fetch_nothing()
     answers.write_all()
+    sessions.keep_little()
     if not access.on_space():  # there a login belongs to a visitor
         dispatch.take_up(access.saved_token())
     try:
@@ -76,6 +77,7 @@ def launch(options: argparse.Namespace, password: str) -> None:
         allowed_paths=[],
         blocked_paths=[str(paths.home()), str(paths.PROJECT), HF_HOME, "/proc"],
         max_file_size=limits.MAX_FILE_BYTES,
+        state_session_capacity=sessions.MOST,
         app_kwargs={"middleware": [Middleware(each) for each in (doors.Doors, limits.BodyLimit, downloads.OnlyMade, answers.Blame)]},
     )
 
