@@ -239,7 +239,7 @@ def restore_name(name: str) -> str:
 @allowed("public")
 def offer(
     picked: list[str],
-    repo_id: str,
+    repo_id: str | None,
     prepared: str,
     carried: str,
     chosen: dict[str, Any],
@@ -285,8 +285,8 @@ def _key(picked: list[str], repo_id: str | None) -> str:
     return f"{picks.join(picked)} {(repo_id or '').strip()}"  # a browser that has kept nothing yet gives None
 
 
-def _action(picked: list[str], repo_id: str) -> tuple[Any, ...]:
-    why_not = "Choose what to publish." if not picked else "" if repo_id.strip() else "Name the repository."
+def _action(picked: list[str], repo_id: str | None) -> tuple[Any, ...]:
+    why_not = "Choose what to publish." if not picked else "" if (repo_id or "").strip() else "Name the repository."
     return said("", why_not, VERB)[1:]
 
 
