@@ -63,7 +63,7 @@ def is_here(address: Any) -> bool:
 
 @pytest.fixture(autouse=True, scope="module")
 def nothing_left_open() -> None:
-    """What the file of tests before left open fails here at every run, rather than anywhere whenever it happens to be collected."""
+    """What the file of tests before left open, and nobody holds any more, fails here rather than wherever it happens to be collected."""
     gc.collect()
 
 

@@ -319,11 +319,18 @@ def test_a_million_rows_open(page):
 
 
 def test_the_sections_are_pictured(page, browser):
+    def found_again(seen):
+        """The page shows what was open before. A click in the moment in which that answer ends can be lost by Gradio's client."""
+        says(seen, "million: 1,000,000 conversations")
+        seen.wait_for_timeout(500)
+
     def broken(seen):
+        found_again(seen)
         seen.locator("#example-broken").click()
         says(seen, "broken: 45 conversations")
 
     def statistics(seen):
+        found_again(seen)
         seen.locator("#example-identity").click()
         says(seen, "identity: 300 conversations")
         open_section(seen, "Statistics")
