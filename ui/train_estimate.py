@@ -237,12 +237,11 @@ def _bar(here: forecast.Estimate) -> str:
     parts = imports + [part for part in (*here.parts, more) if part.size_bytes > SMALLEST * here.memory.peak_bytes]
     total = sum(part.size_bytes for part in parts)
     spans = "".join(
-        f'<span class="p{index % 6}" style="width:{part.size_bytes / total * 100:.2f}%" title="{text(f"{NAMES[part.name]}: {part.said}")}"></span>'
-        for index, part in enumerate(parts)
+        f'<span class="p-{part.name}" style="width:{part.size_bytes / total * 100:.2f}%" title="{text(f"{NAMES[part.name]}: {part.said}")}"></span>'
+        for part in parts
     )
     legend = "".join(
-        f'<li><span class="key p{index % 6}"></span>{text(NAMES[part.name])} <b>{size(part.size_bytes)}</b></li>'
-        for index, part in enumerate(parts)
+        f'<li><span class="key p-{part.name}"></span>{text(NAMES[part.name])} <b>{size(part.size_bytes)}</b></li>' for part in parts
     )
     label = f"Peak by part, {size(total)}"
     return f'<div class="parts" role="img" aria-label="{text(label)}">{spans}</div><ul class="parts-key">{legend}</ul>'

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from core import paths
 from core.cli.bars import bars
@@ -182,11 +182,12 @@ def levels(
 
 
 def level_table(levels: list[Artifact]) -> Table:
-    """Size, quality and speed of each level; empty cells were not measured."""
-    table = Table(
-        "level", "size", "bits/weight", "perplexity", "KL to f16", "KL, worst 1 %", "same top token", "tokens/s", "prompt tokens/s", "memory",
-        box=None, pad_edge=False,
+    """Size, quality and speed of each level, whole at 80 columns; empty cells were not measured."""
+    headers = (
+        "level", "size", "bits/\nweight", "per-\nplexity", "KL to\nf16", "KL,\nworst\n1 %", "same\ntop\ntoken", "tokens\n/s", "prompt\ntokens\n/s",
+        "memory",
     )  # fmt: skip
+    table = Table(*(Column(header, no_wrap=True) for header in headers), box=None, pad_edge=False, padding=(0, 1, 0, 0))
     formats = {
         "bits_per_weight": ".2f", "perplexity": ".3f", "kl_mean": ".5f", "kl_p99": ".4f", "top1_agreement": ".1%", "tokens_per_s": ".0f",
         "prompt_tokens_per_s": ".0f",

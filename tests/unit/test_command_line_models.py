@@ -87,9 +87,19 @@ def test_measure_takes_by_itself_what_the_run_measured_on(ladder: list[Artifact]
 
 
 def test_the_table_has_the_worst_case_the_speed_of_reading_and_the_memory(ladder: list[Artifact]):
+    measured = {
+        "bits_per_weight": 16.08,
+        "perplexity": 21411.712,
+        "tokens_per_s": 1290.0,
+        "prompt_tokens_per_s": 34383.0,
+        "resident_bytes": 15.9e9,
+    }
+    level = ladder[2].model_copy(update={"level": "IQ3_XXS", "measured": ladder[2].measured | measured})
     out = io.StringIO()
-    Console(width=200, file=out).print(level_table(ladder))
-    assert all(shown in out.getvalue() for shown in ("KL, worst 1 %", "0.4500", "1234", "5.0 MB"))
+    Console(width=80, file=out).print(level_table([level, *ladder]))
+    assert "worst" in out.getvalue() and "…" not in out.getvalue()
+    cells = ("IQ3_XXS", "16.08", "21411.712", "0.05000", "0.4500", "90.0%", "1290", "34383", "15.9 GB", "1234", "5.0 MB")
+    assert all(shown in out.getvalue() for shown in cells)
 
 
 def test_sizes_are_read_as_people_write_them():
