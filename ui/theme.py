@@ -8,7 +8,8 @@ import gradio as gr
 from gradio.themes.utils import sizes
 
 CSS = Path(__file__).with_name("css")
-HEAD = '<meta name="color-scheme" content="light dark"><meta name="robots" content="noindex">'
+TYPING = Path(__file__).with_name("js").joinpath("typing.js").read_text(encoding="utf-8")
+HEAD = f'<meta name="color-scheme" content="light dark"><meta name="robots" content="noindex"><script>{TYPING}</script>'
 # One accent, teal; greys with a little of it. White on 700 and 950 on 400 both pass WCAG AA for text (5.5 and 8.9 to 1).
 ACCENT = gr.themes.Color(
     c50="#effaf8", c100="#d3f2ec", c200="#a8e4da", c300="#74cfc3", c400="#45b3a7", c500="#2a978c",

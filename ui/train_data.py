@@ -72,8 +72,9 @@ def why_not(values: dict[str, Any], caller: Caller, place: str = "") -> UserErro
     if not caller.may("owner"):
         return refusal("owner")
     if wrong := form.problems(values):
-        titles = " and ".join(form.rows()[name]["title"].lower() for name in wrong if name in form.rows())
-        return UserError(f"Correct {titles} first.", WHERE, "The field says what it takes.")
+        titles = {name: form.rows()[name]["title"] for name in wrong if name in form.rows()}
+        named = " and ".join(title.lower() for title in titles.values())
+        return UserError(f"Correct {named} first.", WHERE, " ".join(f"{title}: {wrong[name]}" for name, title in titles.items()))
     if not values.get("dataset"):
         return UserError("Choose a dataset first.", WHERE, "The Dataset tab imports one.", code="NO_DATA")
     if place and not caller.token:

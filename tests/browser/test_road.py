@@ -96,6 +96,25 @@ def test_a_keyboard_alone_leads_to_the_start_and_shows_where_it_is(browser, app)
     person.context.close()
 
 
+@pytest.mark.parametrize("how", ["pasted", "composed by an input method"])
+def test_a_field_is_looked_at_however_its_text_came_and_again_when_it_is_deleted(how, browser, app):
+    """Neither pasting nor Backspace is a key press to a browser; what is asked of the Textbox is the event `input`."""
+    page = visit(browser, app.url)
+    open_tab(page, "Train")
+    name, error = page.locator("#knob-name input"), page.locator(".field-error p")
+    name.fill("")
+    error.wait_for()
+    if how == "pasted":
+        page.keyboard.insert_text("Second!")
+    else:
+        page.context.new_cdp_session(page).send("Input.imeSetComposition", {"text": "Second!", "selectionStart": 7, "selectionEnd": 7})
+    says(page, "Letters, digits, dot, dash and underscore only")
+    name.press("Backspace")
+    error.wait_for(state="detached")
+    assert name.input_value() == "Second"
+    page.context.close()
+
+
 def test_training_starts_by_one_click_and_shows_itself_on_runs(page, here):
     if STEPS:
         page.get_by_role("button", name=re.compile("^Optimisation")).click()
