@@ -89,7 +89,7 @@ def axis(values: Sequence[float], wanted: int = 4, closest: float = 0.0) -> Axis
 
 
 def chart(title: str, lines: Sequence[Line], number: Number, unit: str = "", x_name: str = "step") -> str:
-    """A plot with a title, the newest value, a legend when there are several lines, and numbers under the pointer."""
+    """A plot with a title, the newest value of the first line, a legend when there are several lines, and numbers under the pointer."""
     drawn = [(line, decimate(line.xs, line.ys)) for line in lines]
     drawn = [(line, points) for line, points in drawn if points]
     if not drawn:
@@ -99,10 +99,10 @@ def chart(title: str, lines: Sequence[Line], number: Number, unit: str = "", x_n
     if x.high <= x.low:
         x = Axis(x.low - 0.5, x.high + 0.5, (x.low,))
     y = axis([point[1] for _, points in drawn for point in points])
-    main = next((pair for pair in drawn if pair[0].tone == "main"), drawn[0])
-    label = f"{title}: {number(main[1][-1][1])} at {x_name} {main[1][-1][0]:,.0f}, between {number(y.low)} and {number(y.high)}"
+    last, now = drawn[0][1][-1]
+    label = f"{title}: {number(now)} at {x_name} {last:,.0f}, between {number(y.low)} and {number(y.high)}"
     return (
-        f'<figure class="plot"><figcaption><span class="title">{text(title)}</span><span class="now">{text(number(main[1][-1][1]) + unit)}</span>'
+        f'<figure class="plot"><figcaption><span class="title">{text(title)}</span><span class="now">{text(number(now) + unit)}</span>'
         f'{_legend([line for line, _ in drawn])}</figcaption><div class="canvas">{_marks(x, y, number)}'
         f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" aria-label="{text(label)}">'
         f"{''.join(_path(line, points, x, y) for line, points in drawn if line.tone != 'points')}</svg>"

@@ -168,7 +168,7 @@ def _figures(run: Run) -> str:
     if known.get("row_loss_tokens"):
         pairs.append(("Tokens with loss", f"{known['row_loss_tokens']:,}"))
     if known.get("eval_loss_before") is not None:
-        after = known.get("eval_loss_after")
+        after = known.get("eval_loss_after", run.evals[max(run.evals)] if max(run.evals, default=0) else None)
         pairs.append(("Evaluation loss", f"{known['eval_loss_before']:.3f}" + (f" → {after:.3f}" if after is not None else "")))
     elapsed_s = sum(step.elapsed_s for step in run.steps)
     if run.is_terminal and elapsed_s:

@@ -21,7 +21,7 @@ KEPT_RUNS = 500  # in memory, the ones looked at last
 KEPT_LOGS = 32
 KEPT_LINES = 400  # of a log on the page
 LONGEST_LINE = 4000  # bytes of a line on the page
-SMOOTHING = 0.9  # of the exponential mean of the loss
+SMOOTHING = 0.9  # of the exponential mean of the loss, without bias towards the first points (Adam, arXiv:1412.6980, section 3)
 SHOWN = ("loss", "smooth", "learning_rate", "grad_norm", "tokens_per_s", "memory_bytes")  # columns that are drawn
 RECENT_POINTS = 20  # that the rate is taken over
 
@@ -47,7 +47,8 @@ class Curves:
             self.cut(event["step"] - 1)
         loss = event.get("loss")
         before = self.smooth[-1] if self.smooth else None
-        smooth = loss if before is None or loss is None or loss != loss else SMOOTHING * before + (1 - SMOOTHING) * loss
+        share = (1 - SMOOTHING) / (1 - SMOOTHING ** (len(self.smooth) + 1))
+        smooth = loss if before is None or loss is None or loss != loss else before + share * (loss - before)
         tokens, at = event.get("num_tokens"), float(event["t"])
         self.tokens_per_s.append(self._speed(tokens, at))
         self.steps.append(event["step"])

@@ -77,6 +77,17 @@ def test_what_a_run_is_called_and_says_stays_text():
     assert "<img" not in run_view.status(live)
 
 
+def test_the_newest_loss_and_the_newest_evaluation_are_said_while_a_run_goes_on():
+    live = a_long_run(9)
+    live.add({"t": 0.0, "kind": "evaluated", "step": 0, "eval_loss": 8.7771})
+    live.add({"t": 0.0, "kind": "facts", "facts": {"eval_loss_before": 8.7771}})
+    assert "<dd>8.777</dd>" in run_view.status(live)
+    for step, loss in ((4, 5.1), (8, 1.2344)):
+        live.add({"t": 0.0, "kind": "evaluated", "step": step, "eval_loss": loss})
+    assert "8.777 → 1.234" in run_view.status(live)
+    assert f'<span class="now">{live.curves.loss[-1]:.3g}</span>' in run_view.curves_of(live)
+
+
 def test_every_state_has_a_line_and_a_status():
     for state in ("done", "failed", "cancelled", "interrupted"):
         run = events.fold([{"t": 0.0, "kind": "created", "run_id": "r", "name": "m", "method": "lora", "steps": ["train"]},
