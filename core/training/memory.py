@@ -188,7 +188,7 @@ def sharing_bytes(recipe: Recipe, model: Shapes, setting: Setting) -> float:
     if setting.sharing != "fsdp2":
         return 0.0
     layer = model.layer_linear * nf4_bytes(recipe) if recipe.method == "qlora" else float(model.layer * element)
-    learning = model.layer * element if recipe.method in ("sft", "fft") else 0
+    learning = 0 if recipe.is_adapter else model.layer * (element + FP32)  # its gradients, and in float32 to be added up
     return 2 * layer + learning + model.embedding * element
 
 

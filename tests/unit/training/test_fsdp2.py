@@ -19,6 +19,7 @@ from core.training.callbacks import is_finite
 from core.training.head import score_labels_only
 from core.training.layers import keep_gradients
 from core.training.lora import fuse_adapters
+from core.training.trainer import leave_outputs
 
 SIZES = {"vocab_size": 101, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -104,3 +105,27 @@ def test_split_weights_give_the_loss_and_the_gradients_of_whole_ones(kind: str, 
     assert is_finite(split)
     next(parameter for parameter in split.parameters() if parameter.requires_grad).data.fill_(float("nan"))
     assert not is_finite(split)
+
+
+def test_a_loss_under_bf16_is_not_rounded_to_it(accelerator: SimpleNamespace) -> None:
+    plugin = copy.copy(accelerator.state.fsdp_plugin)
+    plugin.set_mixed_precision("bf16")
+    sixteen_bit = SimpleNamespace(**vars(accelerator) | {"state": SimpleNamespace(fsdp_plugin=plugin), "mixed_precision": "bf16"})
+    whole = model_of("lora", tied=False)
+    assert score_labels_only(whole.get_base_model())
+    expected, _ = outcome(copy.deepcopy(whole))
+    leave_outputs(plugin)
+    split = fsdp2_prepare_model(sixteen_bit, whole)
+    ids = torch.randint(3, 101, (2, 17), generator=torch.Generator().manual_seed(4))
+    loss = split(input_ids=ids, labels=ids.masked_fill(torch.arange(17) < 6, -100), fused_lm_head=True).loss
+    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(expected, rel=1e-2)
+    loss.backward()
+    gradients = [each.grad for name, each in split.named_parameters() if each.requires_grad]
+    assert gradients and all(each is not None and each.dtype == torch.float32 for each in gradients)
+
+
+def test_without_fsdp_nothing_is_changed() -> None:
+    leave_outputs(None)
+    plugin = SimpleNamespace(fsdp_version=2, mixed_precision_policy=None)
+    leave_outputs(plugin)
+    assert plugin.mixed_precision_policy is None
