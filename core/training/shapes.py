@@ -181,14 +181,14 @@ def _experts(text: Config, hidden: int) -> tuple[int, int, int]:
 
 
 def _tower(vision: Config | None, hidden: int) -> int:
-    """Weights of a vision transformer as SigLIP has them (transformers 5.23), with one matrix that leads into the language model."""
+    """Weights of a vision transformer as SigLIP has them (transformers 5.23), with the norm and the matrix that lead into the language model."""
     known = vision or {}
     wide, inner, layers = (int(known.get(name) or 0) for name in ("hidden_size", "intermediate_size", "num_hidden_layers"))
     if not (wide and inner and layers):
         return 0
     patch, image = int(known.get("patch_size") or 14), int(known.get("image_size") or 0)
     layer = 4 * wide * (wide + 1) + 2 * wide * inner + inner + wide + 4 * wide
-    return layers * layer + 3 * patch**2 * wide + wide + (image // patch) ** 2 * wide + 2 * wide + wide * hidden
+    return layers * layer + 3 * patch**2 * wide + wide + (image // patch) ** 2 * wide + 3 * wide + wide * hidden
 
 
 def _linear(family: str, text: dict[str, Any], sizes: tuple[int, int, int, int]) -> tuple[Linear, ...]:
