@@ -222,7 +222,9 @@ def probed(pair: Pair, base: Path, data: Path) -> dict[str, Any]:
     from core.training.hardware import detect
     from core.training.prospect import prospect
 
-    recipe = recipe_of(pair, base, data, max_steps=PROBED_STEPS, eval_steps=PROBED_STEPS // 2, save_steps=PROBED_STEPS // 2)
+    halfway = PROBED_STEPS // 2
+    # one checkpoint at a time: of 1B weights that all learn each takes 15 GB, and rented disks are small
+    recipe = recipe_of(pair, base, data, max_steps=PROBED_STEPS, eval_steps=halfway, save_steps=halfway, save_total_limit=1)
     before = prospect(recipe, detect()).estimate
     probe_id = probe.begin(recipe)
     require_done(list(runs.follow(probe_id))[-1])
