@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help setup demo app test test-all faults lint format types audit docs bench gpu clean check-tools converter
+.PHONY: help setup demo app test test-all faults lint format types audit docs bench gpu gpu-tests gpu-bench clean check-tools converter
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -47,11 +47,16 @@ docs: $(VENV)/.setup-dev ## write the generated tables of the README anew
 bench: $(VENV)/.setup-dev converter ## every benchmark that needs no GPU; each prints a table and one line of JSON
 	@for file in $(filter-out %_gpu.py,$(wildcard benchmarks/bench_*.py)); do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 
-gpu: $(VENV)/.setup-dev ## what needs a GPU: its tests, then its benchmarks, whose results are kept
-	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
-	$(BIN)/python -m benchmarks.bench_train_gpu --runs 3 --save
-	$(BIN)/python -m benchmarks.bench_estimate --save
-	$(BIN)/python -m benchmarks.bench_estimate --part probe --save
+gpu: gpu-tests gpu-bench ## what needs a GPU: its tests, then its benchmarks
+
+gpu-tests: $(VENV)/.setup-dev ## real training on a GPU under every method and distribution
+	$(BIN)/python -m pytest -m gpu -n 4 tests/gpu $(ARGS)
+
+# One run of everything first; then the speeds again, for medians.
+gpu-bench: $(VENV)/.setup-dev ## speeds and memory on a GPU; every result is kept at once, and begun again it measures what is missing
+	@failed=0; for part in "bench_train_gpu" "bench_estimate" "bench_estimate --part probe" "bench_train_gpu --runs 3"; do \
+		echo "== $$part"; $(BIN)/python -m benchmarks.$$part --resume --save || failed=1; \
+	done; exit $$failed
 
 clean: ## remove caches and build leftovers; the environment and the workspace stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

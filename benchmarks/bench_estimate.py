@@ -5,12 +5,14 @@ memory above what it held after its imports, or on a GPU what torch had allocate
 it stand two other estimates: ``accelerate estimate-memory`` (weights, gradients and Adam of the whole model, whatever the method) and
 LLaMA-Factory's table (GB for 7B: 120 in full, 60 pure bf16, 16 LoRA and freeze, 6 QLoRA; scaled by the number of parameters). ``--part
 probe`` measures twenty real steps first, as the page does, and sets what the estimate then says beside a whole run with its evaluations and
-checkpoints. ``--save`` keeps the result.
+checkpoints. ``--save`` keeps every pair as soon as it is measured; ``--resume`` measures only those that the result file does not have yet
+from the same machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -122,18 +124,26 @@ def main() -> None:
     parser.add_argument("--only", default="", help="pairs whose name holds this")
     parser.add_argument("--part", choices=("pairs", "probe"), default="pairs")
     parser.add_argument("--again", action="store_true", help="measure nothing: set today's predictions beside what was measured before")
+    parser.add_argument("--resume", action="store_true", help="measure only what the result file does not have yet from this machine")
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.relative_to(PROJECT)}/estimate.json, or estimate_gpu.json")
     arguments = parser.parse_args()
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # of several GPUs one, as the result says; without any it means nothing
     chosen = [pair for pair in (GPU_PAIRS if has_gpu() else PAIRS) if arguments.only in pair.name]
     file = RESULTS / ("estimate_gpu.json" if has_gpu() else "estimate.json")
     kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    goes_on = arguments.resume and kept.get("machine") == machine()
     if arguments.part == "probe":
-        probe_part([pair for pair in chosen if pair.name in PROBED], file, kept if arguments.save else None)
+        found = kept.get("probed", {}).get("pairs", []) if goes_on else []
+        chosen = missing([pair for pair in chosen if pair.name in PROBED], found)
+        probe_part(chosen, found, file if arguments.save else None)
         return
     known = {one["pair"]: one for one in kept["pairs"]} if arguments.again else {}
     chosen = [pair for pair in chosen if not arguments.again or pair.name in known]
-    found: list[dict[str, Any]] = []
+    found = kept.get("pairs", []) if goes_on else []
+    chosen = missing(chosen, found)
+    if not chosen:
+        print("Every pair is measured.")
+        return
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TRANSMUTE_HOME"] = str(Path(folder) / "workspace")
@@ -147,12 +157,25 @@ def main() -> None:
                     print(line(found[-1]), flush=True)
                     result = kept | {"machine": machine(), "steps": STEPS, "summary": summary(found), "pairs": found}
                     if arguments.save:
-                        file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+                        write(file, result)
             shutil.rmtree(base)
     print(f"median error {result['summary']['median_error']:.1%}, worst under {result['summary']['worst_under']:.1%}")
     print(json.dumps(result))
 
 
+def missing(chosen: list[Pair], found: list[dict[str, Any]]) -> list[Pair]:
+    known = {each["pair"] for each in found}
+    return [pair for pair in chosen if pair.name not in known]
+
+
+def write(file: Path, result: dict[str, Any]) -> None:
+    """Whole or not at all: a benchmark may be ended at any moment."""
+    written = file.resolve().with_name(f"{file.name}.partial")
+    written.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    written.replace(file.resolve())
+
+
+@functools.cache
 def has_gpu() -> bool:
     from core.training.hardware import detect
 
@@ -176,9 +199,8 @@ def recipe_of(pair: Pair, base: Path, data: Path, **more: Any) -> Any:
     return build(values | more, "the benchmark")
 
 
-def probe_part(chosen: list[Pair], file: Path, kept: dict[str, Any] | None) -> None:
+def probe_part(chosen: list[Pair], found: list[dict[str, Any]], file: Path | None) -> None:
     """Before a whole run, the probe that the page and ``estimate --probe`` make, and what the estimate then says; each in an empty workspace."""
-    found: list[dict[str, Any]] = []
     for pair in chosen:
         with tempfile.TemporaryDirectory() as folder:
             os.environ["TRANSMUTE_HOME"] = str(Path(folder) / "workspace")
@@ -189,8 +211,9 @@ def probe_part(chosen: list[Pair], file: Path, kept: dict[str, Any] | None) -> N
             f"{each['pair']:78} {each['measured_bytes'] / 1e6:6.0f} MB, before the probe {each['error_before']:+.1%}, after {each['error']:+.1%}",
             flush=True,
         )
-        if kept is not None:
-            file.write_text(json.dumps(kept | {"probed": {"steps": PROBED_STEPS, "pairs": found}}, indent=1) + "\n", encoding="utf-8")
+        if file:
+            kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"machine": machine()}
+            write(file, kept | {"probed": {"steps": PROBED_STEPS, "pairs": found}})
     print(json.dumps(found))
 
 
@@ -199,7 +222,9 @@ def probed(pair: Pair, base: Path, data: Path) -> dict[str, Any]:
     from core.training.hardware import detect
     from core.training.prospect import prospect
 
-    recipe = recipe_of(pair, base, data, max_steps=PROBED_STEPS, eval_steps=PROBED_STEPS // 2, save_steps=PROBED_STEPS // 2)
+    halfway = PROBED_STEPS // 2
+    # one checkpoint at a time: of 1B weights that all learn each takes 15 GB, and rented disks are small
+    recipe = recipe_of(pair, base, data, max_steps=PROBED_STEPS, eval_steps=halfway, save_steps=halfway, save_total_limit=1)
     before = prospect(recipe, detect()).estimate
     probe_id = probe.begin(recipe)
     require_done(list(runs.follow(probe_id))[-1])
@@ -241,7 +266,8 @@ def one(pair: Pair, base: Path, data: Path, known: dict[str, Any] | None = None)
     predicted = foreseen.memory
     parts, threshold = (known["measured_phases"], known["mmap_threshold_bytes"]) if known else measure(pair, recipe)
     measured, foretold = max(parts.values()), predicted.measurable_bytes
-    others = {name: known[name] for name in ("accelerate_bytes", "table_bytes")} if known else beside(pair, base)
+    dtype = "float16" if has_gpu() or pair.knobs.get("dtype") == "bf16" else "float32"
+    others = {name: known[name] for name in ("accelerate_bytes", "table_bytes")} if known else beside(pair.method, base, dtype)
     return {
         "pair": pair.name,
         "method": pair.method,
@@ -276,18 +302,16 @@ def measure(pair: Pair, recipe: Any) -> tuple[dict[str, int], int | None]:
     return parts, int(threshold) if threshold else None
 
 
-def beside(pair: Pair, base: Path) -> dict[str, float | None]:
+def beside(method: str, base: Path, dtype: str) -> dict[str, float]:
     """What accelerate and LLaMA-Factory's table say of the same model."""
+    said = accelerate_says(base, dtype)
+    return {"accelerate_bytes": said["bytes"], "table_bytes": TABLE_GB[method] * 1e9 * said["parameters"] / TABLE_PARAMETERS}
+
+
+@functools.cache
+def accelerate_says(base: Path, dtype: str) -> dict[str, float]:
     child = subprocess.run(
-        [
-            sys.executable,
-            "-W",
-            "ignore",
-            "-c",
-            ACCELERATE,
-            str(base),
-            "float16" if has_gpu() or pair.knobs.get("dtype") == "bf16" else "float32",
-        ],
+        [sys.executable, "-W", "ignore", "-c", ACCELERATE, str(base), dtype],
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
@@ -295,8 +319,7 @@ def beside(pair: Pair, base: Path) -> dict[str, float | None]:
     )
     if child.returncode:
         sys.exit(child.stderr[-2000:])
-    said = json.loads(child.stdout.splitlines()[-1])
-    return {"accelerate_bytes": said["bytes"], "table_bytes": TABLE_GB[pair.method] * 1e9 * said["parameters"] / TABLE_PARAMETERS}
+    return json.loads(child.stdout.splitlines()[-1])
 
 
 # `accelerate estimate-memory` itself up to its table, of which the column "Training using Adam" is taken. It takes names of the Hub only, so
@@ -342,7 +365,9 @@ def make(config: dict[str, Any], folder: Path) -> None:
     program = (
         "import json, sys, torch\nfrom transformers import CONFIG_MAPPING, AutoModelForCausalLM\ntorch.manual_seed(0)\n"
         "values = json.loads(sys.argv[1])\nconfig = CONFIG_MAPPING[values.pop('model_type')](**values)\n"
-        "AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(sys.argv[2])\n"
+        "with torch.device('cuda' if torch.cuda.is_available() else 'cpu'):\n"  # a CPU draws 8B numbers for minutes
+        "    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)\n"
+        "model.save_pretrained(sys.argv[2])\n"
     )
     more = {"max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     subprocess.run([sys.executable, "-W", "ignore", "-c", program, json.dumps(config | more), str(folder)], check=True)

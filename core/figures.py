@@ -76,13 +76,13 @@ def _parsing(found: dict[str, Any]) -> Iterator[Figure]:
 
 
 def _estimate(found: dict[str, Any]) -> Iterator[Figure]:
-    summary = found["summary"]
     where = f"one {found['machine']['gpu'].removeprefix('NVIDIA ')}" if "gpu" in found["machine"] else "a CPU"
-    yield (
-        f"peak memory foretold, {summary['pairs']} recipes on {where}: median error",
-        f"{summary['median_error']:.1%}, at worst {summary['worst_error']:.1%}",
-        f"`accelerate estimate-memory` {summary['accelerate_median_error']:.0%}, LLaMA-Factory's table {summary['table_median_error']:.0%}",
-    )
+    if summary := found.get("summary"):
+        yield (
+            f"peak memory foretold, {summary['pairs']} recipes on {where}: median error",
+            f"{summary['median_error']:.1%}, at worst {summary['worst_error']:.1%}",
+            f"`accelerate estimate-memory` {summary['accelerate_median_error']:.0%}, LLaMA-Factory's table {summary['table_median_error']:.0%}",
+        )
     if pairs := found.get("probed", {}).get("pairs"):
         after, before = (", ".join(f"{pair[name]:+.1%}" for pair in pairs) for name in ("error", "error_before"))
         runs = f"{len(pairs)} whole run{'' if len(pairs) == 1 else 's'}"
@@ -121,12 +121,14 @@ def _trl(arms: dict[str, Any], speed: str) -> str:
 
 
 def _train_gpu(found: dict[str, Any]) -> Iterator[Figure]:
-    gpu = found["gpu"].removeprefix("NVIDIA ").partition(" ")[0]
     for name, result in found["results"].items():
-        arms = result["arms"]
+        of = found | result  # a file of one GPU and one number of runs says so once
+        gpu, arms = str(of["gpu"]).removeprefix("NVIDIA ").partition(" ")[0], of["arms"]
+        share = arms["ours"]["flop_utilisation"]
+        used = f", {share:.0%} of the GPU's arithmetic" if share else ""
         yield (
-            f"{name} on one {gpu}, packed to 2,048, {found['runs']} run{'' if found['runs'] == 1 else 's'}",
-            f"{arms['ours']['tokens_per_s']:,.0f} tokens/s, {size(arms['ours']['peak_bytes'])}",
+            f"{name} on one {gpu}, packed to 2,048, {of['runs']} run{'' if of['runs'] == 1 else 's'}",
+            f"{arms['ours']['tokens_per_s']:,.0f} tokens/s, {size(arms['ours']['peak_bytes'])}{used}",
             _trl(arms, "tokens_per_s"),
         )
 

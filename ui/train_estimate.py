@@ -34,7 +34,8 @@ from ui.view import chip, count, duration, facts, percent, size, table, text
 LIBRARIES, CORRECTION = "libraries", "correction"
 NAMES = {
     "weights": "Weights", "adapter": "Adapter", "gradients": "Gradients", "optimizer": "Optimizer", "activations": "Activations",
-    "logits": "Output scores", "context": "Process", "other": "Temporaries", LIBRARIES: "Libraries", CORRECTION: "By past runs",
+    "logits": "Output scores", "sharing": "Between processes", "context": "Process", "other": "Temporaries", LIBRARIES: "Libraries",
+    CORRECTION: "By past runs",
 }  # fmt: skip
 CHEAPEST = {False: "Cheapest machine on the Hub, as a job", True: "Cheapest hardware for this Space"}  # by whether it is a Space's own
 SMALLEST = 0.005  # of the peak: parts below it are not drawn

@@ -153,17 +153,30 @@ def save_bytes(recipe: Recipe, model: Shapes, setting: Setting) -> float:
     """On the device, while the result is written: on a CPU the weights once more, in the base's dtype (safetensors writes them from there),
     but for those that are held in it.
 
-    A GPU holds the copy in the base's dtype of what learned in float32; where weights are shared, they are gathered in main memory.
+    A GPU holds the copy in the base's dtype of what learned in float32; DeepSpeed and FSDP2 collect the weights in main memory.
     """
     if recipe.is_adapter:
         return adapter_weights(recipe, model) * 2.0 * FP32
     if setting.device == "cpu":
         return float((trainable(recipe, model) if is_held_as_stored(model, setting) else model.total) * model.stored_bytes)
-    return 0.0 if setting.weights_share < 1 else float(trainable(recipe, model) * model.stored_bytes)
+    return float(trainable(recipe, model) * model.stored_bytes) if setting.sharing == "ddp" else 0.0
 
 
-def host_save_bytes(recipe: Recipe, model: Shapes, setting: Setting) -> float:
-    """In main memory of the process that writes, while training is on a GPU: the bytes of the files, and what was gathered (float32)."""
-    if recipe.is_adapter:
-        return adapter_weights(recipe, model) * 2.0 * FP32
-    return float(model.total * (model.stored_bytes + (FP32 if setting.weights_share < 1 else 0)))
+def host_save_bytes(recipe: Recipe, model: Shapes, setting: Setting, base: float) -> float:
+    """In main memory, while training is on a GPU, on average of a process: the bytes of the files, which the first one writes, and the
+    `base` that was collected for it, frozen weights too; under ZeRO-2 every process collects its own.
+    """
+    written = adapter_weights(recipe, model) * 2.0 * FP32 if recipe.is_adapter else model.total * model.stored_bytes
+    collected = 0.0 if setting.sharing == "ddp" else base * (setting.processes if setting.sharing.startswith("zero2") else 1)
+    return (written + collected) / setting.processes
+
+
+def host_load_bytes(recipe: Recipe, model: Shapes, setting: Setting) -> float:
+    """In main memory of one process while the weights are read for a GPU: a process alone, and QLoRA, read them into the GPU tensor by tensor.
+
+    Of several each holds the model first; FSDP2 lets the first one read for all, and ZeRO-3 takes every tensor apart as it comes.
+    """
+    if recipe.method == "qlora" or setting.sharing.startswith("zero3") or (setting.sharing == "ddp" and setting.processes == 1):
+        return 0.0
+    copied = model.total * (FP32 if recipe.method == "fft" else 0 if model.is_bf16 and setting.half else HALF)
+    return float(copied / (setting.processes if setting.sharing == "fsdp2" else 1))

@@ -112,8 +112,8 @@ def smallest_change(
 ) -> Change | None:
     """The change to `recipe` that costs least and makes it fit on `hardware`; None where it fits already, or nothing helps.
 
-    First what only takes time (smaller micro batches with the same sum or the next above it, checkpointing), then what changes the arithmetic (8-bit
-    optimizer), the data (shorter rows), and last the method.
+    First what only takes time (smaller micro batches with the same sum or the next above it, checkpointing, weights shared between the GPUs), then
+    what changes the arithmetic (8-bit optimizer), the data (shorter rows), and last the method.
 
     Args:
         below_bytes: what the peak of a process may be besides, where a run has shown that there is less room, or that it takes more.
@@ -160,6 +160,9 @@ def _candidates(recipe: Recipe, hardware: Hardware) -> Iterator[tuple[float, dic
     optim = [(0.0, dict[str, Any]())]
     if hardware.gpus and "8bit" not in recipe.optim:
         optim.append((4.0, {"optim": "paged_adamw_8bit"}))
+    sharing = [(0.0, dict[str, Any]())]
+    if len(hardware.gpus) > 1 and recipe.accelerate_config in ("ddp", "zero2") and recipe.method != "qlora":
+        sharing.append((3.0, {"accelerate_config": "fsdp2"}))
     lengths = [(0.0, dict[str, Any]())]
     length = recipe.max_length // 2
     while length >= SHORTEST and len(lengths) <= 4:
@@ -170,7 +173,7 @@ def _candidates(recipe: Recipe, hardware: Hardware) -> Iterator[tuple[float, dic
         {"learning_rate": min(1.0, recipe.learning_rate * 10)} if not recipe.is_adapter else {}
     )  # as the form does when the method is changed
     methods += [(100.0 * (index + 1), {"method": method, **rate}) for index, method in enumerate(METHODS[recipe.method])]
-    for combination in itertools.product(batches, saved, optim, lengths, methods):
+    for combination in itertools.product(batches, saved, optim, sharing, lengths, methods):
         yield sum(price for price, _ in combination), {name: value for _, knobs in combination for name, value in knobs.items()}
 
 
@@ -190,6 +193,8 @@ def said(recipe: Recipe, knobs: dict[str, Any]) -> str:
         sentences.append("Activations are computed again: about a third slower.")
     if "optim" in knobs:
         sentences.append("The optimizer keeps its state in 8 bit.")
+    if "accelerate_config" in knobs:
+        sentences.append("The weights are shared between the GPUs, and fetched layer by layer.")
     if "max_length" in knobs:
         sentences.append(f"Conversations are cut at {knobs['max_length']:,} tokens, and lose what comes after.")
     return " ".join(sentences)

@@ -12,6 +12,7 @@ import types
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.nn.functional import log_softmax
 from trl.trainer.utils import FusedCausalLMOutput
 
@@ -43,7 +44,8 @@ def score_labels_only(model: Any) -> bool:
         head = self.get_output_embeddings()
         targets = labels[:, 1:]
         is_labelled = targets != IGNORED
-        loss, num_right = _CrossEntropy.apply(hidden[is_labelled], head.weight, head.bias, targets[is_labelled], torch.is_grad_enabled())
+        weight, bias = _gathered(head.weight), _gathered(head.bias)
+        loss, num_right = _CrossEntropy.apply(hidden[is_labelled], weight, bias, targets[is_labelled], torch.is_grad_enabled())
         # The trainer adds up what each token has; here one sum stands for all of them.
         return FusedCausalLMOutput(
             loss=loss / (is_labelled.sum().clamp(min=1) if num_items is None else num_items),
@@ -55,6 +57,11 @@ def score_labels_only(model: Any) -> bool:
 
     model.forward = types.MethodType(forward, model)
     return True
+
+
+def _gathered(weight: torch.Tensor | None) -> torch.Tensor | None:
+    """The whole of a weight of which FSDP2 keeps a share here, as TRL gathers it: the output layer is read, not called, so nothing else does."""
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 class _CrossEntropy(torch.autograd.Function):

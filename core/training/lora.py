@@ -57,7 +57,9 @@ def _forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Ten
     base, dropout = self.get_base_layer(), self.lora_dropout[name]
     rate = dropout.p if isinstance(dropout, torch.nn.Dropout) and dropout.training else 0.0
     weights = (base.weight, base.bias, self.lora_A[name].weight, self.lora_B[name].weight)
-    return _LoraProduct.apply(x, *weights, self.scaling[name], rate, getattr(base.weight, "quant_state", None))
+    # FSDP2 makes another weight of the one that bitsandbytes packed; how it was packed stays with the module.
+    quant_state = getattr(base.weight, "quant_state", None) or getattr(base, "quant_state", None)
+    return _LoraProduct.apply(x, *weights, self.scaling[name], rate, quant_state)
 
 
 class _LoraProduct(torch.autograd.Function):

@@ -58,7 +58,7 @@ def duration(recipe: Recipe, model: Shapes, hardware: Hardware, setting: Setting
 
 def forward(model: Shapes, length: float) -> float:
     """Operations of one token's forward pass: two a weight of every product, and attention over half the row."""
-    return 2.0 * (model.layers * model.layer_linear + model.embedding) + attention(model, length)
+    return 2.0 * (model.layers * (model.layer_linear + model.active_experts) + model.embedding) + attention(model, length)
 
 
 def attention(model: Shapes, length: float) -> float:

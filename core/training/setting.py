@@ -34,11 +34,23 @@ class Setting:
 
     @property
     def weights_share(self) -> float:
-        return 1 / self.processes if self.sharing in ("fsdp2", "zero3", "zero3_offload") else 1.0
+        """Of the weights, what this process holds on its device between two steps."""
+        if self.sharing == "zero3_offload":
+            return 0.0
+        return 1 / self.processes if self.sharing in ("fsdp2", "zero3") else 1.0
 
     @property
     def optimizer_share(self) -> float:
-        return 1 / self.processes if self.sharing in ("fsdp2", "zero2", "zero2_offload", "zero3", "zero3_offload") else 1.0
+        return 1.0 if self.sharing == "ddp" else 1 / self.processes
+
+    @property
+    def is_zero(self) -> bool:
+        """DeepSpeed's engine holds every weight in the compute dtype, and a float32 copy of what learns beside the optimizer's state."""
+        return self.sharing.startswith("zero")
+
+    @property
+    def offloads(self) -> bool:
+        return self.sharing.endswith("_offload")
 
 
 @dataclass(frozen=True)
@@ -104,7 +116,7 @@ def trainable(recipe: Recipe, model: Shapes) -> int:
     if recipe.is_adapter:
         return adapter_weights(recipe, model)
     if recipe.method == "fft":
-        return model.total
+        return model.total - model.tower
     head = (model.embedding if recipe.train_head else 0) + (model.hidden if recipe.train_norms else 0)
     return min(recipe.trainable_layers, model.layers) * model.layer + head
 

@@ -13,14 +13,21 @@ from core.errors import UserError
 from core.training.architecture import Config, positions, read_config, text_config
 
 # What a family's configuration class takes where config.json says nothing (transformers 5.23, models/*/configuration_*.py).
-HEAD_DIM = {"qwen3": 128, "gemma2": 256, "gemma3_text": 256}
-KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32, "gemma2": 4, "gemma3_text": 4}
+DEFAULTS: dict[str, dict[str, int]] = {
+    "mistral": {"num_key_value_heads": 8},
+    "qwen2": {"num_key_value_heads": 32},
+    "qwen3": {"head_dim": 128, "num_key_value_heads": 32},
+    "gemma2": {"head_dim": 256, "num_key_value_heads": 4},
+    "gemma3_text": {"head_dim": 256, "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 262_208},
+}
 TIED = {"gemma2", "gemma3_text"}
 QKV_BIAS = {"qwen2"}
-HEAD_NORMS = {"qwen3", "gemma3_text"}  # queries and keys are normed per head
+HEAD_NORMS = {"qwen3", "qwen3_moe", "gemma3_text"}  # queries and keys are normed per head
 FOUR_NORMS = {"gemma2", "gemma3_text"}  # before and after attention and MLP; the others have two
 FUSED = {"phi3"}  # one matrix for queries, keys and values, one for gate and up
 KNOWN = {"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"}
+ATTENTION = ("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj")
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # of a layer; each family has a word of its own
 NEEDED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 STORED_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1}
 
@@ -61,6 +68,9 @@ class Shapes:
     window: int | None  # sliding attention sees so many tokens back
     positions: int | None
     stored_bytes: int  # per weight, in the files
+    experts: int = 0  # weights of a layer's experts and their router, where it has experts in place of one MLP; no linear modules
+    active_experts: int = 0  # of them, what one token passes through; `inner` is then what those have in the middle
+    tower: int = 0  # weights beside the language model, such as those that see; text leaves them unused
     is_bf16: bool = False  # in the files; False where that is not known
 
     @property
@@ -83,7 +93,7 @@ class Shapes:
 
     @property
     def layer(self) -> int:
-        return self.layer_linear + self.layer_vectors
+        return self.layer_linear + self.layer_vectors + self.experts
 
     @property
     def embedding(self) -> int:
@@ -96,12 +106,12 @@ class Shapes:
 
     @property
     def total(self) -> int:
-        return self.layers * self.layer + self.embedding + self.head + self.hidden
+        return self.layers * self.layer + self.embedding + self.head + self.hidden + self.tower
 
     @property
     def largest(self) -> int:
         """Weights of the largest tensor."""
-        return max(self.embedding, *(matrix.weights for matrix in self.linear))
+        return max(self.embedding, 2 * self.experts // 3, *(matrix.weights for matrix in self.linear))
 
     def targets(self, asked: str) -> tuple[Linear, ...]:
         """The matrices of a layer that an adapter is put on."""
@@ -115,17 +125,20 @@ def shapes(config: Config) -> Shapes:
     Raises:
         UserError: it does not name the sizes that every decoder has.
     """
-    text = text_config(config)
-    family = str(text.get("model_type") or config.get("model_type") or "")
+    given = text_config(config)
+    family = str(given.get("model_type") or config.get("model_type") or "")
+    text = DEFAULTS.get(family, {}) | {name: value for name, value in given.items() if value is not None}
     if missing := [name for name in NEEDED if not isinstance(text.get(name), int)]:
         raise UserError(
             f"The model's config.json does not say its {missing[0]}.",
             "base_model",
             "Choose a decoder-only model, such as a Llama or a Qwen.",
         )
-    hidden, inner, heads = int(text["hidden_size"]), int(text["intermediate_size"]), int(text["num_attention_heads"])
-    head_dim = int(text.get("head_dim") or HEAD_DIM.get(family) or hidden // heads)
-    kv_heads = int(text.get("num_key_value_heads") or KV_HEADS.get(family) or heads)
+    hidden, heads = int(text["hidden_size"]), int(text["num_attention_heads"])
+    head_dim = int(text.get("head_dim") or hidden // heads)
+    kv_heads = int(text.get("num_key_value_heads") or heads)
+    inner, experts, active = _experts(text, hidden)
+    linear = _linear(family, text, (hidden, inner, heads * head_dim, kv_heads * head_dim))
     stored = str(text.get("dtype") or config.get("dtype") or text.get("torch_dtype") or config.get("torch_dtype"))
     return Shapes(
         family=family,
@@ -138,7 +151,7 @@ def shapes(config: Config) -> Shapes:
         head_dim=head_dim,
         vocab=int(text["vocab_size"]),
         is_tied=bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", family in TIED))),
-        linear=_linear(family, text, (hidden, inner, heads * head_dim, kv_heads * head_dim)),
+        linear=tuple(matrix for matrix in linear if not experts or matrix.name in ATTENTION),
         norms=4 if family in FOUR_NORMS else 2,
         has_head_norms=family in HEAD_NORMS,
         is_capped=bool(text.get("attn_logit_softcapping", 50.0 if family == "gemma2" else None)),
@@ -146,8 +159,36 @@ def shapes(config: Config) -> Shapes:
         window=int(text["sliding_window"]) if text.get("sliding_window") and text.get("use_sliding_window", True) else None,
         positions=positions(config),
         stored_bytes=STORED_BYTES.get(stored, 2),
+        experts=experts,
+        active_experts=active,
+        tower=_tower(config.get("vision_config"), hidden),
         is_bf16=stored == "bfloat16",
     )
+
+
+def _experts(text: Config, hidden: int) -> tuple[int, int, int]:
+    """(what a token meets in the middle of a layer's MLP, weights of all experts with their router, those that a token passes).
+
+    Every layer counts as one with experts, also the few that some families leave without.
+    """
+    count = next((int(text[name]) for name in EXPERTS if text.get(name)), 0)
+    if not count:
+        return int(text["intermediate_size"]), 0, 0
+    each = int(text.get("moe_intermediate_size") or text["intermediate_size"])
+    always = int(text.get("shared_expert_intermediate_size") or each * int(text.get("n_shared_experts") or 0))
+    inner = each * int(text.get("num_experts_per_tok") or 1) + always
+    return inner, 3 * hidden * (count * each + always) + count * hidden, 3 * hidden * inner + count * hidden
+
+
+def _tower(vision: Config | None, hidden: int) -> int:
+    """Weights of a vision transformer as SigLIP has them (transformers 5.23), with the norm and the matrix that lead into the language model."""
+    known = vision or {}
+    wide, inner, layers = (int(known.get(name) or 0) for name in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+    if not (wide and inner and layers):
+        return 0
+    patch, image = int(known.get("patch_size") or 14), int(known.get("image_size") or 0)
+    layer = 4 * wide * (wide + 1) + 2 * wide * inner + inner + wide + 4 * wide
+    return layers * layer + 3 * patch**2 * wide + wide + (image // patch) ** 2 * wide + 3 * wide + wide * hidden
 
 
 def _linear(family: str, text: dict[str, Any], sizes: tuple[int, int, int, int]) -> tuple[Linear, ...]:

@@ -152,6 +152,7 @@ def load_model(base: Path, recipe: Recipe, compute_dtype: torch.dtype) -> Any:
         dtype=torch.float32 if recipe.method == "fft" else compute_dtype,
         quantization_config=quantization,
         attn_implementation=attention(recipe, paths.read_json(base / "config.json")),
+        device_map=device_map(),
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
@@ -162,6 +163,11 @@ def load_model(base: Path, recipe: Recipe, compute_dtype: torch.dtype) -> Any:
     if recipe.method == "sft":
         train_last_layers(model, recipe.trainable_layers, head=recipe.train_head, norms=recipe.train_norms)
     return model
+
+
+def device_map() -> dict[str, int] | None:
+    """A process alone reads the weights straight into its GPU: main memory may be smaller than the model. Several are placed by their launcher."""
+    return {"": torch.cuda.current_device()} if torch.cuda.is_available() and "LOCAL_RANK" not in os.environ else None
 
 
 def lora_config(model: Any, recipe: Recipe) -> LoraConfig:

@@ -1,8 +1,9 @@
-"""TRL's SFTTrainer with four differences: a loss at labelled positions only, adapters in one pass under bf16 or fp16, an eval loss that is a mean over
-labelled tokens, and a note of losses that are no numbers."""
+"""TRL's SFTTrainer with five differences: a loss at labelled positions only, adapters in one pass under bf16 or fp16, an eval loss that is a mean over
+labelled tokens, a note of losses that are no numbers, and losses that FSDP2 does not round."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ class AnswerTrainer(SFTTrainer):
         model: Any = self.model
         self.scores_labels_only = score_labels_only(getattr(model, "get_base_model", lambda: model)())
         self.fused_adapters = fuse_adapters(model) if torch.cuda.is_available() or self.args.bf16 else 0
+        leave_outputs(getattr(self.accelerator.state, "fsdp_plugin", None))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """`SFTTrainer.log` without the entropy, which nobody counts where only labelled positions are scored."""
@@ -58,3 +60,11 @@ class AnswerTrainer(SFTTrainer):
         loss_sum, tokens = self.accelerator.reduce((self._loss_sum, self._loss_tokens))
         output.metrics["eval_loss"] = (loss_sum / tokens.clamp(min=1)).item()
         return output
+
+
+def leave_outputs(plugin: Any) -> None:
+    """Keep FSDP2 from rounding what the model returns: accelerate 1.15 has it cast to the compute dtype, so a loss of 7 in bf16 would come in
+    steps of 0.03. Gradients are added up over the processes in float32, as torchtitan has it.
+    """
+    if plugin is not None and plugin.fsdp_version == 2 and plugin.mixed_precision_policy is not None:
+        plugin.mixed_precision_policy = dataclasses.replace(plugin.mixed_precision_policy, output_dtype=None, reduce_dtype=torch.float32)

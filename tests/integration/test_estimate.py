@@ -19,7 +19,7 @@ from core.training.hardware import detect
 from core.training.presets import demo
 from core.training.recipe import Recipe
 from core.training.setting import FP32, HALF, Batch
-from tests.integration.families import FAMILIES, config_of
+from tests.integration.families import FAMILIES, SHAPE, config_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
 ROWS, LENGTH = 2, 96
@@ -37,6 +37,35 @@ def test_parameters_are_counted_as_transformers_makes_them(family: str) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config_of(family))
     assert shapes_of(family).total == sum(parameter.numel() for parameter in model.parameters())
+
+
+MIXED = {"num_experts_per_tok": 2, "moe_intermediate_size": 96}
+EYES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 56,
+    "vision_use_head": False,
+}
+MORE = {
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": MIXED | {"num_experts": 4, "head_dim": 48},
+    "gemma3": {"text_config": SHAPE | {"head_dim": 32}, "vision_config": EYES | {"model_type": "siglip_vision_model", "patch_size": 14}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", MORE)
+def test_parameters_of_experts_and_of_towers_are_counted_too(family: str) -> None:
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    config = CONFIG_MAPPING[family](**(MORE[family] if family == "gemma3" else SHAPE | MORE[family]))
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    counted = shapes.shapes(json.loads(config.to_json_string(use_diff=False)))
+    assert counted.total == sum(parameter.numel() for parameter in model.parameters())
+    assert counted.experts or counted.tower
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from core import events, paths
 from core.errors import UserError
-from core.training import fits, forecast, measured, pace, shapes, workload
+from core.training import fits, forecast, measured, memory, pace, shapes, workload
 from core.training.hardware import Gpu, Hardware, TorchBuild, flavours
 from core.training.memory import SOURCES
 from core.training.recipe import Recipe
-from core.training.setting import precision_of
+from core.training.setting import Setting, precision_of
 from core.training.workload import Workload
 
 GB = 10**9
@@ -66,6 +66,34 @@ def test_sharing_takes_less_of_each_gpu() -> None:
     assert peaks == sorted(peaks, reverse=True) and peaks[2] < peaks[0] * 0.6
 
 
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_zero_takes_of_each_gpu_about_what_deepspeed_says(count: int) -> None:
+    """Of weights, gradients and optimizer: `estimate_zero2_model_states_mem_needs` and the same of ZeRO-3 in deepspeed 0.19, without the layer
+    that ZeRO-3 has here for a moment. That function leaves ZeRO-3's gradients in 16 bit out, which are there beside those in 32.
+    """
+    assert SEVEN_B
+    recipe, total = Recipe(method="fft"), SEVEN_B.total
+    said = {"zero2": 2 * total + 18 * total / count, "zero2_offload": 2 * total, "zero3": (18 + 2) * total / count, "zero3_offload": 0}
+    for kind, expected in said.items():
+        setting = Setting("gpu", True, count, kind)
+        states = memory.weights(recipe, SEVEN_B, setting) * setting.weights_share + memory.gradient_bytes(recipe, SEVEN_B, setting)
+        assert states + memory.optimizer_bytes(recipe, SEVEN_B, setting) * setting.optimizer_share == pytest.approx(expected), kind
+        assert memory.sharing_bytes(recipe, SEVEN_B, setting) > 10**9, kind
+
+
+def test_weights_that_are_shared_are_collected_by_one_process_only() -> None:
+    recipe = Recipe(method="fft", accelerate_config="fsdp2", micro_batch_size=1)
+    four, eight = (of(recipe, machine(200, count, 2000)) for count in (4, 8))
+    assert SEVEN_B and eight.host_bytes - four.host_bytes == pytest.approx(4 * 3 * 2**30, rel=0.01)
+    assert four.host_bytes > 6 * SEVEN_B.total, "the files and what was collected for them"
+
+
+def test_a_process_alone_reads_the_weights_straight_into_its_gpu() -> None:
+    """In main memory there need not be room for the model; several processes each hold it first."""
+    alone, two = (of(Recipe(method="lora", accelerate_config="ddp"), machine(80, count)) for count in (1, 2))
+    assert SEVEN_B and alone.host_bytes < 5 * GB and two.host_bytes > 4 * SEVEN_B.total
+
+
 def test_the_smallest_change_fits_and_keeps_the_batch() -> None:
     recipe = Recipe(method="lora", micro_batch_size=16, max_length=2048)
     hardware = machine(24)
@@ -91,6 +119,14 @@ def test_where_only_another_method_fits_it_is_named_with_its_learning_rate() -> 
     assert change and change.knobs["method"] in ("lora", "qlora") and change.knobs["learning_rate"] == pytest.approx(2e-4)
 
 
+def test_where_each_gpu_was_to_hold_all_sharing_the_weights_comes_before_another_optimizer() -> None:
+    recipe = Recipe(method="fft", accelerate_config="ddp", micro_batch_size=1, gradient_checkpointing=True)
+    assert SEVEN_B
+    change = fits.smallest_change(recipe, SEVEN_B, machine(80, 4), WORK)
+    assert change and change.knobs == {"accelerate_config": "fsdp2"} and "shared" in change.said
+    assert of(recipe.model_copy(update=change.knobs), machine(80, 4)).fits
+
+
 def test_nothing_is_changed_where_it_fits_and_nothing_is_offered_where_nothing_helps() -> None:
     assert SEVEN_B
     assert fits.smallest_change(Recipe(method="qlora", micro_batch_size=1), SEVEN_B, machine(80), WORK) is None
@@ -111,8 +147,40 @@ def test_every_flavour_has_an_answer() -> None:
 
 def test_every_gpu_that_can_be_rented_has_its_datasheet_speed() -> None:
     assert all(pace.tflops(flavour.gpu) != pace.UNKNOWN_TFLOPS for flavour in flavours() if flavour.gpu)
+    assert pace.tflops("NVIDIA H100 80GB HBM3") == 989 and pace.tflops("NVIDIA GeForce RTX 4090") == 165
     assert pace.tflops("NVIDIA A100-SXM4-80GB") == 312 and pace.tflops("Tesla T4") == 65
     assert pace.tflops("Some other card") == pace.UNKNOWN_TFLOPS
+
+
+GEMMA_3_4B = {
+    "model_type": "gemma3",
+    "text_config": {"model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10_240, "num_hidden_layers": 34},
+    "vision_config": {"hidden_size": 1152, "image_size": 896, "intermediate_size": 4304, "num_hidden_layers": 27, "patch_size": 14},
+}  # fmt: skip
+QWEN3 = {"vocab_size": 151_936, "num_attention_heads": 32, "head_dim": 128}
+PUBLISHED = {  # billions, of the models' cards
+    "gemma-3-4b": (GEMMA_3_4B, 4.30),
+    "Qwen3-4B": ({"model_type": "qwen3", "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_key_value_heads": 8,
+                  "tie_word_embeddings": True} | QWEN3, 4.02),
+    "Qwen3-30B-A3B": ({"model_type": "qwen3_moe", "hidden_size": 2048, "intermediate_size": 6144, "moe_intermediate_size": 768,
+                       "num_experts": 128, "num_experts_per_tok": 8, "num_hidden_layers": 48, "num_key_value_heads": 4} | QWEN3, 30.5),
+    "Mixtral-8x7B": ({"model_type": "mixtral", "vocab_size": 32_000, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32,
+                      "num_attention_heads": 32, "num_key_value_heads": 8, "num_local_experts": 8, "num_experts_per_tok": 2}, 46.7),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_models_with_experts_or_eyes_have_as_many_weights_as_their_cards_say(name: str) -> None:
+    config, billions = PUBLISHED[name]
+    assert shapes.shapes(config).total / 1e9 == pytest.approx(billions, rel=0.005)
+
+
+def test_experts_are_held_whole_and_passed_through_in_part() -> None:
+    """QLoRA packs linear modules, which experts are none of in transformers 5; a token's operations are those of the experts it meets."""
+    model = shapes.shapes(PUBLISHED["Qwen3-30B-A3B"][0])
+    found = forecast.of_shapes(Recipe(method="qlora", micro_batch_size=1, gradient_checkpointing=True), model, machine(80), WORK)
+    assert found.peak_bytes > 1.9 * model.total
+    assert pace.forward(model, 1) / 2 == pytest.approx(3.0e9, rel=0.1)
 
 
 def test_a_config_without_sizes_is_refused_in_three_parts() -> None:
