@@ -18,6 +18,7 @@ from core.training.recipe import Recipe
 from ui import form, train_data, train_estimate, train_handlers, train_origin, train_probe
 from ui.access import Caller
 from ui.shell import NO_ID
+from ui.theme import CSS
 
 LOCAL = Caller("this machine", "owner", is_local=True)
 FOUR_GPUS = "jobs:l4x4"
@@ -131,3 +132,8 @@ def test_only_this_machine_is_probed():
     meant = preset("demo").model_copy(update={"publish_to": "me/mine"})
     made = Recipe(**probe.recipe_of(meant).model_dump())
     assert made.max_steps == probe.STEPS and not made.publish_to, "nobody wants twenty steps published"
+
+
+def test_each_part_of_an_estimate_has_a_colour_of_its_own():
+    found = re.findall(r"\.p-(\w+) \{ background: (#\w{6}); \}", (CSS / "train.css").read_text(encoding="utf-8"))
+    assert {name for name, _ in found} == set(train_estimate.NAMES) and len({colour for _, colour in found}) == len(found)
