@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -74,7 +75,7 @@ def _replaced(value: Any, before: dict[str, str]) -> Any:
         return [_replaced(each, before) for each in value]  # pyright: ignore[reportUnknownVariableType]
     if isinstance(value, str):
         for old, new in before.items():
-            value = value.replace(old, new)
+            value = re.sub(rf"(?<![\w.-]){re.escape(old)}(?![\w.-])", lambda _, new=new: new, value)  # no folder whose name only begins so
     return value
 
 

@@ -42,16 +42,18 @@ def test_a_copy_of_a_run_trains_in_its_own_folder(workspace):
 
 def test_a_workspace_that_moved_to_a_larger_disk_is_at_home_there(workspace, tmp_path, monkeypatch):
     """Also a base model that lay in it, and the run's own configuration files, of which one names the other."""
-    base = shutil.copytree(paths.STARTER, workspace / "models" / "base")
+    base, other = shutil.copytree(paths.STARTER, workspace / "models" / "base"), workspace.with_name(f"{workspace.name}-2") / "base"
     text, settings = accelerated.texts(Recipe(), "zero2", detect())
     own = {"accelerate_config": "zero2", "num_processes": 2, "accelerate_yaml": text, "deepspeed_json": settings}
     run_dir = make(base_model=str(base), method="lora", **own)
+    paths.write_json(run_dir / "launch.json", launch(run_dir) | {"beside": str(other)})
     larger = tmp_path / "larger"
     shutil.move(workspace, larger)
     monkeypatch.setenv("TRANSMUTE_HOME", str(larger))
     moved = runs.folder(run_dir.name)
     resuming.settle_here(moved)
-    assert str(workspace) not in (moved / "launch.json").read_text() and launch(moved)["model"]["path"] == str(larger / "models" / "base")
+    assert launch(moved)["model"]["path"] == str(larger / "models" / "base") and launch(moved)["beside"] == str(other)
+    assert f"{workspace}/" not in (moved / "launch.json").read_text() + (moved / "accelerate.yaml").read_text()
     named = yaml.safe_load((moved / "accelerate.yaml").read_text())["deepspeed_config"]["deepspeed_config_file"]
     assert Path(named) == moved / "deepspeed.json" and str(moved / "accelerate.yaml") in launch(moved)["argv"]
     resuming.require_base(moved, None)
