@@ -289,6 +289,31 @@ def test_a_killed_run_goes_on_to_exactly_the_losses_of_one_that_was_left_alone()
     assert resumed.facts["eval_loss_after"] == whole.facts["eval_loss_after"]
 
 
+ENDS = {
+    "after its last step": {"max_steps": 3, "save_steps": 1},
+    "after it stopped early": {"max_steps": 9, "save_steps": 1, "eval_steps": 1, "early_stopping_patience": 1, "learning_rate": 1.0},
+}
+
+
+@pytest.mark.parametrize("when", ENDS)
+def test_a_run_that_died_at_its_end_makes_no_step_more_when_it_is_resumed(when):
+    """Between its last checkpoint and its adapter, which takes an evaluation and a save."""
+    knobs = {"method": "lora", "lr_scheduler_type": "constant", "warmup_steps": 0, "lora_dropout": 0.0} | ENDS[when]
+    run_id = runs.create(demo().model_copy(update=QUICK | knobs), hardware=with_one_thread(), steps=("train",))
+    runs.start(run_id)
+    whole, adapter = finished(run_id), runs.folder(run_id) / "artifacts" / "adapter"
+    assert whole.state == "done" and len(whole.losses) < 9, log_of(run_id)
+    before = load_file(adapter / "adapter_model.safetensors")
+    shutil.rmtree(adapter)
+    events.append(runs.folder(run_id), "finished", state="interrupted")
+    runs.start(run_id)
+    again = finished(run_id)
+    assert again.state == "done" and again.losses == whole.losses, log_of(run_id)
+    assert again.facts["eval_loss_after"] == whole.facts["eval_loss_after"] and again.notes == whole.notes
+    after = load_file(adapter / "adapter_model.safetensors")
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_a_stopped_run_saves_frees_the_device_and_resumes_from_where_it_stood():
     run_id = start(method="lora", max_steps=40, save_steps=0)
     wait_for_step(run_id, 3)
