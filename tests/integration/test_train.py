@@ -266,6 +266,19 @@ def works_on(process, home):
     return words[-2:-1] == ["core.worker"] and str(home) in words[-1] and "accelerate.commands.launch" not in words
 
 
+@pytest.mark.slow
+def test_a_stop_on_one_of_two_machines_is_a_stop_on_both(tmp_path):
+    recipe = demo().model_copy(update=QUICK | {"method": "lora", "max_steps": 400, "save_steps": 0})
+    machines = begin_on_two_machines(tmp_path, (recipe, recipe))
+    while not (logs := [*tmp_path.glob("machine1/runs/*/events.jsonl")]) or '"train_log"' not in logs[0].read_text():
+        assert machines[1].poll() is None, "it ended before its first step"
+        time.sleep(0.1)
+    assert json.loads(on_machine(tmp_path, 1, "stop", logs[0].parent.name).communicate()[0].splitlines()[-1])["state"] == "cancelled"
+    _, told = ended(machines)
+    assert [each["state"] for each in told] == ["cancelled", "cancelled"] and [each["error"] for each in told] == [None, None]
+    assert told[0]["step"] == told[1]["step"] > 0
+
+
 def test_machines_that_do_not_train_the_same_thing_end_both_with_a_word(tmp_path):
     recipes = tuple(demo().model_copy(update=QUICK | {"method": "lora", "seed": seed}) for seed in (0, 1))
     codes, told = on_two_machines(tmp_path, recipes)
