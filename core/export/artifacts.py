@@ -181,7 +181,7 @@ def of_run(run_dir: Path) -> list[Artifact]:
     """The finished artifacts of a run, in the order they were made."""
     found: list[Artifact] = []
     for manifest in (run_dir / "artifacts").glob(f"*/{MANIFEST}"):
-        with contextlib.suppress(FileNotFoundError):  # deleted, or made anew, a moment ago
+        with contextlib.suppress(FileNotFoundError, ValueError):  # made anew a moment ago, or damaged: as good as not there
             found += [] if manifest.parent.name.endswith(".partial") else [read(manifest.parent)]
     return sorted(found, key=lambda artifact: artifact.created_s)
 
