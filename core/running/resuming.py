@@ -18,7 +18,7 @@ from core.training.launch import OWN_FILE, WORKER
 from core.training.recipe import load as load_recipe
 
 NEEDS_BASE = ("train", "merge", "take")  # steps that read the base model
-ANEW = "Start a new run from its recipe.yaml."
+ANEW = "Start a new run with the same settings."
 Launch = dict[str, Any]
 
 
@@ -31,30 +31,45 @@ def make_ready(run_dir: Path, run: Run, token: str | None) -> None:
     if not run.steps:
         raise UserError(f"The beginning of {events.FILE_NAME} is gone, which says what the run has to do.", run_dir.name, ANEW)
     settle_here(run_dir)
+    require_files(run_dir)
     if any(step.name in NEEDS_BASE and step.state not in ("done", "skipped") for step in run.steps):
         require_base(run_dir, token)
 
 
-def launch_of(run_dir: Path) -> Launch:
+def launch_of(run_dir: Path, name: str = "launch.json") -> Launch:
     """What was settled when the run was created.
 
     Raises:
         UserError: the file is gone or damaged.
     """
     try:
-        return paths.read_json(run_dir / "launch.json")
+        return paths.read_json(run_dir / name)
     except (FileNotFoundError, ValueError):
-        raise UserError("launch.json is gone or damaged, which says how the run goes on.", run_dir.name, ANEW) from None
+        raise UserError(f"{name} is gone or damaged, without which the run cannot go on.", run_dir.name, ANEW) from None
+
+
+def require_files(run_dir: Path) -> None:
+    """Refuse a training whose worker would not find what it reads first.
+
+    Raises:
+        UserError: naming the file, or what is wrong with the recipe.
+    """
+    if not _folder_of_worker(launch_of(run_dir)):
+        return
+    for name in ("recipe.yaml", "tokenizer"):
+        if not (run_dir / name).exists():
+            raise UserError(f"{name} is gone, without which the run cannot go on.", run_dir.name, ANEW)
+    load_recipe(run_dir / "recipe.yaml")
+    launch_of(run_dir, "dataset.json")
 
 
 def settle_here(run_dir: Path) -> None:
     """Name the places of today in a run that was copied, or that moved with its workspace or alone: else it would train in the folder in which
     it was made, or with a program that is no longer there."""
     launch = launch_of(run_dir)
-    argv: Any = launch.get("argv")
-    if not isinstance(argv, list) or WORKER not in argv:  # its model is not trained
+    made_in = _folder_of_worker(launch)
+    if not made_in:
         return
-    made_in = Path(str(argv[argv.index(WORKER) + 1]))  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
     before = {str(made_in): str(run_dir)}
     if not made_in.parent.parent.exists():
         before[str(made_in.parent.parent)] = str(paths.home())
@@ -65,6 +80,12 @@ def settle_here(run_dir: Path) -> None:
     if (run_dir / OWN_FILE).is_file():
         paths.write_text(run_dir / OWN_FILE, _replaced((run_dir / OWN_FILE).read_text(encoding="utf-8"), before))
     paths.write_json(run_dir / "launch.json", settled)
+
+
+def _folder_of_worker(launch: Launch) -> Path | None:
+    """The folder that the training was started in; None of a run whose model is not trained."""
+    words = [str(word) for word in launch.get("argv") or []]
+    return Path(words[words.index(WORKER) + 1]) if WORKER in words else None
 
 
 def _replaced(value: Any, before: dict[str, str]) -> Any:

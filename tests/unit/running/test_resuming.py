@@ -84,6 +84,24 @@ def test_a_base_model_that_was_changed_since_the_run_began_is_refused(workspace,
     resuming.require_base(run_dir, None)
 
 
+@pytest.mark.parametrize("name", ["recipe.yaml", "dataset.json", "launch.json", "tokenizer"])
+def test_a_run_without_what_its_worker_reads_first_is_refused_by_the_name_of_the_file(name, workspace):
+    run_dir = make()
+    path = run_dir / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(UserError, match=rf"{name} is gone"):
+        runs.start(run_dir.name)
+    assert not runs.is_going_on(run_dir.name)
+
+
+def test_a_recipe_with_a_knob_of_another_version_is_refused_before_anything_starts(workspace):
+    run_dir = make()
+    with (run_dir / "recipe.yaml").open("a") as file:
+        file.write("knob_of_yesterday: 3\n")
+    with pytest.raises(UserError, match="knob_of_yesterday: there is no such knob"):
+        runs.start(run_dir.name)
+
+
 def test_a_run_that_could_not_be_made_leaves_no_folder(workspace, monkeypatch):
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")

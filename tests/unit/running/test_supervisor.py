@@ -122,7 +122,7 @@ def test_more_levels_are_refused_with_the_reason_before_anything_starts(levels, 
 
 def test_a_supervisor_that_dies_before_it_says_anything_leaves_a_run_that_says_why(make_run):
     run_id = make_run("well")
-    (runs.folder(run_id) / "launch.json").write_text('{"device": "test", "argv": 1, "env": {}}')
+    (runs.folder(run_id) / "launch.json").write_text('{"device": "test", "argv": [], "env": {}}')
     (runs.folder(run_id) / "recipe.yaml").unlink()
     (runs.folder(run_id) / "process.json").mkdir()  # it cannot even say who it is
     (runs.folder(run_id) / "reserve").mkdir()
