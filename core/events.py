@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -21,6 +22,7 @@ ENVELOPE = ("t", "kind", "n")  # fields of every event; `n` is its number in the
 SILENT_S = 300.0  # a training that says nothing for this long, and for this many of its steps, is stalled
 SILENT_STEPS = 20
 BEATS = 21  # logged points that the pace is taken from
+DAMAGED = (AttributeError, KeyError, TypeError, ValueError)  # what a line raises that the disk or a hand has changed and that is JSON still
 
 
 def append(run_dir: Path, kind: str, **fields: Any) -> None:
@@ -67,7 +69,7 @@ def read_from(run_dir: Path, offset: int) -> Iterator[tuple[Event, int]]:
                 event = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(event, dict):
+            if isinstance(event, dict) and "kind" in event:
                 yield event, offset
 
 
@@ -108,6 +110,8 @@ class Run:
     kept: dict[str, Any] = field(default_factory=dict[str, Any])  # where its checkpoints are kept, which was the last, and what was refused
     samples: dict[int, tuple[dict[str, str], ...]] = field(default_factory=dict[int, tuple[dict[str, str], ...]])  # answers by step
     beats: tuple[tuple[int, float], ...] = ()  # (step, when) of the newest logged points of this attempt
+    trained_s: float = 0.0  # when training last said something of itself, which is when an evaluation begins
+    eval_s: float = 0.0  # how long the newest evaluation took
     error: dict[str, str] | None = None
     change: dict[str, Any] = field(default_factory=dict[str, Any])  # what would make it fit where memory ran out: knobs, and what they mean
     heard_s: float = 0.0  # when the last event was written
@@ -137,14 +141,20 @@ class Run:
 
 
 def fold(events: Iterable[Event], run: Run | None = None) -> Run:
-    """The run that these events describe. The same events always give the same run.
+    """The run that these events describe. The same events always give the same run; one that is damaged changes nothing.
 
     With `run`, the fold goes on from there and takes it over: its tables grow in place, so that a long log is read in linear time.
     """
     run = run or Run()
     for event in events:
-        run = _apply(run, event)
+        with contextlib.suppress(*DAMAGED):
+            run = _apply(run, event)
     return run
+
+
+def nobody_yet(run_id: str) -> Run:
+    """The run of this folder before its first event. The folder's name is its id: a copy of it is another run, also in what its log says."""
+    return Run(run_id=run_id, name=run_id)
 
 
 def described(run: Run) -> dict[str, Any]:
@@ -176,7 +186,8 @@ def stalled_s(run: Run, now: float) -> float | None:
 def step_s(run: Run) -> float:
     """Seconds of one of its newest steps; 0 before there are two."""
     pairs = zip(run.beats, run.beats[1:], strict=False)
-    return statistics.median([(later[1] - earlier[1]) / max(1, later[0] - earlier[0]) for earlier, later in pairs] or [0.0])
+    paces = [(later[1] - earlier[1]) / max(1, later[0] - earlier[0]) for earlier, later in pairs]
+    return max(0.0, statistics.median(paces or [0.0]))  # a clock that was set back between two of them
 
 
 def _apply(run: Run, event: Event) -> Run:
@@ -189,7 +200,7 @@ def _heard(run: Run, event: Event, at: float) -> Run:
     match event.get("kind"):
         case "created":
             steps = tuple(Step(name) for name in event["steps"])
-            named = {"run_id": event["run_id"], "name": event["name"], "method": event["method"]}
+            named = {"run_id": run.run_id or event["run_id"], "name": event["name"], "method": event["method"]}
             also = {"owner": event.get("owner", ""), "publish_to": event.get("publish_to", "")}
             return replace(run, steps=steps, created_s=at, **named, **also)
         case "queued":
@@ -211,7 +222,7 @@ def _heard(run: Run, event: Event, at: float) -> Run:
         case "train_began":
             kept = {step: loss for step, loss in run.losses.items() if step <= event["step"]}
             metrics = {step: values for step, values in run.metrics.items() if step <= event["step"]}
-            began = {"optimizer_step": event["step"], "max_steps": event["max_steps"], "beats": ()}
+            began = {"optimizer_step": event["step"], "max_steps": event["max_steps"], "beats": (), "trained_s": at}
             return replace(run, losses=kept, metrics=metrics, **began)
         case "train_log":
             step = event["step"]
@@ -219,7 +230,7 @@ def _heard(run: Run, event: Event, at: float) -> Run:
             if "loss" in values:
                 run.losses[step] = values["loss"]
             run.metrics[step] = values
-            return replace(run, optimizer_step=step, beats=(*run.beats[1 - BEATS :], (step, at)), heard_s=at)
+            return replace(run, optimizer_step=step, beats=(*run.beats[1 - BEATS :], (step, at)), trained_s=at, heard_s=at)
         case "alive":
             return replace(run, optimizer_step=event["step"])
         case "samples":
@@ -229,12 +240,12 @@ def _heard(run: Run, event: Event, at: float) -> Run:
             return replace(run, remark=event["text"])
         case "evaluated":
             run.evals[event["step"]] = event["eval_loss"]
-            return run
+            return replace(run, eval_s=max(0.0, at - (run.trained_s or at)))
         case "facts":
             return replace(run, facts=run.facts | event["facts"])
         case "artifact":
             others = tuple(artifact for artifact in run.artifacts if artifact["id"] != event["id"])
-            return replace(run, artifacts=(*others, {key: event[key] for key in ("id", "kind_of", "path") if key in event}))
+            return replace(run, artifacts=(*others, {key: event[key] for key in ("id", "kind_of", "path")}))
         case "keeping":
             return replace(run, kept={"repo_id": event["repo_id"]})
         case "checkpoint_kept":

@@ -66,7 +66,7 @@ class Identity:
 
     boot_id: str
     pid: int
-    started: float  # seconds since the epoch, as the kernel reports it
+    started: float  # seconds after the machine's own start, where the kernel tells: no change of the clock moves it; else since the epoch
 
 
 def boot_id() -> str:
@@ -83,9 +83,19 @@ def identity(pid: int) -> Identity | None:
     import psutil
 
     try:
-        return Identity(boot_id(), pid, psutil.Process(pid).create_time())
-    except psutil.NoSuchProcess:
+        return Identity(boot_id(), pid, _started(pid))
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
         return None
+
+
+def _started(pid: int) -> float:
+    """`psutil.Process.create_time` moves with the clock of the machine, because it counts from the epoch; Linux's own figure does not."""
+    if sys.platform == "linux":
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()  # behind the name, which may be anything
+        return int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    import psutil
+
+    return psutil.Process(pid).create_time()
 
 
 def is_alive(known: Identity) -> bool:
@@ -93,7 +103,10 @@ def is_alive(known: Identity) -> bool:
 
     if known.boot_id != boot_id() or identity(known.pid) != known:
         return False
-    return psutil.Process(known.pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(known.pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # a moment ago
+        return False
 
 
 def describe_exit(returncode: int) -> str:

@@ -335,8 +335,10 @@ def logs(run_id: RunId, follow: Annotated[bool, typer.Option("-f", "--follow", h
     from core.running import runs
 
     run_dir, stream = runs.folder(run_id), RedactingStream()
-    with (run_dir / runs.LOG).open("a+", encoding="utf-8", errors="replace") as file:
-        file.seek(0)
+    log = run_dir / runs.LOG
+    if not (log.exists() or follow):
+        return
+    with log.open("r" if log.exists() else "a+", encoding="utf-8", errors="replace") as file:  # its folder may be one to read only
         while True:
             ended = runs.load(run_id).is_terminal
             for line in file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -178,9 +179,10 @@ def read(folder: Path) -> Artifact:
 
 def of_run(run_dir: Path) -> list[Artifact]:
     """The finished artifacts of a run, in the order they were made."""
-    found = [
-        read(manifest.parent) for manifest in (run_dir / "artifacts").glob(f"*/{MANIFEST}") if not manifest.parent.name.endswith(".partial")
-    ]
+    found: list[Artifact] = []
+    for manifest in (run_dir / "artifacts").glob(f"*/{MANIFEST}"):
+        with contextlib.suppress(FileNotFoundError, ValueError):  # made anew a moment ago, or damaged: as good as not there
+            found += [] if manifest.parent.name.endswith(".partial") else [read(manifest.parent)]
     return sorted(found, key=lambda artifact: artifact.created_s)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from collections.abc import Iterable
+from pathlib import Path
 
 from core import events, paths
 from core.errors import UserError
-from core.locks import FileLock, is_held
 from core.running import queue, runs
-from core.running.queue import RUN_LOCK
 
 LONGEST_REMARK = 10_000  # characters
 
@@ -36,7 +37,7 @@ def add_levels(run_id: str, names: Iterable[str], intermediate: str | None = Non
         raise UserError(f"{intermediate} is no float format.", "the format that levels are made from", "Choose f16, bf16 or f32.")
     if not any(artifact.kind == "merged" for artifact in made):
         raise UserError(f"Run {run_id} has no merged model yet.", run_id, "Let the run finish its merge first.")
-    if is_held(run_dir / RUN_LOCK):
+    if runs.is_going_on(run_id):
         raise UserError(f"Run {run_id} is already going on.", run_id, "Wait until it ends, or stop it.")
     levels = tuple(asked.name for asked in wanted)
     run = runs.load(run_id)
@@ -67,14 +68,19 @@ def remark(run_id: str, text: str) -> None:
 
 def size_bytes(run_id: str) -> int:
     """What the run takes on the disk, checkpoints and models included."""
-    return sum(path.stat().st_size for path in runs.folder(run_id).rglob("*") if path.is_file() and not path.is_symlink())
+    total = 0
+    for folder, _, names in os.walk(runs.folder(run_id)):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # a run that goes on deletes its older checkpoints
+                total += os.lstat(Path(folder, name)).st_size
+    return total
 
 
 def delete(run_id: str) -> int:
     """Remove a run that is not going on, with its artifacts; returns the bytes freed."""
     run_dir = runs.folder(run_id)
-    lock = FileLock(run_dir / RUN_LOCK)
-    if not lock.acquire(runs.LOOKED_AT_S):
+    lock = runs.take_lock(run_id)
+    if lock is None:
         raise UserError(f"Run {run_id} is going on.", run_id, "Stop it first.")
     try:
         if runs.is_elsewhere(run_dir) and runs.load(run_id, lock_is_ours=True).state not in ("failed", "cancelled"):

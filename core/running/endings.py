@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 from pathlib import Path
@@ -42,11 +43,13 @@ def _counted(file: Path) -> int:
 
 
 def stop_grace_s(run_dir: Path) -> float:
-    """How long a worker has to end its step and write a checkpoint before it is killed: longer for large models and slow steps."""
-    launch = run_dir / "launch.json"
-    estimate: dict[str, Any] = (paths.read_json(launch).get("estimate") if launch.is_file() else None) or {}
-    step_s = events.step_s(events.fold(events.read(run_dir)))
-    return STOP_GRACE_S + float(estimate.get("checkpoint_bytes", 0)) / SAVED_BYTES_PER_S + STEPS_TO_END * step_s
+    """How long a worker has to end its step, or its evaluation, and write a checkpoint before it is killed."""
+    estimate: dict[str, Any] = {}
+    with contextlib.suppress(FileNotFoundError, ValueError):  # deleted or damaged meanwhile, which must keep nobody from stopping
+        estimate = paths.read_json(run_dir / "launch.json").get("estimate") or {}
+    run = events.fold(events.read(run_dir))
+    saving_s = float(estimate.get("checkpoint_bytes", 0)) / SAVED_BYTES_PER_S
+    return STOP_GRACE_S + saving_s + STEPS_TO_END * events.step_s(run) + run.eval_s
 
 
 def of_worker(run_dir: Path, recipe: Recipe, returncode: int, was_oom_killed: bool) -> UserError:
@@ -71,6 +74,12 @@ def of_worker(run_dir: Path, recipe: Recipe, returncode: int, was_oom_killed: bo
         remedy = "Resume the run. If it happens again, memory ran out: lower micro_batch_size or max_length."
         return UserError(f"The training process was killed ({ended}).", "train", remedy, code="KILLED")
     return UserError(f"The training process ended unexpectedly ({ended}).", "train", "Look at the end of `logs RUN`.", code="CRASH")
+
+
+def by_the_system(run_dir: Path) -> UserError:
+    """Why a run ended that nobody asked to stop: its processes were told to, as all are when a machine shuts down."""
+    problem = "The system told the run to end, as it does when the machine shuts down."
+    return UserError(problem, run_dir.name, "Resume it with `resume RUN`.", code="KILLED")
 
 
 def without_a_word(run_dir: Path) -> UserError:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import threading
 import time
 from bisect import bisect_right
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from core import events, paths
+from core import events
+from core.errors import UserError
 from core.events import Event, Run
 from core.redact import redact
 from core.running import runs
@@ -21,6 +24,7 @@ KEPT_RUNS = 500  # in memory, the ones looked at last
 KEPT_LOGS = 32
 KEPT_LINES = 400  # of a log on the page
 LONGEST_LINE = 4000  # bytes of a line on the page
+LONGEST_TAIL = KEPT_LINES * LONGEST_LINE  # bytes of a log that are looked into when more was added
 SMOOTHING = 0.9  # of the exponential mean of the loss, without bias towards the first points (Adam, arXiv:1412.6980, section 3)
 SHOWN = ("loss", "smooth", "learning_rate", "grad_norm", "tokens_per_s", "memory_bytes")  # columns that are drawn
 RECENT_POINTS = 20  # that the rate is taken over
@@ -86,7 +90,8 @@ class Curves:
         first = max(self.attempt, len(self.steps) - RECENT_POINTS)
         if len(self.steps) - first < 2:
             return None
-        return (self.times[-1] - self.times[first]) / max(1, self.steps[-1] - self.steps[first])
+        pace = (self.times[-1] - self.times[first]) / max(1, self.steps[-1] - self.steps[first])
+        return pace if pace >= 0 else None  # a clock that was set back
 
 
 @dataclass
@@ -110,6 +115,10 @@ class Live:
 
     def add(self, event: Event) -> None:
         self.run = events.fold([event], self.run)
+        with contextlib.suppress(*events.DAMAGED):
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
         self.latest_s = float(event.get("t", 0.0))
         match event.get("kind"):
             case "train_log":
@@ -138,7 +147,7 @@ class Live:
         _, began_at, began_s = self.part
         done, total = float(self.run.progress.get("done", 0)), float(self.run.progress.get("total", 0))
         moved = done - began_at
-        return (total - done) * (self.latest_s - began_s) / moved if moved > 0 else None
+        return (total - done) * (self.latest_s - began_s) / moved if moved > 0 and self.latest_s >= began_s else None
 
 
 @dataclass
@@ -159,7 +168,7 @@ class LogTail:
 
     def read(self, path: Path) -> None:
         with path.open("rb") as file:
-            file.seek(self.offset)
+            self._pass_over(file)
             for line in file:
                 if not line.endswith(b"\n"):
                     return
@@ -168,6 +177,20 @@ class LogTail:
                 # A bar that is drawn again and again: its last state, as a terminal shows it.
                 shown = line.rstrip(b"\r\n").rpartition(b"\r")[2]
                 self.lines.append(redact(shown[:LONGEST_LINE].decode(errors="replace")) + "\n")
+
+    def _pass_over(self, file: BinaryIO) -> None:
+        """Go to where the new lines begin; of a log that has grown by more than is shown, the lines before its end are counted only."""
+        behind = file.seek(0, os.SEEK_END) - LONGEST_TAIL
+        file.seek(self.offset)
+        if self.offset >= behind:
+            return
+        while self.offset < behind:
+            part = file.read(min(2**20, behind - self.offset))
+            self.total += part.count(b"\n")
+            self.offset += len(part)
+        rest = file.readline()  # of the line that the end begins in
+        self.total += rest.endswith(b"\n")
+        self.offset += len(rest)
 
 
 _known: OrderedDict[str, Live] = OrderedDict()
@@ -186,7 +209,7 @@ def watch(run_id: str) -> Live:
     with _lock:
         live = _known.get(str(run_dir))
         if live is None or (path.stat().st_size if path.exists() else 0) < live.offset:
-            live = Live()
+            live = Live(events.nobody_yet(run_id))
         for event, offset in events.read_from(run_dir, live.offset):
             live.add(event)
             live.offset = offset
@@ -216,8 +239,11 @@ def log_tail(run_id: str) -> LogTail:
 
 def all_live() -> list[Live]:
     """Every run of the workspace, newest first, each as `watch` sees it."""
-    found = sorted((path.parent.name for path in paths.runs_dir().glob(f"*/{events.FILE_NAME}")), reverse=True)
-    return [watch(run_id) for run_id in found if paths.ID_PATTERN.fullmatch(run_id)]
+    found: list[Live] = []
+    for run_id in runs.all_ids():
+        with contextlib.suppress(UserError):  # deleted a moment ago
+            found.append(watch(run_id))
+    return found
 
 
 def all_runs() -> list[Run]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +25,20 @@ from core.data.measures import OnProgress
 from core.data.tokenizer import save_tokenizer
 from core.errors import UserError
 from core.events import Run
+from core.export.tensors import weights_fingerprint
 from core.locks import FileLock, is_held
-from core.running import endings, queue, relief
+from core.running import endings, queue, relief, resuming
 from core.running.queue import RUN_LOCK
 from core.training import accelerated, models, prepare
 from core.training.checks import check, check_disk, check_nodes
 from core.training.estimate import left_out, precision, predicted
-from core.training.failures import disk_full, is_disk_full, unless_full
+from core.training.failures import ELSEWHERE, disk_full, is_disk_full, unless_full
 from core.training.hardware import Hardware, detect
 from core.training.launch import SHARDED, Launch, Node, across, command, num_processes
 from core.training.recipe import Recipe
 from core.training.recipe import load as load_recipe
 
 STOP_FILE = "stop"
-NEEDS_BASE = ("train", "merge", "take")  # steps that read the base model
 LOG = "worker.log"
 JOB = "job.json"  # in the folder of a run that happens on a rented machine
 BEYOND_GRACE_S = 10.0  # for the supervisor itself, after its worker's
@@ -103,29 +104,41 @@ def create(
     if estimate and not job:
         check_disk(recipe, estimate["disk"], shutil.disk_usage(paths.runs_dir()).free)
     run_id = run_id or paths.new_run_id()
-    run_dir = paths.runs_dir() / run_id
-    run_dir.mkdir()
-    sentencepiece = model.path / "tokenizer.model"
-    save_tokenizer(tokenizer, run_dir / "tokenizer", sentencepiece if sentencepiece.is_file() else None)
-    if not job:
-        model = prepare.stretched_base(recipe, model, run_dir / "base")
-    threads = max(1, hardware.cpu_count // max(1, recipe.num_processes or len(hardware.gpus) or 1))
-    launch = command(run_dir, _spread(recipe, estimate, node), hardware, threads, estimate["peak_bytes"] if estimate else 0.0, node)
-    if node and node.rank:
-        steps = ("train",)
-        note = f"{note} Machine {node.rank} of {node.count}: the model is written on the first one, machine 0.".strip()
-    paths.write_text(run_dir / "recipe.yaml", recipe.to_yaml())
-    for file, text in accelerated.own_files(recipe, hardware, run_dir).items():
-        paths.write_text(file, text)
-    paths.write_json(run_dir / "dataset.json", entries)
-    paths.write_json(run_dir / "launch.json", _settled(launch, recipe, model, hardware, node) | {"estimate": estimate})
-    if job:
-        paths.write_json(run_dir / JOB, job)
-    meant = {name: value for name, value in (("publish_to", recipe.publish_to), ("owner", owner)) if value}
-    events.append(run_dir, "created", run_id=run_id, name=recipe.name, method=recipe.method, steps=steps or plan(recipe), **meant)
-    if note:
-        events.append(run_dir, "note", text=note)
+    with _new_folder(paths.runs_dir() / run_id) as run_dir:
+        sentencepiece = model.path / "tokenizer.model"
+        save_tokenizer(tokenizer, run_dir / "tokenizer", sentencepiece if sentencepiece.is_file() else None)
+        if not job:
+            model = prepare.stretched_base(recipe, model, run_dir / "base")
+        threads = max(1, hardware.cpu_count // max(1, recipe.num_processes or len(hardware.gpus) or 1))
+        launch = command(run_dir, _spread(recipe, estimate, node), hardware, threads, estimate["peak_bytes"] if estimate else 0.0, node)
+        if node and node.rank:
+            steps = ("train",)
+            note = f"{note} Machine {node.rank} of {node.count}: the model is written on the first one, machine 0.".strip()
+        paths.write_text(run_dir / "recipe.yaml", recipe.to_yaml())
+        for file, text in accelerated.own_files(recipe, hardware, run_dir).items():
+            paths.write_text(file, text)
+        paths.write_json(run_dir / "dataset.json", entries)
+        paths.write_json(run_dir / "launch.json", _settled(launch, recipe, model, hardware, node) | {"estimate": estimate})
+        if job:
+            paths.write_json(run_dir / JOB, job)
+        meant = {name: value for name, value in (("publish_to", recipe.publish_to), ("owner", owner)) if value}
+        events.append(run_dir, "created", run_id=run_id, name=recipe.name, method=recipe.method, steps=steps or plan(recipe), **meant)
+        if note:
+            events.append(run_dir, "note", text=note)
     return run_id
+
+
+@contextlib.contextmanager
+def _new_folder(run_dir: Path) -> Generator[Path]:
+    """The folder of a run, filled in the block; gone again when that fails, because half of one is seen by nobody and takes its room."""
+    run_dir.mkdir()
+    try:
+        yield run_dir
+    except BaseException as error:
+        shutil.rmtree(run_dir, ignore_errors=True)
+        if is_disk_full(error):
+            raise disk_full(run_dir.name, ELSEWHERE) from error
+        raise
 
 
 def _settled(launch: Launch, recipe: Recipe, model: models.ModelRef, hardware: Hardware, node: Node | None) -> dict[str, Any]:
@@ -139,6 +152,7 @@ def _settled(launch: Launch, recipe: Recipe, model: models.ModelRef, hardware: H
         "device": "gpu" if hardware.gpus else "cpu",
         "num_gpus": num_processes(recipe, hardware) if hardware.gpus else 0,
         "model": dataclasses.asdict(model) | {"path": str(model.path)},
+        "base_weights": weights_fingerprint(model.path) if models.is_whole(model.path) else None,
         "hardware": dataclasses.asdict(hardware),
         "transmute": core.__version__,
     }
@@ -182,16 +196,16 @@ def start(run_id: str, token: str | None = None, *, fit: bool = False) -> None:
         UserError: the run is already going on, or is done, or its base model is gone, or no change is known that fits.
     """
     run_dir = folder(run_id)
-    lock = FileLock(run_dir / RUN_LOCK)
-    if not lock.acquire(LOOKED_AT_S):
+    lock = take_lock(run_id)
+    if lock is None:
         raise UserError(f"Run {run_id} is already going on.", run_id, "Watch it with `logs RUN -f`, or stop it with `stop RUN`.")
     try:
         run = load(run_id, lock_is_ours=True)
         if run.state == "done":
             raise UserError(f"Run {run_id} is done; there is nothing to resume.", run_id, "Start a new run from its recipe.yaml.")
         is_job = is_elsewhere(run_dir)
-        if not is_job and any(step.name in NEEDS_BASE and step.state not in ("done", "skipped") for step in run.steps):
-            _require_base(run_dir, token)
+        if not is_job:
+            resuming.make_ready(run_dir, run, token)
         if fit and is_job:
             raise UserError("A rented machine has its own recipe.", run_id, "Start a new run with the change.")
         if fit:
@@ -226,25 +240,21 @@ def start(run_id: str, token: str | None = None, *, fit: bool = False) -> None:
         lock.release()
 
 
-def _require_base(run_dir: Path, token: str | None) -> None:
-    """Fetch the base model at its recorded commit again where it is gone: the run itself works offline.
+def take_lock(run_id: str) -> FileLock | None:
+    """The lock of a run that is not going on; None where it is.
 
     Raises:
-        UserError: it came from no Hub, or cannot be fetched.
+        UserError: nothing may be written in its folder.
     """
-    launch = paths.read_json(run_dir / "launch.json")
-    kept: dict[str, Any] = launch.get("model") or {}
-    if not kept or models.is_whole(Path(kept["path"])):
-        return
-    name, folder, revision = str(kept["name"]), Path(kept["path"]), kept["revision"]
-    if not revision:
-        remedy = "Put its folder back, then resume the run; or start a new one from its recipe.yaml with another base_model."
-        raise UserError(f"The base model {name} is no longer in {folder}.", run_dir.name, remedy)
-    model = models.resolve(name, str(revision), token)
-    if folder == run_dir / "base":
-        shutil.rmtree(folder)
-        model = prepare.stretched_base(load_recipe(run_dir / "recipe.yaml"), model, folder)
-    paths.write_json(run_dir / "launch.json", launch | {"model": dataclasses.asdict(model) | {"path": str(model.path)}})
+    lock = FileLock(folder(run_id) / RUN_LOCK)
+    try:
+        is_free = (lock.path.exists() or not is_going_on(run_id)) and lock.acquire(LOOKED_AT_S)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        remedy = "Give yourself the right to write there, or mount its disk for writing."
+        raise UserError(f"Nothing can be written into the folder of run {run_id}: {error.strerror}.", run_id, remedy) from error
+    return lock if is_free else None
 
 
 def is_elsewhere(run_dir: Path) -> bool:
@@ -254,7 +264,7 @@ def is_elsewhere(run_dir: Path) -> bool:
 
 def load(run_id: str, *, lock_is_ours: bool = False) -> Run:
     """The run as its events tell it; ``interrupted`` when they say it goes on and nobody holds its lock."""
-    run = events.fold(events.read(folder(run_id)))
+    run = events.fold(events.read(folder(run_id)), events.nobody_yet(run_id))
     return run if lock_is_ours else as_found(run_id, run)
 
 
@@ -262,7 +272,7 @@ def as_found(run_id: str, run: Run) -> Run:
     """`run` as its events tell it, with its place in the queue; ``interrupted`` when they say it goes on and nobody holds its lock."""
     if run.is_terminal:
         return run
-    if not is_held(folder(run_id) / RUN_LOCK):
+    if not is_going_on(run_id):
         error = endings.unattended(folder(run_id)) if is_elsewhere(folder(run_id)) else endings.without_a_word(folder(run_id))
         return dataclasses.replace(run, state="interrupted", error=error.as_dict())
     if run.state == "queued" and (device := run.progress.get("device")) and (place := queue.place(device, run_id)):
@@ -270,10 +280,28 @@ def as_found(run_id: str, run: Run) -> Run:
     return run
 
 
+def is_going_on(run_id: str) -> bool:
+    """Whether somebody looks after the run: holds its lock or, where somebody has deleted that file, is the supervisor that it had."""
+    lock = folder(run_id) / RUN_LOCK
+    if lock.exists():
+        return is_held(lock)
+    known = _supervisor(run_id)
+    return known is not None and process.is_alive(known)
+
+
+def all_ids() -> list[str]:
+    """The ids of the workspace's runs, newest first. A link is no run: nothing outside the workspace is read."""
+    found = [path.parent for path in paths.runs_dir().glob(f"*/{events.FILE_NAME}")]
+    return sorted((path.name for path in found if paths.ID_PATTERN.fullmatch(path.name) and not path.is_symlink()), reverse=True)
+
+
 def list_runs() -> list[Run]:
     """Every run of the workspace, newest first."""
-    found = sorted((path.parent.name for path in paths.runs_dir().glob(f"*/{events.FILE_NAME}")), reverse=True)
-    return [load(run_id) for run_id in found if paths.ID_PATTERN.fullmatch(run_id)]
+    found: list[Run] = []
+    for run_id in all_ids():
+        with contextlib.suppress(UserError):  # deleted a moment ago
+            found.append(load(run_id))
+    return found
 
 
 def pids(run_id: str) -> list[int]:
@@ -294,7 +322,10 @@ def _processes(run_id: str) -> list[psutil.Process]:
 
 def _supervisor(run_id: str) -> process.Identity | None:
     path = folder(run_id) / "process.json"
-    return process.Identity(**paths.read_json(path)) if path.exists() else None
+    try:
+        return process.Identity(**paths.read_json(path))
+    except (OSError, TypeError, ValueError):  # none was started yet, or the file is damaged
+        return None
 
 
 def stop(run_id: str, wait_s: float | None = None) -> Run:
@@ -309,14 +340,14 @@ def stop(run_id: str, wait_s: float | None = None) -> Run:
     ask_to_stop(run_dir)
     deadline = time.monotonic() + (endings.stop_grace_s(run_dir) + BEYOND_GRACE_S if wait_s is None else wait_s)
     signalled = False
-    while is_held(run_dir / RUN_LOCK) and time.monotonic() < deadline:
+    while is_going_on(run_id) and time.monotonic() < deadline:
         known = _supervisor(run_id)
         if not signalled and known and process.is_alive(known):
             os.kill(known.pid, signal.SIGTERM)
             signalled = True
         time.sleep(0.1)
     known = _supervisor(run_id)
-    if is_held(run_dir / RUN_LOCK) and known:
+    if is_going_on(run_id) and known:
         process.kill_tree(known)
     psutil.wait_procs(living, timeout=GONE_S)  # the lock is free a moment before the last process is gone
     if load(run_id).state == "interrupted" and not is_elsewhere(run_dir):
@@ -337,12 +368,12 @@ def follow(run_id: str, poll_s: float = 0.2) -> Iterator[Run]:
     run_dir = folder(run_id)
     known_bytes = -1
     while True:
-        held = is_held(run_dir / RUN_LOCK)
+        held = is_going_on(run_id)
         size_bytes = (run_dir / events.FILE_NAME).stat().st_size
         if size_bytes != known_bytes or not held:
             known_bytes = size_bytes
             run = load(run_id)
             yield run
-            if run.is_terminal and not is_held(run_dir / RUN_LOCK):
+            if run.is_terminal and not is_going_on(run_id):
                 return
         time.sleep(poll_s)

@@ -48,13 +48,18 @@ def main(run_dir: Path) -> int:
             events.append(run_dir, "started", pid=known.pid)
             for step in events.fold(events.read(run_dir)).steps:
                 _do(run_dir, step.name)
+            _hear_no_more()
         finally:
             device.release()
     except StopRequested:
         process.kill_descendants()
-        _finish(run_dir, "cancelled")
+        if events.fold(events.read(run_dir)).state == "stopping":
+            _finish(run_dir, "cancelled")
+        else:
+            _finish(run_dir, "interrupted", endings.by_the_system(run_dir))
         return 1
     except Exception as error:  # noqa: BLE001 - the last line of defence: whatever it was, the run must not stay "running"
+        _hear_no_more()
         process.kill_descendants()
         known_error = _explained(error, run_dir)
         change = relief.change_for(run_dir) if known_error.code == "OOM" else None
@@ -93,8 +98,13 @@ def _finish(run_dir: Path, state: events.State, error: UserError | None = None, 
 
 
 def _on_sigterm(_number: int, _frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; the clean-up must not be interrupted
+    _hear_no_more()  # once is enough; the clean-up must not be interrupted
     raise StopRequested
+
+
+def _hear_no_more() -> None:
+    """A stop that comes when the run has ended must not take its last words."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _wait_for_device(run_dir: Path, device: str) -> Devices:

@@ -73,8 +73,11 @@ class RunCallback(TrainerCallback):
         self._bad_steps = self._bad_steps + 1 if is_bad else 0
         if self._bad_steps >= MAX_BAD_STEPS:
             raise not_numbers(f"The loss was not a number for {MAX_BAD_STEPS} steps.", state.global_step)
-        if agreed((self.run_dir / "stop").exists(), args.device):
-            (self.run_dir / "stop").touch()  # asked on another machine, it is a stop here too
+        is_asked = (self.run_dir / "stop").exists()
+        if agreed(is_asked, args.device):
+            if state.is_local_process_zero and not is_asked:  # asked on another machine, it is a stop here too
+                events.append(self.run_dir, "stop_requested")
+            (self.run_dir / "stop").touch()
             self.trainer.was_stopped = True
             control.should_save = True
             control.should_training_stop = True

@@ -20,7 +20,9 @@ def seal(folder: Path) -> None:
         paths.fsync(path)
         entries[path.relative_to(folder).as_posix()] = {"size_bytes": path.stat().st_size, "sha256": paths.sha256_file(path)}
     paths.write_json(folder / MANIFEST, {"checkpoint": folder.name, "files": entries})
-    paths.fsync(folder)
+    for path in (*folder.rglob("*"), folder, folder.parent):  # the names, before an older checkpoint goes
+        if path.is_dir():
+            paths.fsync(path)
 
 
 def damage(folder: Path) -> str | None:
@@ -73,7 +75,7 @@ def sweep(root: Path) -> list[str]:
     """Remove what a crash inside a save left, which nothing vouches for; a sentence for each. Called when no worker is alive."""
     unsealed = [folder for folder in all_of(root) if not (folder / MANIFEST).exists()]
     for folder in unsealed:
-        shutil.rmtree(folder)
+        _remove(folder)
     return [f"{folder.name} is not used: it was never finished." for folder in unsealed]
 
 
@@ -82,7 +84,8 @@ def set_aside_after(root: Path, step: int) -> None:
     for folder in all_of(root):
         if step_of(folder) > step:
             aside = root / f"{ASIDE}{step_of(folder)}"
-            shutil.rmtree(aside, ignore_errors=True)
+            if aside.exists():
+                _remove(aside)
             folder.rename(aside)
 
 
@@ -91,6 +94,14 @@ def rotate(root: Path, keep: int) -> None:
     sealed = [folder for folder in all_of(root) if (folder / MANIFEST).exists()]
     for folder in sealed[keep:]:
         (folder / MANIFEST).unlink()  # first, so that what a crash leaves of the others is plainly unfinished
-        shutil.rmtree(folder)
+        _remove(folder)
     for aside in root.glob(f"{ASIDE}*"):
-        shutil.rmtree(aside)
+        _remove(aside)
+
+
+def _remove(folder: Path) -> None:
+    """The folder; of one that somebody has moved to another disk the link to it, for what lies outside the run is not ours to delete."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder)

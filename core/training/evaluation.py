@@ -26,8 +26,13 @@ class EarlyStop(TrainerCallback):
         self.run_dir = run_dir
         self.patience = patience
 
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """A run that died after it had ended early is not trained on when it is resumed."""
+        if waited(evaluated(state)) >= self.patience:
+            control.should_training_stop = True
+
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        losses = [(float(entry["eval_loss"]), int(entry["step"])) for entry in state.log_history if "eval_loss" in entry]
+        losses = evaluated(state)
         if control.should_training_stop or state.global_step >= state.max_steps or waited(losses) < self.patience:
             return
         control.should_training_stop = True
@@ -35,6 +40,11 @@ class EarlyStop(TrainerCallback):
             lowest, step = min(losses)
             text = f"Stopped early at step {state.global_step}: the evaluation loss was lowest at step {step} ({lowest:.4g}) and has not fallen since."
             events.append(self.run_dir, "note", text=text)
+
+
+def evaluated(state: TrainerState) -> list[tuple[float, int]]:
+    """(evaluation loss, step) as the trainer's history has them, oldest first."""
+    return [(float(entry["eval_loss"]), int(entry["step"])) for entry in state.log_history if "eval_loss" in entry]
 
 
 def waited(losses: list[tuple[float, int]]) -> int:

@@ -19,6 +19,7 @@ SHARDED = ("fsdp2", "zero3", "zero3_offload")
 DEEPSPEED = ("zero2", "zero2_offload", "zero3", "zero3_offload")
 OFFLOAD = ("zero2_offload", "zero3_offload")
 SPREAD = ("ddp", "fsdp2", "zero3", "zero3_offload")  # what `auto` tries on several GPUs: the first that fits, quickest first
+WORKER = "core.worker"  # the word of a command behind which the run's folder stands
 OWN_FILE, OWN_DEEPSPEED = "accelerate.yaml", "deepspeed.json"  # in the folder of a run whose recipe has its own
 # A CPU run that takes much memory maps every large tensor by itself and gives it back when it is freed. From glibc's heap, which cannot
 # fill the holes between aligned blocks (sourceware.org/bugzilla 14581), a 134M LoRA took 3.9 GB instead of 3.0, for 7 % less CPU time;
@@ -112,7 +113,7 @@ def command(run_dir: Path, recipe: Recipe, hardware: Hardware, threads: int, pea
             env["MALLOC_MMAP_THRESHOLD_"] = str(LARGE_TENSOR_BYTES)
         # accelerate's use_cpu would quietly turn DeepSpeed into plain data parallelism.
         env |= {"DS_ACCELERATOR": "cpu"} if config in DEEPSPEED else {"ACCELERATE_USE_CPU": "true"}
-    worker = ("-m", "core.worker", str(run_dir))
+    worker = ("-m", WORKER, str(run_dir))
     if count == 1 and not node and config in ("cpu", "single_gpu", "ddp") and not recipe.has_own_files:
         return Launch((sys.executable, *worker), env, config, 1)
     file = run_dir / OWN_FILE if recipe.has_own_files else file_of(config, hardware)

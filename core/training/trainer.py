@@ -1,5 +1,5 @@
-"""TRL's SFTTrainer with five differences: a loss at labelled positions only, adapters in one pass under bf16 or fp16, an eval loss that is a mean over
-labelled tokens, a note of losses that are no numbers, and losses that FSDP2 does not round."""
+"""TRL's SFTTrainer with six differences: a loss at labelled positions only, adapters in one pass under bf16 or fp16, an eval loss that is a mean over
+labelled tokens, a note of losses that are no numbers, losses that FSDP2 does not round, and no step after the last one."""
 
 from __future__ import annotations
 
@@ -44,6 +44,14 @@ class AnswerTrainer(SFTTrainer):
         loss = super().training_step(*args, **kwargs)
         self.is_bad = self.is_bad | ~torch.isfinite(loss).all()
         return loss
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """`Trainer._run_epoch`, which looks whether training is over only behind a step: one that died between its last step and its end would
+        be resumed to a step more than it has."""
+        if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)

@@ -266,6 +266,19 @@ def works_on(process, home):
     return words[-2:-1] == ["core.worker"] and str(home) in words[-1] and "accelerate.commands.launch" not in words
 
 
+@pytest.mark.slow
+def test_a_stop_on_one_of_two_machines_is_a_stop_on_both(tmp_path):
+    recipe = demo().model_copy(update=QUICK | {"method": "lora", "max_steps": 400, "save_steps": 0})
+    machines = begin_on_two_machines(tmp_path, (recipe, recipe))
+    while not (logs := [*tmp_path.glob("machine1/runs/*/events.jsonl")]) or '"train_log"' not in logs[0].read_text():
+        assert machines[1].poll() is None, "it ended before its first step"
+        time.sleep(0.1)
+    assert json.loads(on_machine(tmp_path, 1, "stop", logs[0].parent.name).communicate()[0].splitlines()[-1])["state"] == "cancelled"
+    _, told = ended(machines)
+    assert [each["state"] for each in told] == ["cancelled", "cancelled"] and [each["error"] for each in told] == [None, None]
+    assert told[0]["step"] == told[1]["step"] > 0
+
+
 def test_machines_that_do_not_train_the_same_thing_end_both_with_a_word(tmp_path):
     recipes = tuple(demo().model_copy(update=QUICK | {"method": "lora", "seed": seed}) for seed in (0, 1))
     codes, told = on_two_machines(tmp_path, recipes)
@@ -287,6 +300,31 @@ def test_a_killed_run_goes_on_to_exactly_the_losses_of_one_that_was_left_alone()
     assert resumed.state == "done", log_of(run_id)
     assert resumed.losses == whole.losses
     assert resumed.facts["eval_loss_after"] == whole.facts["eval_loss_after"]
+
+
+ENDS = {
+    "after its last step": {"max_steps": 3, "save_steps": 1},
+    "after it stopped early": {"max_steps": 9, "save_steps": 1, "eval_steps": 1, "early_stopping_patience": 1, "learning_rate": 1.0},
+}
+
+
+@pytest.mark.parametrize("when", ENDS)
+def test_a_run_that_died_at_its_end_makes_no_step_more_when_it_is_resumed(when):
+    """Between its last checkpoint and its adapter, which takes an evaluation and a save."""
+    knobs = {"method": "lora", "lr_scheduler_type": "constant", "warmup_steps": 0, "lora_dropout": 0.0} | ENDS[when]
+    run_id = runs.create(demo().model_copy(update=QUICK | knobs), hardware=with_one_thread(), steps=("train",))
+    runs.start(run_id)
+    whole, adapter = finished(run_id), runs.folder(run_id) / "artifacts" / "adapter"
+    assert whole.state == "done" and len(whole.losses) < 9, log_of(run_id)
+    before = load_file(adapter / "adapter_model.safetensors")
+    shutil.rmtree(adapter)
+    events.append(runs.folder(run_id), "finished", state="interrupted")
+    runs.start(run_id)
+    again = finished(run_id)
+    assert again.state == "done" and again.losses == whole.losses, log_of(run_id)
+    assert again.facts["eval_loss_after"] == whole.facts["eval_loss_after"] and again.notes == whole.notes
+    after = load_file(adapter / "adapter_model.safetensors")
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_a_stopped_run_saves_frees_the_device_and_resumes_from_where_it_stood():

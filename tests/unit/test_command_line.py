@@ -48,7 +48,7 @@ def test_a_secret_that_a_followed_log_got_in_two_pieces_is_not_printed(monkeypat
         log.write_text(f"said {token} twice\n", encoding="utf-8")
         events.append(run_dir, "finished", state="done")
 
-    monkeypatch.setattr(runs, "is_held", lambda _: True)
+    monkeypatch.setattr(runs, "is_going_on", lambda _: True)
     monkeypatch.setattr(time, "sleep", more)
     result = call("logs", "r-1", "-f")
     assert result.exit_code == 0 and result.stdout == "said [secret] twice\n"

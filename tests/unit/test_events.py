@@ -63,6 +63,22 @@ def test_a_line_torn_by_a_crash_is_passed_over_and_swallows_nothing(tmp_path):
     assert run.state == "running" and run.notes == ("after the crash",)
 
 
+DAMAGED = [b"\x00" * 500, b"\xff\xfe\x8d garbage", b"[1, 2]", b"17", b'{"kind": "train_log"}', b'{"t": "x", "kind": "note", "text": "?"}', b'{"t": 1}',
+           b'{"t": 1, "kind": "train_log", "stfp": 4, "loss": 1.0}', b'{"t": 1, "kind": "step_finished", "step": "train"}',
+           b'{"t": 1, "kind": "artifact"}', b'{"t": 1, "kind": "facts", "facts": 3}', b'{"t": 1, "kind": null}']  # fmt: skip
+
+
+@pytest.mark.parametrize("line", DAMAGED)
+def test_a_line_that_is_damaged_changes_nothing_and_stops_nobody(line, tmp_path):
+    write(tmp_path, CREATED, ("train_log", {"step": 1, "loss": 2.5}))
+    before = events.fold(events.read(tmp_path))
+    with (tmp_path / events.FILE_NAME).open("ab") as file:
+        file.write(line + b"\n")
+    assert dataclasses.replace(events.fold(events.read(tmp_path)), heard_s=before.heard_s) == before
+    write(tmp_path, ("train_log", {"step": 2, "loss": 2.0}))
+    assert events.fold(events.read(tmp_path)).losses == {1: 2.5, 2: 2.0}
+
+
 def test_a_line_that_is_still_being_written_is_left_for_the_next_look(tmp_path):
     write(tmp_path, CREATED)
     with (tmp_path / events.FILE_NAME).open("a") as file:
@@ -168,6 +184,25 @@ def test_a_sign_of_life_a_queue_another_step_and_an_end_are_no_stall():
 def test_a_clock_that_was_set_back_stalls_nobody():
     run = paced(1)
     assert events.stalled_s(run, run.heard_s - 86400) is None
+
+
+def test_no_step_takes_less_than_no_time_when_the_clock_is_set_back():
+    assert events.step_s(paced(-3600, steps=2)) == 0.0
+    assert events.step_s(paced(2)) == 2.0
+
+
+def test_the_newest_evaluation_is_remembered_with_its_time():
+    """From what training said last to its end; the one before the first step too."""
+    begin = [(kind, fields, 100.0) for kind, fields in STARTED]
+    first = at_times(*begin, ("evaluated", {"step": 0, "eval_loss": 3.0}, 190.0))
+    assert first.eval_s == 90.0
+    later = at_times(
+        *begin,
+        ("train_log", {"step": 5, "loss": 1.0}, 300.0),
+        ("alive", {"step": 5}, 360.0),
+        ("evaluated", {"step": 5, "eval_loss": 1.0}, 420.0),
+    )
+    assert later.eval_s == 120.0
 
 
 def test_a_word_of_the_supervisor_does_not_take_back_that_somebody_wants_a_stop(tmp_path):

@@ -109,6 +109,16 @@ def test_a_reused_pid_is_not_mistaken_for_the_process_that_had_it():
     assert not process.is_alive(dataclasses.replace(known, boot_id="another boot"))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere psutil's figure is all there is")
+def test_a_clock_that_is_set_makes_no_stranger_of_a_process(monkeypatch):
+    """The time of the machine's start, which psutil counts from, moves with the clock: after a suspend, or by NTP's first step."""
+    known = process.identity(os.getpid())
+    before, began = psutil.Process().create_time(), psutil.boot_time()
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: began + 3600)
+    assert psutil.Process().create_time() == pytest.approx(before + 3600, abs=1), "psutil says what it says after a change of the clock"
+    assert known and process.is_alive(known)
+
+
 def test_killing_a_tree_takes_grandchildren_that_ignore_sigterm():
     code = (
         "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"

@@ -35,6 +35,17 @@ def test_two_who_measure_at_once_lose_nothing_of_each_other(workspace, tmp_path)
     assert artifacts.read(folder).measured == {f"{who}-{number}": number for who in range(4) for number in range(20)}
 
 
+@pytest.mark.parametrize("damage", [b"", b'{"id": "r-1-merged", "ki', b"\x00" * 300, b"\xff\xfe", b'{"id": "r-1-merged"}'])
+def test_a_manifest_that_is_damaged_hides_no_other_model(damage, workspace):
+    for run_id in ("r-1", "r-2"):
+        folder = paths.runs_dir() / run_id / "artifacts" / "merged"
+        folder.mkdir(parents=True)
+        artifacts.write(Artifact(id=f"{run_id}-merged", kind="merged", name="m", run_id=run_id), folder)
+    (paths.runs_dir() / "r-1" / "artifacts" / "merged" / artifacts.MANIFEST).write_bytes(damage)
+    assert [artifact.id for artifact in artifacts.everywhere()] == ["r-2-merged"]
+    assert artifacts.resolve("r-2-merged").name == "m"
+
+
 def model(folder, weights, shards=1):
     folder.mkdir()
     paths.write_json(folder / "config.json", {"model_type": "llama"})

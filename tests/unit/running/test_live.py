@@ -1,10 +1,14 @@
 """What a page sees of a run equals what its events say, and a second look reads only what was added."""
 
+import shutil
+
 import pytest
 
 from core import events, paths
 from core.errors import UserError
-from core.running import live
+from core.locks import FileLock
+from core.running import live, runs
+from core.running.queue import RUN_LOCK
 
 
 @pytest.fixture
@@ -64,10 +68,51 @@ def test_a_run_that_nobody_holds_is_interrupted(run_dir):
     assert live.all_runs()[0].state == "interrupted"
 
 
+def test_a_clock_that_was_set_back_promises_no_negative_time(run_dir, monkeypatch):
+    events.append(run_dir, "started", pid=1)
+    events.append(run_dir, "step_started", step="train")
+    events.append(run_dir, "train_began", step=0, max_steps=9)
+    now = [5000.0]
+    monkeypatch.setattr("core.events.time.time", lambda: now[0])
+    for step, at in enumerate((5000.0, 1400.0), start=1):
+        now[0] = at
+        log(run_dir, step, loss=1.0, num_tokens=step * 10)
+    lock = FileLock(run_dir / RUN_LOCK)
+    assert lock.acquire() and live.watch("r-1").remaining_s() is None
+    now[0] = 1402.0
+    log(run_dir, 3, loss=1.0, num_tokens=30)
+    assert live.watch("r-1").curves.tokens_per_s == [None, None, 5.0]
+    lock.release()
+
+
+def test_one_run_that_cannot_be_read_does_not_hide_the_others(run_dir, tmp_path):
+    """A run that somebody moved to a larger disk and left a link to, and one whose log has lost its beginning."""
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    events.append(moved, "created", run_id="r-2", name="m", method="lora", steps=["train"])
+    (paths.runs_dir() / "r-2").symlink_to(moved)
+    (paths.runs_dir() / "r-3").mkdir()
+    log(paths.runs_dir() / "r-3", 7, loss=1.5)
+    assert [run.run_id for run in live.all_runs()] == [run.run_id for run in runs.list_runs()] == ["r-3", "r-1"]
+    with pytest.raises(UserError, match=r"beginning of events\.jsonl is gone"):
+        runs.start("r-3")
+
+
+def test_a_copy_of_a_run_is_another_run(run_dir):
+    shutil.copytree(run_dir, paths.runs_dir() / "r-2")
+    assert [run.run_id for run in live.all_runs()] == [run.run_id for run in runs.list_runs()] == ["r-2", "r-1"]
+
+
+def test_a_damaged_line_is_passed_over_by_the_page_too(run_dir):
+    log(run_dir, 1, loss=3.0)
+    with (run_dir / events.FILE_NAME).open("ab") as file:
+        file.write(b'{"t": 1, "kind": "train_log", "stfp": 2}\n{"t": "?", "kind": "progress"}\n\x00\x00\n')
+    log(run_dir, 2, loss=2.0)
+    assert live.watch("r-1").curves.steps == [1, 2] and live.watch("r-1").run == runs.load("r-1")
+
+
 def test_a_deleted_run_is_not_remembered(run_dir):
     live.watch("r-1")
-    import shutil
-
     shutil.rmtree(run_dir)
     with pytest.raises(UserError, match="There is no run"):
         live.watch("r-1")
@@ -87,3 +132,20 @@ def test_a_long_log_keeps_its_end_and_counts_every_line(run_dir):
     (run_dir / "worker.log").write_text("".join(f"line {number}\n" for number in range(1000)))
     tail = live.log_tail("r-1")
     assert tail.total == 1000 and len(tail.lines) == live.KEPT_LINES and tail.text.endswith("line 999\n")
+
+
+def test_of_a_log_that_grew_by_more_than_is_shown_only_the_end_is_looked_into(run_dir, monkeypatch):
+    """A library that warns at every step fills gigabytes; each of their lines would be searched for secrets before the page answers."""
+    looked_into = []
+    monkeypatch.setattr(live, "redact", lambda text: looked_into.append(text) or text)
+    line = "x" * 99 + "\n"
+    count = 3 * live.LONGEST_TAIL // len(line)
+    with (run_dir / "worker.log").open("w") as file:
+        file.writelines(line for _ in range(count))
+        file.write("the end\n")
+    tail = live.log_tail("r-1")
+    assert tail.total == count + 1 and tail.text.endswith(f"{line}the end\n") and set(tail.lines) == {line, "the end\n"}
+    assert len(looked_into) <= live.LONGEST_TAIL // len(line) + 2
+    with (run_dir / "worker.log").open("a") as file:
+        file.write("more\n")
+    assert live.log_tail("r-1").total == count + 2 and live.log_tail("r-1").text.endswith("the end\nmore\n")

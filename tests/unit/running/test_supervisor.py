@@ -1,8 +1,10 @@
 """A run survives its starter, ends in the state that is true, and leaves no process behind."""
 
+import dataclasses
 import json
 import os
 import signal
+import time
 
 import psutil
 import pytest
@@ -120,7 +122,7 @@ def test_more_levels_are_refused_with_the_reason_before_anything_starts(levels, 
 
 def test_a_supervisor_that_dies_before_it_says_anything_leaves_a_run_that_says_why(make_run):
     run_id = make_run("well")
-    (runs.folder(run_id) / "launch.json").write_text('{"device": "test", "argv": 1, "env": {}}')
+    (runs.folder(run_id) / "launch.json").write_text('{"device": "test", "argv": [], "env": {}}')
     (runs.folder(run_id) / "recipe.yaml").unlink()
     (runs.folder(run_id) / "process.json").mkdir()  # it cannot even say who it is
     (runs.folder(run_id) / "reserve").mkdir()
@@ -152,13 +154,67 @@ def test_after_a_reboot_a_run_is_interrupted_nobody_is_killed_and_it_goes_on(mak
     run_dir = runs.folder(run_id)
     events.append(run_dir, "queued", waiting_for="supervisor", device="test")
     events.append(run_dir, "started", pid=os.getpid())
-    somebody = psutil.Process()  # has the pid of the supervisor before the reboot
-    paths.write_json(run_dir / "process.json", {"boot_id": "another boot", "pid": somebody.pid, "started": somebody.create_time()})
+    somebody = process.identity(os.getpid())  # has the pid of the supervisor before the reboot
+    paths.write_json(run_dir / "process.json", dataclasses.asdict(somebody) | {"boot_id": "another boot"})
     assert runs.load(run_id).state == "interrupted" and runs.pids(run_id) == []
     with pytest.raises(UserError, match="not going on"):
         runs.stop(run_id)
     runs.start(run_id)
     wait_for(lambda: is_training(run_id))
+
+
+def test_a_run_that_the_system_ends_is_interrupted_not_cancelled(make_run):
+    """When a machine shuts down, every process is told to end, and nobody has pressed Stop."""
+    run_id = make_run("well")
+    runs.start(run_id)
+    wait_for(lambda: is_training(run_id))
+    os.kill(runs.pids(run_id)[0], signal.SIGTERM)
+    run = wait_for(lambda: (found := runs.load(run_id)).is_terminal and found)
+    assert run.state == "interrupted" and run.error["code"] == "KILLED" and "machine shuts down" in run.error["problem"]
+    assert "checkpoint" in [event["kind"] for event in events.read(runs.folder(run_id))]
+    wait_for(lambda: not runs.is_going_on(run_id))
+    runs.start(run_id)
+    wait_for(lambda: runs.load(run_id).state == "running")
+    assert runs.stop(run_id).state == "cancelled" and runs.load(run_id).error is None
+
+
+def test_a_lock_that_is_deleted_makes_nobody_start_or_delete_a_run_that_goes_on(make_run):
+    """A person takes run.lock for one that a crash has left."""
+    run_id = make_run("well")
+    runs.start(run_id)
+    wait_for(lambda: is_training(run_id))
+    (runs.folder(run_id) / "run.lock").unlink()
+    assert runs.load(run_id).state == "running"
+    with pytest.raises(UserError, match="already going on"):
+        runs.start(run_id)
+    with pytest.raises(UserError, match="is going on"):
+        care.delete(run_id)
+    family = [psutil.Process(pid) for pid in runs.pids(run_id)]
+    assert runs.stop(run_id).state == "cancelled"
+    wait_for(lambda: not any(member.is_running() and member.status() != psutil.STATUS_ZOMBIE for member in family))
+
+
+@pytest.mark.parametrize("name", ["process.json", "launch.json", "recipe.yaml", "events.jsonl", "worker.log", "supervisor.log"])
+@pytest.mark.parametrize("damage", ["deleted", "garbage"])
+def test_a_run_whose_files_are_damaged_while_it_goes_on_can_be_stopped(name, damage, make_run):
+    run_id = make_run("well")
+    runs.start(run_id)
+    wait_for(lambda: is_training(run_id))
+    family = [psutil.Process(pid) for pid in runs.pids(run_id)]
+    path = runs.folder(run_id) / name
+    path.unlink() if damage == "deleted" else path.write_bytes(b"\xff{garbage\n")
+    assert [run.run_id for run in runs.list_runs()] in ([run_id], [])  # its log may be gone for a moment
+    assert runs.stop(run_id).is_terminal
+    wait_for(lambda: not any(member.is_running() and member.status() != psutil.STATUS_ZOMBIE for member in family))
+
+
+@pytest.mark.parametrize(("name", "said"), [("launch.json", "launch.json is gone or damaged"), ("events.jsonl", "events.jsonl is gone")])
+def test_a_run_whose_folder_is_not_whole_is_not_started_and_says_why(name, said, make_run):
+    run_id = make_run("well")
+    (runs.folder(run_id) / name).write_text("{")
+    with pytest.raises(UserError, match=said):
+        runs.start(run_id)
+    assert not runs.is_going_on(run_id)
 
 
 def test_ranks_whose_launcher_was_killed_are_gone_before_the_run_is_called_interrupted(make_run):
@@ -209,6 +265,11 @@ def test_a_worker_that_has_much_to_write_has_longer_before_it_is_killed(make_run
     assert grace[small] == endings.STOP_GRACE_S == 33
     assert grace[large] >= 33 + 80e9 / 100e6, "a disk that writes and reads 100 MB a second"
     assert grace[slow] >= 33 + 100
+    events.append(runs.folder(small), "train_began", step=0, max_steps=9)
+    long = {"t": time.time() + 600, "kind": "evaluated", "step": 0, "eval_loss": 1.0}
+    with (runs.folder(small) / events.FILE_NAME).open("a") as file:
+        file.write(json.dumps(long) + "\n")
+    assert endings.stop_grace_s(runs.folder(small)) > 33 + 590, "an evaluation that goes on is not broken off"
 
 
 def test_a_run_that_trains_a_large_model_knows_how_much_a_checkpoint_is(workspace):

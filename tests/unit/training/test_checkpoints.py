@@ -118,6 +118,22 @@ def test_a_damaged_checkpoint_never_takes_the_place_of_a_whole_one_in_the_rotati
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-30"]
 
 
+def test_a_checkpoint_that_was_moved_to_another_disk_is_used_and_rotated_by_its_link(tmp_path):
+    root, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    root.mkdir()
+    make(root, 5).rename(elsewhere)
+    (root / "checkpoint-5").symlink_to(elsewhere)
+    assert checkpoints.newest_whole(root)[0].name == "checkpoint-5"
+    make(root, 10)
+    checkpoints.rotate(root, keep=1)
+    assert [path.name for path in root.iterdir()] == ["checkpoint-10"] and (elsewhere / FILES[0]).exists()
+    (root / "checkpoint-20").symlink_to(tmp_path / "elsewhere")  # nothing vouches for it now
+    assert checkpoints.sweep(root) == ["checkpoint-20 is not used: it was never finished."] and (elsewhere / FILES[0]).exists()
+    (root / "set-aside-30").symlink_to(tmp_path / "gone")
+    checkpoints.rotate(root, keep=1)
+    assert [path.name for path in root.iterdir()] == ["checkpoint-10"]
+
+
 def test_training_from_the_start_sets_everything_aside_and_deletes_nothing(tmp_path):
     (make(tmp_path, 5) / FILES[0]).unlink()
     checkpoints.set_aside_after(tmp_path, 0)

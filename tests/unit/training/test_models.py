@@ -16,7 +16,7 @@ from core.chat.memory import Room, needed
 from core.chat.sources import of_artifact
 from core.errors import UserError
 from core.export.artifacts import Artifact
-from core.running import runs
+from core.running import resuming, runs
 from core.training import models
 from core.training.presets import demo
 from tests.hub.faults import Fault
@@ -112,7 +112,7 @@ def test_a_run_whose_base_is_gone_from_the_cache_fetches_the_recorded_commit_aga
     hub.repos["models", "org/open"] = Repo(
         "org/open", STARTER | {"README.md": b"newer"}, kind="models", history={before["revision"]: STARTER}
     )
-    runs._require_base(run_dir, None)
+    resuming.require_base(run_dir, None)
     assert paths.read_json(run_dir / "launch.json")["model"] == before and models.is_whole(Path(before["path"]))
 
 
