@@ -111,7 +111,7 @@ def test_the_yaml_trains_with_the_command_line(method: str, tmp_path: Path) -> N
     [
         {"method": "qlora", "eval_steps": 2, "use_dora": True},
         {"method": "lora", "packing": True, "micro_batch_size": 1, "dtype": "bf16"},
-        {"method": "lora", "loss_on": "last", "lora_dropout": 0.1, "gradient_accumulation_steps": 2, "group_by_length": True},
+        {"method": "lora", "loss_on": "last", "gradient_accumulation_steps": 2},
         {"method": "sft", "train_head": True, "train_norms": True, "learning_rate": 1e-4, "loss_on": "all", "chat_template": "vicuna_v1.1"},
         {"method": "fft", "learning_rate": 1e-4, "rope_scaling": "linear", "max_length": 1500},
     ],
