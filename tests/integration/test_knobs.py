@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,14 @@ def test_rows_grouped_by_length_begin_with_the_longest_and_are_padded_less(tmp_p
         assert not grouped or masks[0].shape[1] == max(len(row["input_ids"]) for row in rows)
         padding[grouped] = 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
     assert padding[True] < padding[False] / 2
+
+
+def test_a_resumed_run_goes_on_with_the_rows_grouped_as_they_were() -> None:
+    run_dir, whole = trained(group_by_length=True, save_steps=2, save_total_limit=3, max_steps=4)
+    shutil.rmtree(run_dir / "checkpoints" / "checkpoint-4")
+    shutil.rmtree(run_dir / "artifacts")
+    train(run_dir)
+    assert events.fold(events.read(run_dir)).losses == whole.losses and len(whole.losses) == 4
 
 
 def best_fit(lengths: list[int], room: int) -> int:
