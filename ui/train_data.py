@@ -165,8 +165,7 @@ def num_steps(values: dict[str, Any], num_rows: int) -> int:
     """Optimizer steps of the run, before packing."""
     share = 0.0 if values["eval_dataset"] else float(values["eval_fraction"])
     rows = num_rows - round(num_rows * share)
-    steps = math.ceil(math.ceil(rows / batch_rows(values)) * float(values["num_train_epochs"]))
-    return min(steps, int(values["max_steps"])) if values["max_steps"] else steps
+    return int(values["max_steps"] or 0) or math.ceil(math.ceil(rows / batch_rows(values)) * float(values["num_train_epochs"]))
 
 
 def files_of(values: dict[str, Any], place: str, distribution: str) -> tuple[str, str]:

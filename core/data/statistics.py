@@ -184,17 +184,18 @@ def estimated_steps(
 
     Args:
         batch_rows: rows of one optimizer step, over all devices and accumulated micro batches.
-        max_steps: 0 for no limit.
+        max_steps: so many whatever the epochs say; 0 for those of the epochs.
     """
     import math
 
     import numpy as np
 
+    if max_steps:
+        return max_steps
     kept = np.minimum(found.tokens, max_length)[found.reason == 0]
     rows = packed_rows(kept.tolist(), max_length) if packing else len(kept)
     rows = rows - round(rows * eval_fraction)
-    steps = math.ceil(math.ceil(rows / max(1, batch_rows)) * epochs)
-    return min(steps, max_steps) if max_steps else steps
+    return math.ceil(math.ceil(rows / max(1, batch_rows)) * epochs)
 
 
 def _extremes(lengths: Any, rows: Any) -> tuple[list[RowLength], list[RowLength]]:

@@ -97,6 +97,8 @@ def create(
     prepare.check_data(recipe, dataset, hardware, node.count if node else 1)
     tokenizer = prepare.tokenizer_of(recipe, model)
     note = left_out(dataset, tokenizer, recipe, model, on_progress)
+    if evaluated:
+        left_out(evaluated, tokenizer, recipe, model)  # refused where it has nothing to measure on
     prepare.check_packed(recipe, dataset, tokenizer, hardware, node.count if node else 1)
     estimate = predicted(recipe, model.path, hardware, dataset, evaluated, tokenizer)
     accelerated.require_readable(recipe, hardware)

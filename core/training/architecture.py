@@ -13,6 +13,19 @@ from core.errors import UserError
 
 Config = dict[str, Any]
 LINEAR = re.compile(r"\.layers\.\d+\.(?:.+\.)?([^.]+)\.weight")
+# Families in which packed documents see each other (seen with transformers 5.23, small models of every causal family, sdpa, eager and by document):
+# layers that hand a state or a convolution on from token to token, ...
+STATEFUL = frozenset(
+    "bailing_hybrid bamba falcon_h1 falcon_mamba granitemoehybrid inkling2_text inkling_text jamba kimi_linear lfm2 lfm2_moe lfm3 mamba mamba2 minimax "
+    "nemotron_h olmo_hybrid qwen3_5 qwen3_5_moe qwen3_5_moe_text qwen3_5_text qwen3_next qwen4_exp qwen4_exp_text recurrent_gemma rwkv xlstm zamba "
+    "zamba2 zaya".split()
+)
+# ... and attention that is not told where a document begins, neither by its mask nor by positions (ALiBi among them).
+UNSEPARATED = STATEFUL | frozenset(
+    "afmoe biogpt bloom cpmant ctrl doge falcon fuyu gpt_bigcode gpt_oss moshi mpt openai-gpt opt persimmon xglm xlm xlnet".split()
+)
+# Families whose positions are learned, or turned in a way of their own: there is no RoPE setting that would stretch them.
+UNSTRETCHED = frozenset("biogpt bloom codegen ctrl gpt2 gpt_bigcode gpt_neo gptj mpt openai-gpt opt xglm".split())
 MAX_HEADER_BYTES = 100 * 2**20  # the format's own limit (github.com/huggingface/safetensors)
 
 
@@ -39,6 +52,16 @@ def text_config(config: Config) -> Config:
     return config.get("text_config") or config
 
 
+def kinds(config: Config) -> set[str]:
+    """The model's type, and that of its language part."""
+    return {str(part.get("model_type")) for part in (config, text_config(config))}
+
+
+def separates_documents(config: Config) -> bool:
+    """Whether the documents of a packed row do not see each other."""
+    return not kinds(config) & UNSEPARATED
+
+
 def rope_parameters(config: Config) -> Config:
     """The RoPE settings of full attention, whether written as transformers 5 does or as those before it."""
     text = text_config(config)
@@ -53,13 +76,19 @@ def positions(config: Config) -> int | None:
     max_position_embeddings as it was.
     """
     text = text_config(config)
-    named = [text.get(name) for name in ("max_position_embeddings", "max_sequence_length")]
+    named = [text.get(name) for name in ("max_position_embeddings", "max_sequence_length", "n_positions")]
     return max((int(number) for number in named if number), default=None)
 
 
 def stretch_factor(max_length: int, reached: int) -> int:
     """FastChat's factor: the smallest whole number that takes `reached` positions to `max_length` (fastchat/train/train.py)."""
     return math.ceil(max_length / reached)
+
+
+def can_stretch(config: Config) -> bool:
+    """Whether linear RoPE scaling reaches further positions: not where they are no RoPE, or are scaled in another way."""
+    known = rope_parameters(config)
+    return not kinds(config) & UNSTRETCHED and (known.get("rope_type") or known.get("type") or "default") in ("default", "linear")
 
 
 def stretched(config: Config, max_length: int) -> Config:
@@ -69,9 +98,9 @@ def stretched(config: Config, max_length: int) -> Config:
         UserError: the model has no positions to stretch, or its positions are scaled already in another way.
     """
     reached, known = positions(config), rope_parameters(config)
-    kind = known.get("rope_type") or known.get("type") or "default"
-    if reached is None or kind not in ("default", "linear"):
-        said = f"Its positions are scaled already ({kind})." if reached else "Its config names no positions."
+    if reached is None or not can_stretch(config):
+        kind = known.get("rope_type") or known.get("type")
+        said = "Its config names none." if reached is None else f"They are scaled already ({kind})." if kind else "They are no RoPE."
         raise UserError(f"This model's positions cannot be stretched. {said}", "rope_scaling", f"Set max_length={reached or 2048} or less.")
     factor = stretch_factor(max_length, reached)
     text = dict(text_config(config))

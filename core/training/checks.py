@@ -39,15 +39,20 @@ def check_machine(recipe: Recipe, hardware: Hardware) -> None:
     Raises:
         UserError: with the reason and the nearest that works.
     """
+    if not hardware.gpus:  # first: what a GPU alone can do needs no other remedy
+        _check_cpu(recipe)
     _check_distribution(recipe, hardware)
     if hardware.gpus:
         _check_gpus(recipe, hardware)
-    else:
-        _check_cpu(recipe)
+
+
+def _can_shard(recipe: Recipe) -> bool:
+    """Whether the weights can be shared between devices."""
+    return recipe.method != "qlora" or recipe.quant_storage == "compute"
 
 
 def _check_distribution(recipe: Recipe, hardware: Hardware) -> None:
-    if recipe.method == "qlora" and recipe.accelerate_config in SHARDED and recipe.quant_storage != "compute":
+    if recipe.accelerate_config in SHARDED and not _can_shard(recipe):
         raise UserError(
             f"QLoRA under {recipe.accelerate_config} cannot shard 4-bit weights stored as uint8.",
             WHERE,
@@ -122,11 +127,8 @@ def _check_cpu(recipe: Recipe) -> None:
         raise UserError(f"{recipe.accelerate_config} needs a GPU, and there is none.", WHERE, "Set accelerate_config=auto or ddp.")
     if recipe.accelerate_config in OFFLOAD:
         plain = recipe.accelerate_config.removesuffix("_offload")
-        raise UserError(
-            f"{recipe.accelerate_config} moves GPU memory to main memory, and there is no GPU.",
-            WHERE,
-            f"Set accelerate_config={plain} or auto.",
-        )
+        remedy = f"Set accelerate_config={plain} or auto." if plain not in SHARDED or _can_shard(recipe) else "Set accelerate_config=auto."
+        raise UserError(f"{recipe.accelerate_config} moves GPU memory to main memory, and there is no GPU.", WHERE, remedy)
 
 
 def _check_packages(recipe: Recipe, hardware: Hardware) -> None:
@@ -140,7 +142,8 @@ def _check_packages(recipe: Recipe, hardware: Hardware) -> None:
         remedy = f"Set report_to=none (TensorBoard files are written anyway), or install it: pip install {package}."
         raise UserError(f"The package {package} is not installed.", WHERE, remedy)
     if recipe.accelerate_config in DEEPSPEED and not is_installed("deepspeed"):
-        raise UserError("The package deepspeed is not installed.", WHERE, "Take accelerate_config=fsdp2 or ddp, or pip install deepspeed.")
+        others = "fsdp2 or ddp" if hardware.gpus and _can_shard(recipe) else "ddp"
+        raise UserError("The package deepspeed is not installed.", WHERE, f"Take accelerate_config={others}, or pip install deepspeed.")
     if recipe.attn_implementation == "flash_attention_2" and not (is_installed("flash_attn") or is_installed("kernels")):
         remedy = "Set attn_implementation=auto, or install it: pip install -r requirements-gpu.txt."
         raise UserError("The package flash-attn is not installed.", WHERE, remedy)
@@ -155,9 +158,9 @@ def _check_evaluation(recipe: Recipe) -> None:
     if recipe.early_stopping_patience and not recipe.eval_steps:
         raise UserError("Stopping early needs evaluations on the way, and eval_steps is 0.", WHERE, "Set eval_steps=50, for example.")
     if (recipe.early_stopping_patience or recipe.eval_steps) and not has_eval:
-        raise UserError(
-            "There is nothing to evaluate on: no eval_dataset, and eval_fraction is 0.", WHERE, "Set eval_fraction=0.05, or eval_steps=0."
-        )
+        without = "eval_steps=0" + (" and early_stopping_patience=0" if recipe.early_stopping_patience else "")
+        problem = "There is nothing to evaluate on: no eval_dataset, and eval_fraction is 0."
+        raise UserError(problem, WHERE, f"Set eval_fraction=0.05, or {without}.")
     if len(recipe.prompts) > MAX_PROMPTS:
         raise UserError(f"{len(recipe.prompts)} sample questions are given.", "sample_prompts", f"Keep {MAX_PROMPTS} of them.")
 
@@ -178,6 +181,12 @@ def check_model(recipe: Recipe, model: ModelRef) -> None:
             f"Set it to {layers} or less.",
         )
     _check_positions(recipe, model.name, config)
+    if recipe.packing and not architecture.separates_documents(config):
+        raise UserError(
+            f"Packed conversations would see each other: the layers of {model.name} are not told where one begins.",
+            "packing",
+            "Set packing=false, which makes every conversation a row of its own.",
+        )
     if text.get("attn_logit_softcapping") and recipe.attn_implementation == "sdpa":
         raise UserError(
             f"{model.name} caps its attention scores, which sdpa leaves out: another model would be trained.",
@@ -196,22 +205,23 @@ def _check_positions(recipe: Recipe, name: str, config: dict[str, Any]) -> None:
         architecture.stretched(config, recipe.max_length)
         return
     factor = architecture.stretch_factor(recipe.max_length, reached)
+    stretched = (
+        f"; or rope_scaling=linear, which stretches its positions by {factor}, as FastChat does" if architecture.can_stretch(config) else ""
+    )
     raise UserError(
         f"{name} has {reached} positions and max_length is {recipe.max_length}.",
         "max_length",
-        f"Set max_length={reached} or less; or rope_scaling=linear, which stretches its positions by {factor}, as FastChat does.",
+        f"Set max_length={reached} or less{stretched}.",
     )
 
 
 def _check_targets(asked: str, model: ModelRef) -> None:
     known = architecture.linear_names(model.path)
-    unknown = [name for name in (word.strip() for word in asked.split(",")) if name and name not in known]
-    if unknown and known:
-        raise UserError(
-            f"{model.name} has no module {' or '.join(unknown)}.",
-            "target_modules",
-            f"Take all-linear, or some of: {', '.join(known)}.",
-        )
+    names = [name for name in (word.strip() for word in asked.split(",")) if name]
+    unknown = [name for name in names if name not in known]
+    if not names or (unknown and known):
+        problem = f"{model.name} has no module {' or '.join(unknown)}." if names else f"{asked!r} names no module."
+        raise UserError(problem, "target_modules", f"Take all-linear, or some of: {', '.join(known)}." if known else "Take all-linear.")
 
 
 def check_disk(recipe: Recipe, needs: dict[str, float], free_bytes: float) -> None:

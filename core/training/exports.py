@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,7 +14,7 @@ from core import paths
 from core.errors import UserError
 from core.training import accelerated, launch, script
 from core.training.forecast import Estimate
-from core.training.hardware import Hardware
+from core.training.hardware import Gpu, Hardware
 from core.training.prospect import prospect
 from core.training.recipe import Recipe
 from core.training.shapes import of_listed
@@ -31,7 +32,7 @@ def export(recipe: Recipe, to: To, hardware: Hardware, estimate: Estimate | None
     recipe = portable(recipe)
     match to:
         case "yaml":
-            return recipe.to_yaml()
+            return _yaml(recipe)
         case "command":
             return command(recipe, hardware, estimate)
         case "script":
@@ -40,6 +41,13 @@ def export(recipe: Recipe, to: To, hardware: Hardware, estimate: Estimate | None
             return notebook(recipe)
         case "slurm":
             return slurm(recipe, hardware, estimate)
+
+
+def _yaml(recipe: Recipe) -> str:
+    """The recipe's YAML; a maximum length that nobody chose stays open, so that it follows the model there as it does here."""
+    if "max_length" in recipe.model_fields_set or recipe.rope_scaling != "none":
+        return recipe.to_yaml()
+    return re.sub(r"(?m)^max_length: .*\n", "", recipe.to_yaml())
 
 
 def known_estimate(recipe: Recipe, hardware: Hardware) -> Estimate | None:
@@ -69,6 +77,8 @@ def command(recipe: Recipe, hardware: Hardware, estimate: Estimate | None = None
     """A shell file: the plain script under `accelerate launch`, with the configuration and the processes that this recipe gets here."""
     if estimate and recipe.accelerate_config == "auto":
         recipe = recipe.model_copy(update={"accelerate_config": estimate.accelerate_config})
+    if needs_gpu(recipe, hardware) and not hardware.gpus:  # it is for another machine, which has them
+        hardware = replace(hardware, gpus=(Gpu("GPU", 0, (8, 0)),) * launch.num_processes(recipe, hardware))
     made = launch.command(Path("RUN"), recipe, hardware, threads=max(1, hardware.cpu_count // launch.num_processes(recipe, hardware)))
     own = accelerated.own_files(recipe, hardware, Path(), prefix=f"{recipe.name}-")
     config = next(iter(own), launch.file_of(made.accelerate_config, hardware).relative_to(paths.PROJECT))
@@ -137,7 +147,7 @@ def slurm(recipe: Recipe, hardware: Hardware, estimate: Estimate | None = None) 
         + "# asked to save a checkpoint; `python -m core resume RUN` goes on from it.\n"
         + "set -euo pipefail\n"
         + 'recipe="$(mktemp --suffix=.yaml)"\n'
-        + _here('"$recipe"', recipe.to_yaml(), "RECIPE")
+        + _here('"$recipe"', _yaml(recipe), "RECIPE")
         + "\n"
         + 'run="$(python -m core train "$recipe" --detach --json | tail -n 1 | python -c \'import json, sys; print(json.load(sys.stdin)["run_id"])\')"\n'
         + "trap 'python -m core stop \"$run\"' TERM\n"
@@ -152,4 +162,10 @@ def needs_gpu(recipe: Recipe, hardware: Hardware) -> bool:
     gpu_only = (
         recipe.accelerate_config in ("single_gpu", "fsdp2", *launch.OFFLOAD) or "8bit" in recipe.optim or recipe.optim.startswith("paged_")
     )
-    return bool(hardware.gpus) or gpu_only or recipe.dtype == "fp16"
+    return (
+        bool(hardware.gpus)
+        or gpu_only
+        or recipe.dtype == "fp16"
+        or recipe.use_liger_kernel
+        or recipe.attn_implementation == "flash_attention_2"
+    )

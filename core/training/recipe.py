@@ -29,6 +29,8 @@ class Written(yaml.SafeDumper):
 
 
 def _line_by_line(dumper: Written, text: str) -> yaml.ScalarNode:
+    if any(mark in text for mark in "\r\x85\u2028\u2029"):  # other ends of a line, which YAML reads as its own unless they are escaped
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
 
 
@@ -38,7 +40,7 @@ Written.add_representer(str, _line_by_line)
 class Recipe(BaseModel):
     """A frozen description of one run. Two recipes with the same values are the same recipe (`sha256`)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     name: str = knob(
         "model",
@@ -260,8 +262,8 @@ class Recipe(BaseModel):
     max_steps: int = knob(
         0,
         "Optimisation",
-        "Maximum steps",
-        "Ends after this many optimizer steps whatever the epochs say. 0 means no such limit.",
+        "Number of steps",
+        "Trains so many optimizer steps whatever the epochs say, going through the data again where they are few. 0 leaves it to Epochs.",
         unit="steps",
         ge=0,
     )
@@ -475,11 +477,15 @@ def _value(key: str, text: str) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         value = text
-    default = Recipe.model_fields[key].default if key in Recipe.model_fields else None
+    field = Recipe.model_fields.get(key)
+    default = field.default if field else None
     if isinstance(default, tuple) and not isinstance(value, list):
         return [part.strip() for part in text.split(",") if part.strip()]  # ``levels=f16,q4_0``; ``levels=`` clears it
     if value is None and isinstance(default, str):
         return ""  # ``eval_dataset=`` clears it
+    is_text = isinstance(default, str) or key == "base_revision"
+    if is_text and not isinstance(value, (str, list, type(None))):
+        return text  # a name of digits, or a question with a colon in it
     # YAML 1.1 reads 1e-4 as text; pydantic then makes it a number where the knob is one.
     return value
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from core import paths
+from core.conversation import ROLE_ALIASES
 from core.training.recipe import Recipe
+from core.training.workload import eval_batch_rows
 
 MARK = "\n# --- "  # begins each part after the first
 
@@ -22,13 +24,16 @@ def parts(recipe: Recipe) -> list[str]:
 
 def _settings(recipe: Recipe) -> str:
     model = paths.STARTER.relative_to(paths.PROJECT).as_posix() if recipe.base_model == "starter" else recipe.base_model
+    length = str(recipe.max_length)
+    if "max_length" not in recipe.model_fields_set and recipe.rope_scaling == "none":  # nobody chose it: no more than the model has
+        length = f'min({length}, getattr(AutoConfig.from_pretrained(MODEL, revision=REVISION).get_text_config(), "max_position_embeddings", {length}))'
     data = "conversations.json" if recipe.dataset.startswith("ds-") or not recipe.dataset else recipe.dataset
     return f'''"""{recipe.name}: {recipe.method} as a plain TRL script.
 
     python {recipe.name}.py [CONVERSATIONS [MODEL [OUTPUT]]]
 
 CONVERSATIONS is a JSON list or JSONL file of conversations, as ShareGPT and Vicuna have them ("conversations" of from and value) or as
-OpenAI has them ("messages" of role and content). The result is written to OUTPUT.
+OpenAI has them ("messages" of role and content), each with its "system" message beside them or not. The result is written to OUTPUT.
 """
 
 import json
@@ -47,7 +52,7 @@ DATA = GIVEN[0] if GIVEN else {data!r}
 MODEL = GIVEN[1] if len(GIVEN) > 1 else {model!r}
 OUTPUT = GIVEN[2] if len(GIVEN) > 2 else {recipe.name!r}
 REVISION = {recipe.base_revision!r}
-MAX_LENGTH = {recipe.max_length}
+MAX_LENGTH = {length}
 HAS_GPU = torch.cuda.is_available()
 PRECISION = {recipe.dtype!r}
 if PRECISION == "auto":
@@ -70,7 +75,7 @@ def _data(recipe: Recipe) -> str:
         else f"num_eval = round(len(rows) * {recipe.eval_fraction!r})\ntrain_rows, eval_rows = rows[: len(rows) - num_eval], rows[len(rows) - num_eval :]"
     )
     return f'''{MARK}Data: conversations become token ids, and labels that are -100 where nothing is learned.
-ROLES = {{"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "system": "system"}}
+ROLES = {ROLE_ALIASES!r}
 tokenizer = AutoTokenizer.from_pretrained(MODEL, revision=REVISION){template}
 if tokenizer.pad_token is None:
     tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
@@ -78,13 +83,16 @@ if tokenizer.pad_token is None:
 
 def messages_of(record):
     turns = record.get("messages") or record.get("conversations") or []
-    return [{{"role": ROLES[turn.get("role") or turn["from"]], "content": turn.get("content") or turn["value"]}} for turn in turns]
+    found = [{{"role": ROLES[turn.get("role") or turn["from"]], "content": turn["content" if "content" in turn else "value"]}} for turn in turns]
+    system = [{{"role": "system", "content": record["system"]}}] if record.get("system") else []
+    return [message for message in system + found if message["role"] != "system" or message["content"].strip()]
 
 
 def row_of(messages):
     """Token ids and labels of one conversation: what the template puts around and into an answer, from its prompt on, is learned."""
     text = tokenizer.apply_chat_template(messages, tokenize=False)
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, truncation=True, max_length=MAX_LENGTH)
+    has_bos = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)  # else the tokenizer puts it before, as it does in a chat
+    encoded = tokenizer(text, add_special_tokens=not has_bos, return_offsets_mapping=True, truncation=True, max_length=MAX_LENGTH)
     ids = encoded["input_ids"]
     labels = [-100] * len(ids)
     for number, message in enumerate(messages):
@@ -93,16 +101,19 @@ def row_of(messages):
         begin = len(tokenizer.apply_chat_template(messages[:number], tokenize=False, add_generation_prompt=True)) if number else 0
         end = len(tokenizer.apply_chat_template(messages[: number + 1], tokenize=False))
         for place, (start, stop) in enumerate(encoded["offset_mapping"]):
-            if begin <= start < end and stop > start:
+            if begin < stop and start < end and stop > start:
                 labels[place] = ids[place]{whole}
     return {{"input_ids": ids, "labels": labels}}
 
 
 def load_rows(file):
-    text = Path(file).read_text(encoding="utf-8")
-    records = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines() if line.strip()]
+    text = Path(file).read_text(encoding="utf-8-sig")
+    records = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.split("\\n") if line.strip()]
     rows = [row_of(messages) for messages in map(messages_of, records) if messages and messages[-1]["role"] == "assistant"]
-    return [row for row in rows if any(label != -100 for label in row["labels"][1:])]
+    rows = [row for row in rows if any(label != -100 for label in row["labels"][1:])]
+    if not rows:
+        sys.exit(f"{{file}} holds no conversations with something to learn in them; see the beginning of this script for its form.")
+    return rows
 
 
 rows = load_rows(DATA)
@@ -115,10 +126,14 @@ def _model(recipe: Recipe) -> str:
     lines = [f"{MARK}Model", "config = AutoConfig.from_pretrained(MODEL, revision=REVISION)"]
     if recipe.rope_scaling == "linear":
         lines += [
-            "if MAX_LENGTH > config.max_position_embeddings:  # positions are stretched, as FastChat does",
-            "    factor = float(math.ceil(MAX_LENGTH / config.max_position_embeddings))",
-            '    config.rope_parameters = dict(config.rope_parameters, rope_type="linear", factor=factor)',
-            "    config.max_position_embeddings = int(config.max_position_embeddings * factor)",
+            "text = config.get_text_config()",
+            'reached = max(text.max_position_embeddings, getattr(text, "max_sequence_length", None) or 0)  # Vicuna 16k names the second',
+            "if MAX_LENGTH > reached:  # positions are stretched, as FastChat does, a stretched model's further",
+            '    rope = text.rope_parameters.get("full_attention", text.rope_parameters)',
+            '    assert rope["rope_type"] in ("default", "linear"), "positions that are scaled in another way cannot be stretched"',
+            "    factor = math.ceil(MAX_LENGTH / reached)",
+            '    rope.update(rope_type="linear", factor=(rope.get("factor") or 1.0) * factor)',
+            "    text.max_position_embeddings = reached * factor",
         ]
     loading = ["MODEL", "revision=REVISION", "config=config", f"dtype={'torch.float32' if recipe.method == 'fft' else 'DTYPE'}"]
     if recipe.attn_implementation != "auto":
@@ -137,6 +152,12 @@ def _model(recipe: Recipe) -> str:
         ]
         loading.append("quantization_config=quantization")
     lines += ["model = AutoModelForCausalLM.from_pretrained(", *(f"    {argument}," for argument in loading), ")"]
+    if recipe.method == "qlora":
+        lines += [
+            "for module in model.modules():  # else bitsandbytes 0.50 repacks them at an evaluation on a CPU, and nothing is learned after it",
+            '    if hasattr(module, "support_avx512bf16_for_cpu"):',
+            "        module.support_avx512bf16_for_cpu = False",
+        ]
     if recipe.method == "sft":
         lines += [
             f"model.requires_grad_(False)  # the last {recipe.trainable_layers} decoder layers learn, in float32",
@@ -164,6 +185,7 @@ def _model(recipe: Recipe) -> str:
 def _training(recipe: Recipe) -> str:
     arguments: dict[str, object] = {
         "per_device_train_batch_size": recipe.micro_batch_size,
+        "per_device_eval_batch_size": eval_batch_rows(recipe),
         "gradient_accumulation_steps": recipe.gradient_accumulation_steps,
         "learning_rate": recipe.learning_rate,
         "lr_scheduler_type": recipe.lr_scheduler_type,
@@ -195,12 +217,19 @@ def _training(recipe: Recipe) -> str:
         early = f"\n    callbacks=[EarlyStoppingCallback({recipe.early_stopping_patience})],"
     imported = "from transformers import EarlyStoppingCallback\n\n" if early else ""
     best = '\n    load_best_model_at_end=False,\n    metric_for_best_model="eval_loss",' if early else ""
+    float32 = (
+        "\n# TRL rounds adapters on a 4-bit base to bfloat16, in which small updates vanish.\n"
+        "for parameter in trainer.model.parameters():\n    if parameter.requires_grad:\n        parameter.data = parameter.data.float()"
+    )
+    exact = float32 if recipe.method == "qlora" else ""
     return f"""{MARK}Training
 {imported}arguments = SFTConfig(
     output_dir=f"{{OUTPUT}}-checkpoints",
-    bf16=PRECISION == "bf16" and HAS_GPU,
+    bf16=PRECISION == "bf16" and (HAS_GPU or "ACCELERATE_USE_DEEPSPEED" not in os.environ),
     fp16=PRECISION == "fp16",
+    tf32=True if HAS_GPU and torch.cuda.get_device_capability() >= (8, 0) else None,
     use_cpu=not HAS_GPU and "ACCELERATE_USE_DEEPSPEED" not in os.environ,  # else accelerate would leave DeepSpeed out
+    ddp_backend="gloo" if not HAS_GPU and "LOCAL_RANK" in os.environ else None,
     max_length={length},
 {listed}{best}
 )
@@ -210,7 +239,7 @@ trainer = SFTTrainer(
     train_dataset=Dataset.from_list(train_rows),
     eval_dataset=Dataset.from_list(eval_rows) if eval_rows else None,
     processing_class=tokenizer,{peft}{early}
-)
+){exact}
 trainer.train()
 if eval_rows:
     print(trainer.evaluate())

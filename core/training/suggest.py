@@ -8,6 +8,7 @@ from typing import Any
 
 from core.errors import UserError
 from core.training import checks
+from core.training.architecture import UNSEPARATED
 from core.training.forecast import Estimate, of_shapes
 from core.training.hardware import Hardware
 from core.training.recipe import ADAPTER_METHODS, Method, Recipe
@@ -84,11 +85,15 @@ def _begin(recipe: Recipe, model: Shapes, hardware: Hardware, work: Workload, me
         "use_dora": False,
         "use_rslora": False,
         "max_length": _length(recipe, model, work),
-        "packing": True,
+        "packing": model.family not in UNSEPARATED,
         "group_by_length": False,
         "dtype": "auto",
         "optim": "paged_adamw_8bit" if learns_much else "adamw_torch",
         "num_processes": 0,
+        "attn_implementation": "auto",
+        "use_liger_kernel": recipe.use_liger_kernel and bool(hardware.gpus),
+        "accelerate_yaml": "",  # they are for a distribution that was chosen otherwise
+        "deepspeed_json": "",
     }
 
 
@@ -135,7 +140,7 @@ def _reasons(chosen: Recipe, found: Estimate, hardware: Hardware, work: Workload
         method = f"QLoRA: the base fits into {where} in 4 bit only." if hardware.gpus else "QLoRA: the base fits into memory in 4 bit."
     else:
         method = f"{chosen.method}, as asked."
-    length = f"Rows of {chosen.max_length:,} tokens, packed" + (
+    length = f"Rows of {chosen.max_length:,} tokens{', packed' if chosen.packing else ' at most'}" + (
         ": the longest conversation fits." if 0 < work.longest_conversation <= chosen.max_length else "; what is longer is cut."
     )
     step = chosen.micro_batch_size * chosen.gradient_accumulation_steps * chosen.max_length * found.processes

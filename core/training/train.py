@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from datasets import disable_caching
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PrinterCallback
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PrinterCallback
 from transformers.utils.logging import disable_progress_bar
 from trl.trainer.sft_config import SFTConfig
 
@@ -59,6 +59,9 @@ def train(run_dir: Path, peak: Peak | None = None) -> None:
         train_rows, eval_rows = rows_of(run_dir, chat_tokenizer)
         if not train_rows:
             raise UserError("No conversation carries any loss.", "the dataset", "Raise max_length: every answer lies beyond it.")
+        if recipe.eval_steps and not eval_rows:
+            remedy = "Raise max_length, beyond which every answer lies, or give other conversations to measure on."
+            raise UserError("No conversation to measure on carries any loss.", "the evaluation data", remedy, code="ZERO_LOSS")
 
         disable_progress_bar()  # the log is a file
         disable_caching()  # what packing makes of the rows is this run's own
@@ -127,13 +130,18 @@ def precision(recipe: Recipe, launch: dict[str, Any]) -> str:
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
-def attention(recipe: Recipe, config: dict[str, Any]) -> str:
-    """The attention implementation; auto takes sdpa by document, and eager where the scores are capped (Gemma 2), which sdpa leaves out without a word."""
+def attention(recipe: Recipe, base: Path) -> str:
+    """The attention implementation; auto takes sdpa by document, and eager where the scores are capped (Gemma 2), which sdpa leaves out without a
+    word, or the model's class has no sdpa (gpt-oss). Falcon's class takes no implementation but its own."""
     if recipe.attn_implementation != "auto":
         return recipe.attn_implementation
-    if config.get("attn_logit_softcapping"):
+    config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    if getattr(config, "attn_logit_softcapping", None):
         return "eager"
-    return BY_DOCUMENT
+    if config.model_type == "falcon":
+        return "sdpa"
+    known: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return BY_DOCUMENT if getattr(known, "_supports_sdpa", True) else "eager"
 
 
 def load_model(base: Path, recipe: Recipe, compute_dtype: torch.dtype) -> Any:
@@ -151,7 +159,7 @@ def load_model(base: Path, recipe: Recipe, compute_dtype: torch.dtype) -> Any:
         base,
         dtype=torch.float32 if recipe.method == "fft" else compute_dtype,
         quantization_config=quantization,
-        attn_implementation=attention(recipe, paths.read_json(base / "config.json")),
+        attn_implementation=attention(recipe, base),
         device_map=device_map(),
         local_files_only=True,
         trust_remote_code=False,

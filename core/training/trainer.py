@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 import torch
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl.trainer.sft_trainer import SFTTrainer
 
 from core.training.head import score_labels_only
@@ -32,6 +33,15 @@ class AnswerTrainer(SFTTrainer):
         self.scores_labels_only = score_labels_only(getattr(model, "get_base_model", lambda: model)())
         self.fused_adapters = fuse_adapters(model) if torch.cuda.is_available() or self.args.bf16 else 0
         leave_outputs(getattr(self.accelerator.state, "fsdp_plugin", None))
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        """`Trainer`'s, but rows grouped by length are drawn from the seed and the epoch: a resumed run goes on in the same order."""
+        sampler: Any = super()._get_train_sampler(*args, **kwargs)
+        if isinstance(sampler, LengthGroupedSampler):
+            generator = torch.Generator().manual_seed(self.args.seed)
+            sampler.generator = generator
+            sampler.set_epoch = lambda epoch: generator.manual_seed(self.args.seed + epoch)  # pyright: ignore[reportAttributeAccessIssue]
+        return sampler
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """`SFTTrainer.log` without the entropy, which nobody counts where only labelled positions are scored."""

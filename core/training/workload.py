@@ -113,8 +113,7 @@ def eval_batch_rows(recipe: Recipe) -> int:
 def optimizer_steps(recipe: Recipe, work: Workload, processes: int) -> int:
     """Optimizer steps of the run."""
     batch = recipe.micro_batch_size * recipe.gradient_accumulation_steps * processes
-    steps = max(1, math.ceil(math.ceil(work.rows / batch) * recipe.num_train_epochs))
-    return min(steps, recipe.max_steps) if recipe.max_steps else steps
+    return recipe.max_steps or max(1, math.ceil(math.ceil(work.rows / batch) * recipe.num_train_epochs))
 
 
 def evaluations(recipe: Recipe, work: Workload, steps: int) -> int:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from core import paths
+from core.data.dataset import take_data
+from core.data.render import tokenize
 from core.process import child_environment
 from core.running import runs
-from core.training import checkpoints, exports
+from core.training import checkpoints, exports, script
 from core.training.hardware import detect
 from core.training.presets import demo
 from core.training.recipe import Recipe
@@ -100,6 +104,50 @@ def test_the_yaml_trains_with_the_command_line(method: str, tmp_path: Path) -> N
     said = json.loads(run([sys.executable, "-m", "core", "train", str(file), "--json"], paths.PROJECT).splitlines()[-1])
     assert (said["state"], said["step"]) == ("done", 2)
     assert runs.recipe_of(said["run_id"]) == exports.portable(chosen)
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"method": "qlora", "eval_steps": 2, "use_dora": True},
+        {"method": "lora", "packing": True, "micro_batch_size": 1, "dtype": "bf16"},
+        {"method": "lora", "loss_on": "last", "gradient_accumulation_steps": 2},
+        {"method": "sft", "train_head": True, "train_norms": True, "learning_rate": 1e-4, "loss_on": "all", "chat_template": "vicuna_v1.1"},
+        {"method": "fft", "learning_rate": 1e-4, "rope_scaling": "linear", "max_length": 1500},
+    ],
+    ids=lambda knobs: str(knobs["method"]),
+)
+def test_the_script_learns_what_the_run_learns(knobs: dict[str, Any], folder: Path) -> None:
+    """Step by step the same losses: the same tokens, labels and first weights, in the same order."""
+    quick = {"name": "six-steps", "max_steps": 6, "levels": (), "save_steps": 0, "micro_batch_size": 2}
+    chosen = demo().model_copy(update=quick | knobs)
+    run_id = runs.create(chosen)
+    runs.start(run_id)
+    *_, made = runs.follow(run_id)
+    assert made.state == "done", (runs.folder(run_id) / runs.LOG).read_text(encoding="utf-8")[-2000:]
+    said = run([sys.executable, str(write(chosen, "script", folder))], folder)
+    losses = [float(loss) for loss in re.findall(r"'loss': '?([\d.e-]+)", said)]
+    assert losses == pytest.approx([made.losses[step] for step in range(1, 7)], rel=2e-3)
+
+
+SYSTEM = {"system": "You are short.", "conversations": [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Hi.\u2028You?"}]}
+ROLES = {"messages": [{"role": "developer", "content": ""}, {"role": "user", "content": "Hi?"}, {"role": "model", "content": "Hi."}]}
+
+
+def test_the_script_reads_the_conversations_that_the_run_reads(folder: Path) -> None:
+    """A system message beside the turns, an empty one, other names of roles, a line separator inside a line; and it says so when there is nothing."""
+    from core.data.tokenizer import load_tokenizer
+
+    data, chosen = folder / "data.jsonl", recipe("lora").model_copy(update={"eval_fraction": 0.0, "max_steps": 1})
+    data.write_text("\n".join(json.dumps(record, ensure_ascii=False) for record in (SYSTEM, ROLES)), encoding="utf-8-sig")
+    parts = "".join(script.parts(chosen)[:2])
+    rows = json.loads(run([sys.executable, "-c", f"{parts}\nprint(json.dumps(rows))", str(data)], folder).splitlines()[-1])
+    found = list(take_data(str(data)))
+    expected = [tokenize(conversation, load_tokenizer(paths.STARTER), chosen.max_length) for conversation in found]
+    assert rows == [{"input_ids": each.input_ids, "labels": each.labels} for each in expected] and len(rows) == 2
+    data.write_text('[{"instruction": "Hi?", "output": "Hi."}]', encoding="utf-8")
+    with pytest.raises(AssertionError, match="no conversations with something to learn"):
+        run([sys.executable, "-c", parts, str(data)], folder)
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from core.export.merge_child import merge
 from core.export.prove_child import prove
 from core.running import runs
 from core.training.presets import demo
-from core.training.train import train
-from tests.integration.families import FAMILIES, build
+from core.training.recipe import Recipe
+from core.training.train import load_model, train
+from tests.integration.families import FAMILIES, SHAPE, build
 
 pytestmark = [
     pytest.mark.integration,
@@ -100,6 +101,17 @@ def test_the_output_layer_learns_when_asked(tmp_path: Path) -> None:
     assert not torch.equal(before["lm_head.weight"], after["lm_head.weight"])
     assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
     assert torch.equal(before["model.norm.weight"], after["model.norm.weight"])
+
+
+@pytest.mark.parametrize(("family", "taken"), [("llama", "sdpa_by_document"), ("falcon", "sdpa"), ("vaultgemma", "eager")])
+def test_attention_is_one_that_the_family_has(family: str, taken: str, tmp_path: Path) -> None:
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    changes = {"falcon": {"num_kv_heads": 4}, "vaultgemma": {"head_dim": 32}}.get(family, {})
+    AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**(SHAPE | changes))).save_pretrained(tmp_path)
+    model = load_model(tmp_path, Recipe(method="fft"), torch.float32)
+    assert model.config._attn_implementation == taken
+    assert model(input_ids=torch.arange(3, 9)[None], use_cache=False).logits.isfinite().all()
 
 
 def test_gemma_2_keeps_its_capped_scores(tmp_path: Path) -> None:

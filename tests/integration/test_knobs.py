@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 import torch
 
 from core import events, paths
+from core.data.dataset import take_data
+from core.data.split import split
 from core.data.tokenizer import load_tokenizer
 from core.errors import UserError
 from core.export import artifacts
@@ -47,6 +50,28 @@ def test_training_ends_when_the_evaluation_loss_no_longer_falls() -> None:
     assert run.optimizer_step == 4
     assert any("lowest at step 0" in note for note in run.notes)
     assert artifacts.of_run(run_dir)
+
+
+def conversation(number: int, question: str) -> dict[str, Any]:
+    turns = [{"from": "human", "value": f"{question} {number}"}, {"from": "gpt", "value": f"So it is: {number}."}]
+    return {"id": f"row-{number}", "conversations": turns}
+
+
+def test_an_evaluation_of_nothing_is_refused_in_words(tmp_path: Path) -> None:
+    """All that is measured on has its answers beyond the maximum length, in a dataset of its own or set aside."""
+    long, short = "Why? " * 300, "Is it so?"
+    (tmp_path / "long.json").write_text(json.dumps([conversation(1, long)]), encoding="utf-8")
+    with pytest.raises(UserError, match="would carry any loss") as caught:
+        runs.create(recipe(eval_dataset=str(tmp_path / "long.json"), eval_steps=2))
+    assert caught.value.code == "ZERO_LOSS"
+    (tmp_path / "mixed.json").write_text(json.dumps([conversation(n, long if n == 3 else short) for n in range(10)]), encoding="utf-8")
+    data = take_data(str(tmp_path / "mixed.json"))
+    seed = next(seed for seed in range(1000) if split(data, 0.1, seed)[1] == [3])
+    knobs = {"dataset": data.id, "eval_dataset": "", "eval_fraction": 0.1, "seed": seed, "micro_batch_size": 1}
+    with pytest.raises(UserError, match="No conversation to measure on"):
+        train(runs.folder(runs.create(recipe(**knobs, eval_steps=2))))
+    _, run = trained(**knobs)
+    assert run.optimizer_step == 4 and not run.evals
 
 
 def test_checkpointing_computes_the_layers_again_and_learns_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,6 +208,14 @@ def test_rows_grouped_by_length_begin_with_the_longest_and_are_padded_less(tmp_p
         assert not grouped or masks[0].shape[1] == max(len(row["input_ids"]) for row in rows)
         padding[grouped] = 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
     assert padding[True] < padding[False] / 2
+
+
+def test_a_resumed_run_goes_on_with_the_rows_grouped_as_they_were() -> None:
+    run_dir, whole = trained(group_by_length=True, save_steps=2, save_total_limit=3, max_steps=4)
+    shutil.rmtree(run_dir / "checkpoints" / "checkpoint-4")
+    shutil.rmtree(run_dir / "artifacts")
+    train(run_dir)
+    assert events.fold(events.read(run_dir)).losses == whole.losses and len(whole.losses) == 4
 
 
 def best_fit(lengths: list[int], room: int) -> int:

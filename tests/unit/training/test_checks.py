@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
@@ -19,7 +20,7 @@ from core.running import runs
 from core.training import architecture, checks, prepare
 from core.training import recipe as recipes
 from core.training.hardware import Gpu, Hardware, TorchBuild
-from core.training.models import ModelRef
+from core.training.models import ModelRef, transformers_knows
 from core.training.presets import preset
 from core.training.recipe import Recipe
 from tests.unit.data.files import record
@@ -61,6 +62,9 @@ REFUSED: list[tuple[dict[str, Any], Hardware, str]] = [
     ({"num_processes": 4}, gpus(A100, A100), "num_processes=0"),
     ({"accelerate_config": "single_gpu", "num_processes": 2}, gpus(A100, A100), "accelerate_config=ddp"),
     ({"use_liger_kernel": True}, CPU, "use_liger_kernel=false"),
+    ({"accelerate_config": "fsdp2"}, CPU, "accelerate_config=auto"),
+    ({"accelerate_config": "zero2_offload"}, CPU, "accelerate_config=zero2"),
+    ({"accelerate_config": "zero3_offload"}, CPU, "accelerate_config=auto"),
     ({"early_stopping_patience": 3}, CPU, "eval_steps=50"),
     ({"eval_steps": 10, "eval_fraction": 0}, CPU, "eval_fraction=0.05"),
 ]
@@ -160,6 +164,7 @@ def test_a_length_nobody_chose_follows_the_model_and_one_that_was_chosen_is_expl
     [
         ({"method": "sft", "trainable_layers": 6}, "trainable_layers", "5 or less"),
         ({"method": "lora", "target_modules": "q_proj, query_key_value"}, "target_modules", "q_proj, k_proj, v_proj, o_proj"),
+        ({"method": "lora", "target_modules": " , "}, "target_modules", "q_proj, k_proj, v_proj, o_proj"),
     ],
 )
 def test_a_recipe_that_the_model_cannot_follow_is_refused(knobs: dict[str, Any], where: str, said: str) -> None:
@@ -174,6 +179,45 @@ def test_capped_scores_are_not_trained_without_their_cap(tmp_path: Path) -> None
     checks.check_model(Recipe(max_length=512), model)
     with pytest.raises(UserError, match="sdpa"):
         checks.check_model(Recipe(max_length=512, attn_implementation="sdpa"), model)
+
+
+def test_early_stop_without_an_evaluation_can_be_given_up_too() -> None:
+    chosen = Recipe(early_stopping_patience=3, eval_steps=10, eval_fraction=0)
+    with pytest.raises(UserError) as caught:
+        checks.check(chosen, CPU)
+    checks.check(recipes.override(chosen, caught.value.remedy.rstrip(".").split(", or ")[1].split(" and ")), CPU)
+
+
+@pytest.mark.parametrize("config", [{"model_type": "qwen3_5_text"}, {"model_type": "bloom"}, {"model_type": "gpt_oss"}])
+def test_models_whose_packed_documents_would_see_each_other_take_no_packing(config: dict[str, Any], tmp_path: Path) -> None:
+    model = copy_of_starter(tmp_path / "m", **config)
+    with pytest.raises(UserError, match="see each other") as caught:
+        checks.check_model(Recipe(max_length=512), model)
+    assert "packing=false" in caught.value.remedy
+    checks.check_model(Recipe(max_length=512, packing=False), model)
+
+
+def test_every_family_that_hands_a_state_from_token_to_token_is_known() -> None:
+    spec = importlib.util.find_spec("transformers")
+    assert spec and spec.origin
+    folder, found = Path(spec.origin).parent / "models", set[str]()
+    for file in folder.glob("*/modeling_*.py"):
+        if re.search(r"conv_state|recurrent_state|ssm_state", file.read_text(encoding="utf-8")):
+            configuration = file.with_name(file.name.replace("modeling", "configuration"))
+            found |= set(re.findall(r'model_type(?::[^=]+)? = "([^"]+)"', configuration.read_text(encoding="utf-8")))
+    assert len(found) > 20 and found & transformers_knows()[0] <= architecture.STATEFUL
+
+
+def test_positions_are_stretched_only_where_that_helps(tmp_path: Path) -> None:
+    learned = copy_of_starter(tmp_path / "gpt2", model_type="gpt2", max_position_embeddings=None, n_positions=512)
+    scaled = copy_of_starter(tmp_path / "llama3", rope_parameters={"rope_theta": 5e5, "rope_type": "llama3", "factor": 8.0})
+    for model in (learned, scaled):
+        with pytest.raises(UserError, match="positions and max_length is 2048") as caught:
+            checks.check_model(Recipe(max_length=2048), model)
+        assert "rope_scaling" not in caught.value.remedy
+        with pytest.raises(UserError, match="cannot be stretched"):
+            checks.check_model(Recipe(max_length=2048, rope_scaling="linear"), model)
+    assert prepare.settled(Recipe(), learned).max_length == 512
 
 
 def test_a_model_without_a_template_is_offered_vicunas(tmp_path: Path) -> None:

@@ -14,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.cli.run import chosen_recipe
+from core.paths import STARTER
 from core.running import runs
-from core.training import exports, script
+from core.training import exports, prepare, script
 from core.training.hardware import Gpu, Hardware, TorchBuild
+from core.training.models import ModelRef
 from core.training.presets import PRESETS
 from core.training.recipe import Recipe, load
 
@@ -71,6 +73,26 @@ def test_the_command_names_the_configuration_of_the_recipe() -> None:
     text = exports.export(PRESETS["fastchat-fft"](), "command", GPUS)
     assert "accelerate launch --config_file spaces/accelerate/fsdp2.yaml --num_processes 4" in text
     assert "spaces/accelerate/cpu.yaml --num_processes 1" in exports.export(PRESETS["demo"](), "command", CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "config"), [("fastchat-fft", "fsdp2"), ("mlabonne-qlora", "single_gpu"), ("fastchat-qlora-zero2", "zero2_offload")]
+)
+def test_the_command_of_a_recipe_for_gpus_does_not_hide_them_where_it_was_written_without(name: str, config: str) -> None:
+    text = exports.export(PRESETS[name](), "command", CPU)
+    assert f"--config_file spaces/accelerate/{config}.yaml" in text
+    assert "CUDA_VISIBLE_DEVICES" not in text and "ACCELERATE_USE_CPU" not in text
+
+
+def test_a_length_that_nobody_chose_follows_the_model_in_every_export(tmp_path: Path) -> None:
+    """The starter has 1,024 positions, the knob's default is 2,048."""
+    for to in ("yaml", "slurm"):
+        assert "\nmax_length: " not in exports.export(Recipe(), to, CPU)
+        assert "\nmax_length: 512\n" in exports.export(Recipe(max_length=512), to, CPU)
+    assert "MAX_LENGTH = 512\n" in script.script(Recipe(max_length=512))
+    assert "MAX_LENGTH = min(2048, " in script.script(Recipe())
+    (tmp_path / "recipe.yaml").write_text(exports.export(Recipe(), "yaml", CPU), encoding="utf-8")
+    assert prepare.settled(load(tmp_path / "recipe.yaml"), ModelRef("starter", STARTER)).max_length == 1024
 
 
 def test_a_batch_job_asks_for_gpus_where_the_recipe_needs_them_and_carries_the_recipe() -> None:

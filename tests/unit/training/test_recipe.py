@@ -28,6 +28,27 @@ def test_an_empty_assignment_clears_a_text_or_a_list():
     assert changed.eval_dataset == "" and changed.levels == ()
 
 
+def test_a_text_that_looks_like_something_else_stays_a_text():
+    """YAML reads a number, a truth or a mapping in them."""
+    given = {"name": "123", "base_revision": "1234567", "dataset": "2024", "sample_prompts": "Hello: who are you?", "base_model": "yes"}
+    changed = recipe.override(Recipe(), [f"{knob}={text}" for knob, text in given.items()])
+    assert {knob: getattr(changed, knob) for knob in given} == given
+
+
+@pytest.mark.parametrize("knob", [name for name, field in Recipe.model_fields.items() if field.annotation is float])
+@pytest.mark.parametrize("value", [".nan", ".inf"])
+def test_what_is_no_number_is_refused(knob, value):
+    with pytest.raises(UserError, match=knob):
+        recipe.override(Recipe(), [f"{knob}={value}"])
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\x85", "\u2028", "\u2029"])
+def test_a_text_keeps_every_end_of_a_line_in_its_file(end, tmp_path):
+    chosen = Recipe(sample_prompts=f"Who are you?{end}  And I?")
+    (tmp_path / "r.yaml").write_text(chosen.to_yaml(), encoding="utf-8", newline="")
+    assert recipe.load(tmp_path / "r.yaml") == chosen
+
+
 def test_an_assignment_without_an_equals_sign_is_refused():
     with pytest.raises(UserError, match="not key=value"):
         recipe.override(Recipe(), ["learning_rate"])

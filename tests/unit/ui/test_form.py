@@ -148,6 +148,7 @@ def test_the_recipe_file_shown_is_the_one_that_would_run() -> None:
 def test_steps_are_counted_as_the_trainer_does() -> None:
     assert train_data.num_steps(values(micro_batch_size=8, num_train_epochs=2, num_processes=1), 300) == 76
     assert train_data.num_steps(values(max_steps=3), 300) == 3
+    assert train_data.num_steps(values(micro_batch_size=8, num_train_epochs=2, num_processes=1, max_steps=400), 300) == 400
 
 
 def test_what_is_typed_while_a_dataset_is_being_handed_over_stays(workspace: Path) -> None:
