@@ -193,7 +193,7 @@ def import_dataset(
     while not lock.acquire():
         time.sleep(0.1)  # another import of the same bytes; what it makes is ours too
     try:
-        if not (folder / MANIFEST).is_file():
+        if _whole(folder) is None:
             intake.require_known(layout, path)
             paths.require_disk(paths.datasets_dir(), 3 * size_bytes, "Importing the data")
             with paths.building(folder) as partial:
@@ -303,12 +303,17 @@ def take_data(reference: str) -> Dataset:
 
 def list_datasets() -> list[Dataset]:
     """Every dataset of the workspace, newest first."""
-    found = [
-        Dataset(manifest.parent)
-        for manifest in paths.datasets_dir().glob(f"ds-*/{MANIFEST}")
-        if not manifest.parent.name.endswith(".partial")
-    ]
+    folders = (manifest.parent for manifest in paths.datasets_dir().glob(f"ds-*/{MANIFEST}"))
+    found = [dataset for folder in folders if not folder.name.endswith(".partial") and (dataset := _whole(folder))]
     return sorted(found, key=lambda dataset: dataset.manifest.created, reverse=True)
+
+
+def _whole(folder: Path) -> Dataset | None:
+    """The dataset in `folder`, unless its manifest is missing or damaged: then it is as good as not there, and its file is taken in anew."""
+    try:
+        return Dataset(folder)
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _write_rows(

@@ -56,6 +56,13 @@ def test_a_table_under_a_wrong_name_does_not_stand_in_for_it_under_the_right_one
     assert import_dataset(tmp_path / "x.csv").id == right.id != wrong.id
 
 
+def test_a_damaged_manifest_hides_no_other_dataset_and_its_file_is_taken_in_anew(workspace: Path, tmp_path: Path) -> None:
+    damaged, other = import_dataset(write(tmp_path, BROKEN)), import_dataset(write(tmp_path, BROKEN[:-1], "other.json"))
+    (damaged.folder / "dataset.json").write_bytes(b'{"id": \x00')
+    assert [dataset.id for dataset in list_datasets()] == [other.id]
+    assert import_dataset(tmp_path / "talks.json").id == damaged.id and len(list_datasets()) == 2
+
+
 def test_a_half_import_is_not_a_dataset(workspace: Path, tmp_path: Path) -> None:
     dataset = import_dataset(write(tmp_path, BROKEN))
     (dataset.folder / "dataset.json").unlink()
