@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 from functools import lru_cache
@@ -12,6 +11,7 @@ from typing import Any
 from core import paths
 from core.data.dataset import list_datasets, open_dataset
 from core.data.measures import OnProgress
+from core.data.packing import steps_of
 from core.data.validate import validate
 from core.errors import UserError
 from core.jobs import dispatch, target
@@ -165,7 +165,7 @@ def num_steps(values: dict[str, Any], num_rows: int) -> int:
     """Optimizer steps of the run, before packing."""
     share = 0.0 if values["eval_dataset"] else float(values["eval_fraction"])
     rows = num_rows - round(num_rows * share)
-    return int(values["max_steps"] or 0) or math.ceil(math.ceil(rows / batch_rows(values)) * float(values["num_train_epochs"]))
+    return steps_of(rows, batch_rows(values), float(values["num_train_epochs"]), int(values["max_steps"] or 0))
 
 
 def files_of(values: dict[str, Any], place: str, distribution: str) -> tuple[str, str]:

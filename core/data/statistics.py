@@ -12,7 +12,7 @@ from core import paths
 from core.data.dataset import Dataset
 from core.data.language import main_of, scripts_of
 from core.data.measures import REASONS, Measures, OnProgress, measure
-from core.data.packing import packed_rows
+from core.data.packing import packed_rows, steps_of
 from core.data.render import LossOn
 from core.data.tokenizer import ChatTokenizer
 
@@ -186,16 +186,11 @@ def estimated_steps(
         batch_rows: rows of one optimizer step, over all devices and accumulated micro batches.
         max_steps: so many whatever the epochs say; 0 for those of the epochs.
     """
-    import math
-
     import numpy as np
 
-    if max_steps:
-        return max_steps
     kept = np.minimum(found.tokens, max_length)[found.reason == 0]
     rows = packed_rows(kept.tolist(), max_length) if packing else len(kept)
-    rows = rows - round(rows * eval_fraction)
-    return math.ceil(math.ceil(rows / max(1, batch_rows)) * epochs)
+    return steps_of(rows - round(rows * eval_fraction), batch_rows, epochs, max_steps)
 
 
 def _extremes(lengths: Any, rows: Any) -> tuple[list[RowLength], list[RowLength]]:

@@ -34,8 +34,8 @@ from core.training.threads import fastest_thread_count
 from core.training.together import agreed, newest_common, require_same
 from core.training.tracking import TensorBoard
 from core.training.trainer import AnswerTrainer
+from core.training.workload import eval_batch_rows
 
-EVAL_TOKENS = 4096  # at a time, as long as the micro batch has no more: an evaluation must not need more memory than training
 TRLS_LOSS = "The loss is TRL's own here: the quicker one, at labelled tokens only, is not for this model or this machine."
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -198,7 +198,7 @@ def training_arguments(run_dir: Path, recipe: Recipe, dtype: str) -> SFTConfig:
     return SFTConfig(
         output_dir=str(run_dir / "checkpoints"),
         per_device_train_batch_size=recipe.micro_batch_size,
-        per_device_eval_batch_size=max(recipe.micro_batch_size, min(8, EVAL_TOKENS // recipe.max_length)),
+        per_device_eval_batch_size=eval_batch_rows(recipe),
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=recipe.lr_scheduler_type,

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from core.data.packing import packed_rows
+from core.data.packing import packed_rows, steps_of
 from core.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from core.data.tokenizer import ChatTokenizer
 
 BYTES_PER_TOKEN = 4.5  # of a JSON file, keys and quotes included: English under a vocabulary of 32,000 takes about 4 letters a token
-EVAL_TOKENS = 4096  # of one evaluation batch; core/training/train.py
+EVAL_TOKENS = 4096  # at a time, as long as the micro batch has no more: an evaluation must not need more memory than training
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def eval_batch_rows(recipe: Recipe) -> int:
 def optimizer_steps(recipe: Recipe, work: Workload, processes: int) -> int:
     """Optimizer steps of the run."""
     batch = recipe.micro_batch_size * recipe.gradient_accumulation_steps * processes
-    return recipe.max_steps or max(1, math.ceil(math.ceil(work.rows / batch) * recipe.num_train_epochs))
+    return max(1, steps_of(work.rows, batch, recipe.num_train_epochs, recipe.max_steps))
 
 
 def evaluations(recipe: Recipe, work: Workload, steps: int) -> int:
